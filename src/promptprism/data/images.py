@@ -1,0 +1,133 @@
+"""One door for every image: whatever the user holds becomes an 8-bit RGB picture."""
+
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from promptprism.errors import PromptPrismError
+
+#: File endings taken for images; other files in a data folder are skipped and reported.
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif"}
+    | {".ppm", ".pgm", ".pbm"}
+)
+
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@runtime_checkable
+class Drawable(Protocol):
+    """An image made on demand, such as a MiniWorld scene."""
+
+    def image(self) -> Image.Image:
+        """Draw it."""
+        ...
+
+
+ImageSource = str | Path | Image.Image | NDArray[Any] | Drawable
+
+
+def load_image(source: ImageSource) -> Image.Image:
+    """Decode an image to 8-bit RGB, upright, transparency over white, first frame of an animation.
+
+    Args:
+        source: path of a file, PIL image, array (uint8, uint16, or float in 0..1; H x W, H x W x 1, 3 or 4),
+            or an object whose ``image()`` returns a PIL image.
+
+    Raises:
+        PromptPrismError: the file is missing, unreadable, cut short or too large, or the array is no image.
+    """
+    if isinstance(source, str | Path):
+        return _read_file(Path(source))
+    if isinstance(source, Image.Image):
+        return _to_rgb(source)
+    if isinstance(source, np.ndarray):
+        return _to_rgb(_from_array(source))
+    if isinstance(source, Drawable):
+        return _to_rgb(source.image())
+    raise PromptPrismError(
+        f"cannot take an image from {type(source).__name__}: give a path, a PIL image or a numpy array"
+    )
+
+
+def _read_file(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return _to_rgb(image)
+    except FileNotFoundError as error:
+        raise PromptPrismError(f"no such image: '{path}'. Check the path and its spelling") from error
+    except IsADirectoryError as error:
+        raise PromptPrismError(f"'{path}' is a folder, not an image: name the files in it") from error
+    except PermissionError as error:
+        raise PromptPrismError(f"not allowed to read image '{path}': change its permissions") from error
+    except UnidentifiedImageError as error:
+        what = "is empty" if path.stat().st_size == 0 else "is not an image that can be read"
+        raise PromptPrismError(
+            f"image '{path}' {what}: replace or remove it, or convert it to PNG or JPEG"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise PromptPrismError(
+            f"image '{path}' is too large ({error}): shrink it, models see far fewer pixels"
+        ) from error
+    # A decoder may raise nearly anything on damaged bytes: OSError, SyntaxError, struct.error, ...
+    except Exception as error:
+        raise PromptPrismError(
+            f"image '{path}' is truncated or damaged ({error}): replace or remove the file"
+        ) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
+        image = Image.fromarray(_to_bytes(np.asarray(image)))
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    image = image.convert("RGB")
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Bring grey values of 16 or 32 bit to 8: integers by bit depth, floats from 0..1 or else 0..255."""
+    top = float(values.max(initial=0))
+    if values.dtype.kind == "f":
+        scale = 255.0 if top <= 1 else 1.0
+    else:
+        # Mode "I" holds 8-, 16- and 32-bit files alike.
+        wide = 65535 if values.dtype.itemsize == 2 or top > 255 else 255
+        scale = 255.0 / (wide if top <= wide else top)
+    return np.clip(np.rint(np.nan_to_num(values.astype(np.float64)) * scale), 0, 255).astype(np.uint8)
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    where = f"array of shape {array.shape} and type {array.dtype}"
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in {2, 3} or (array.ndim == 3 and array.shape[2] not in {3, 4}) or array.size == 0:
+        raise PromptPrismError(f"{where} is not an image: give height x width, or height x width x 3 or 4")
+    if array.dtype.kind == "f":
+        # The negation also catches NaN.
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise PromptPrismError(
+                f"{where} has values from {array.min():g} to {array.max():g}: floats must lie in 0..1, "
+                "or give uint8 values 0..255"
+            )
+        return Image.fromarray(_to_bytes(np.minimum(array, 1)))
+    if array.dtype == np.uint16:
+        return Image.fromarray(_to_bytes(array))
+    if array.dtype != np.uint8:
+        raise PromptPrismError(f"{where} is not an image: give uint8 values 0..255 or floats 0..1")
+    return Image.fromarray(array)

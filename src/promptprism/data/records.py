@@ -1,0 +1,77 @@
+"""What a data set is: labelled images in splits, the names of the classes, and the phrase around a name."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from promptprism.data.images import ImageSource
+from promptprism.errors import PromptPrismError
+
+#: The hand-crafted text around a class name, for data that brings none of its own.
+DEFAULT_PHRASE = "a photo of a {}."
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One labelled image.
+
+    Attributes:
+        source: what `promptprism.data.images.load_image` takes; nothing is decoded before it is needed.
+        label: place of the image's class in the data set's class names.
+    """
+
+    source: ImageSource
+    label: int
+
+
+Records = tuple[Record, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled images in splits.
+
+    Attributes:
+        name: registered name, or the path it was read from.
+        class_names: one name per label, as the user wrote it.
+        phrase: hand-crafted text with one ``{}`` for the class name.
+        train: images to learn from.
+        val: images for choosing settings; never used for learning.
+        test: images to score on; empty if the data has no test split.
+        skipped: files that lay among the images and are none.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Records = ()
+    val: Records = ()
+    test: Records = ()
+    phrase: str = DEFAULT_PHRASE
+    skipped: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_phrase(self.phrase)
+        for record in (*self.train, *self.val, *self.test):
+            if not 0 <= record.label < len(self.class_names):
+                raise PromptPrismError(
+                    f"label {record.label} of {record.source} in data set '{self.name}' has no class name: "
+                    f"labels must lie in 0..{len(self.class_names) - 1}"
+                )
+
+    @property
+    def evaluation(self) -> Records:
+        """The images to score on: the test split, or every image where there is no test split."""
+        return self.test or (*self.train, *self.val)
+
+    def counts(self, records: Records) -> dict[str, int]:
+        """Number of images of each class, classes without any included."""
+        seen = Counter(record.label for record in records)
+        return {name: seen[label] for label, name in enumerate(self.class_names)}
+
+
+def check_phrase(phrase: str) -> None:
+    """Raise PromptPrismError unless the phrase has exactly one ``{}``."""
+    if phrase.count("{}") != 1:
+        raise PromptPrismError(
+            f"phrase '{phrase}' must hold {{}}, the place of the class name, once, as in '{DEFAULT_PHRASE}'"
+        )
