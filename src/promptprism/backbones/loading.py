@@ -1,0 +1,174 @@
+"""Find, check and load the weights of a backbone by name."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import huggingface_hub
+import open_clip
+import torch
+
+from promptprism.backbones.backbone import Backbone, Precision, Tokenizer, refusal
+from promptprism.errors import PromptPrismError
+
+logger = logging.getLogger(__name__)
+
+MINI = Path(__file__).with_name("mini")
+_LOCAL, _HUB = "local-dir:", "hf-hub:"
+
+
+def load_backbone(
+    name: str = "mini",
+    pretrained: str | None = None,
+    *,
+    precision: Precision = "float32",
+    device: str = "auto",
+) -> Backbone:
+    """Load a frozen CLIP.
+
+    Args:
+        name: `"mini"` (shipped), a name of open_clip's with a ViT (`"ViT-B-16"`), `"hf-hub:owner/repository"`,
+            or `"local-dir:folder"` in open_clip's layout: `open_clip_config.json`,
+            `open_clip_model.safetensors`, and `bpe.txt.gz` if the tokenizer has merges of its own.
+        pretrained: with a name of open_clip's: one of its tags (`"openai"`) or the path of a weights file.
+        precision: what the matrix products run in; layer norms, prompts and features are float32 in any case.
+        device: `"auto"` takes CUDA where there is one.
+
+    Raises:
+        PromptPrismError: the name or tag is unknown, the architecture cannot carry prompts, or the weights
+            are not to be had; the message says which file was wanted and how to supply it.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    source = f"{_LOCAL}{MINI}" if name == "mini" else name
+    wanted, remedy = _check_request(source, pretrained)
+    quick_gelu = open_clip.get_pretrained_cfg(source, pretrained or "").get("quick_gelu", False)
+    try:
+        with _quiet_and_quick_to_fail():
+            _check_architecture(name, open_clip.get_model_config(source))
+            model = open_clip.create_model(
+                source, pretrained, require_pretrained=True, force_quick_gelu=quick_gelu
+            )
+            tokenizer = _tokenizer(source)
+    except PromptPrismError:
+        raise
+    except Exception as error:  # open_clip, the hub and safetensors each raise their own
+        raise PromptPrismError(
+            f"Backbone {name!r} could not be loaded: wanted {wanted}. {remedy} (Cause: {_last_line(error)})"
+        ) from error
+    return Backbone(model, tokenizer, name=name, pretrained=pretrained, precision=precision, device=device)
+
+
+def _check_request(source: str, pretrained: str | None) -> tuple[str, str]:
+    """Refuse what cannot work; say which file is wanted and how to supply it should loading fail."""
+    if source.startswith((_LOCAL, _HUB)) and pretrained:
+        raise PromptPrismError(f"pretrained={pretrained!r} has no meaning for {source!r}: leave it out.")
+    if source.startswith(_LOCAL):
+        folder = Path(source.removeprefix(_LOCAL))
+        for file in (folder / "open_clip_config.json", folder / "open_clip_model.safetensors"):
+            if not file.is_file():
+                raise PromptPrismError(f"Backbone folder {folder} has no {file.name}: {file} does not exist.")
+        return f"{folder}/open_clip_model.safetensors", "Check that the file is whole and fits its config."
+    if source.startswith(_HUB):
+        repository = source.removeprefix(_HUB)
+        return (
+            f"open_clip_config.json and open_clip_model.safetensors of huggingface.co/{repository}",
+            "Without a network, copy both into a folder and use 'local-dir:FOLDER'.",
+        )
+    if source not in open_clip.list_models():
+        names = ["mini", *open_clip.list_models()]
+        near = difflib.get_close_matches(source, names, n=4, cutoff=0.4)
+        hint = f"Did you mean {', '.join(near)}?" if near else "See open_clip.list_models()."
+        raise PromptPrismError(f"Unknown backbone {source!r}. {hint} Or use 'hf-hub:...', 'local-dir:...'.")
+    tags = open_clip.list_pretrained_tags_by_model(source)
+    if pretrained is None:
+        raise PromptPrismError(
+            f"Backbone {source!r} needs weights: give pretrained=TAG with one of "
+            f"{', '.join(tags) or '(no tags)'}, or the path of a .safetensors file."
+        )
+    if tag := open_clip.get_pretrained_cfg(source, pretrained):
+        repository = tag.get("hf_hub", "").strip("/")
+        where = f"huggingface.co/{repository}" if repository else tag.get("url", "")
+        return (
+            f"open_clip_model.safetensors from {where}",
+            f"Without a network, fetch that file elsewhere and give its path as pretrained "
+            f"(with the name {_plain_name(source, tag)!r}).",
+        )
+    if not Path(pretrained).is_file():
+        near = difflib.get_close_matches(pretrained, tags, n=4, cutoff=0.3) or tags
+        raise PromptPrismError(
+            f"pretrained={pretrained!r} of backbone {source!r} is neither a file nor a known tag. "
+            f"Tags: {', '.join(near) or 'none'}."
+        )
+    if f"{source}-quickgelu" in open_clip.list_models():
+        logger.warning(
+            "%s runs with GELU. If it comes from OpenAI, its weights need QuickGELU: use the name %s.",
+            pretrained,
+            f"{source}-quickgelu",
+        )
+    return pretrained, f"Check that the file is whole and holds a {source}."
+
+
+def _plain_name(name: str, tag: dict[str, Any]) -> str:
+    """The name under which a tag's file has the right activation when it is given by path."""
+    quick = f"{name}-quickgelu"
+    return quick if tag.get("quick_gelu") and quick in open_clip.list_models() else name
+
+
+def _check_architecture(name: str, config: dict[str, Any]) -> None:
+    """Refuse before the weights are fetched: build the model on the meta device, without storage."""
+    config = dict(config)
+    custom = config.pop("custom_text", False)
+    reason: str | None
+    if "multimodal_cfg" in config:
+        reason = "it is a CoCa model; prompts need a plain CLIP"
+    elif config["vision_cfg"].get("timm_model_name") or config["text_cfg"].get("hf_model_name"):
+        reason = (
+            "one of its towers is a timm or Hugging Face model; prompts need open_clip's plain transformers"
+        )
+    else:
+        with torch.device("meta"):
+            reason = refusal((open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config))
+    if reason:
+        raise PromptPrismError(f"Backbone {name!r} cannot be used: {reason}. Try 'mini' or 'ViT-B-16'.")
+
+
+def _tokenizer(source: str) -> Tokenizer:
+    merges = Path(source.removeprefix(_LOCAL)) / "bpe.txt.gz"
+    if source.startswith(_LOCAL) and merges.is_file():
+        context = open_clip.get_model_config(source)["text_cfg"].get("context_length", 77)
+        tokenizer: Tokenizer = open_clip.SimpleTokenizer(bpe_path=str(merges), context_length=context)
+    else:
+        tokenizer = open_clip.get_tokenizer(source)
+    return tokenizer
+
+
+@contextmanager
+def _quiet_and_quick_to_fail() -> Iterator[None]:
+    """Keep other libraries' logs off the screen, and the hub from retrying for a minute without a network."""
+    constants = huggingface_hub.constants
+    host = urlsplit(constants.ENDPOINT).hostname
+    before = logging.root.manager.disable, constants.HF_HUB_OFFLINE
+    logging.disable(logging.CRITICAL)
+    try:
+        if not getproxies():
+            socket.getaddrinfo(host, 443)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        logging.disable(before[0])
+        constants.HF_HUB_OFFLINE = before[1]
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1][:300]

@@ -1,0 +1,83 @@
+import open_clip
+import pytest
+import torch
+
+from promptprism.backbones import Backbone
+from promptprism.backbones.backbone import fingerprint
+from promptprism.errors import PromptPrismError
+
+
+def test_sizes_are_read_from_the_model(tiny):
+    sizes = (tiny.image_size, tiny.embed_dim, tiny.text_width, tiny.vision_width, tiny.context_length)
+    assert sizes == (32, 24, 48, 64, 40)
+    assert (tiny.text_layers, tiny.vision_layers) == (2, 2)
+    assert tiny.logit_scale == pytest.approx(30)
+    assert (tiny.mean, tiny.std) == (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    assert tiny.dtype == torch.float32 and tiny.device.type == "cpu"
+
+
+def test_frozen_and_always_in_evaluation_mode(tiny):
+    tiny.train()
+    assert not any(module.training for module in tiny.modules())
+    assert not any(p.requires_grad for p in tiny.parameters())
+
+
+def test_fingerprint_ignores_precision_and_sees_one_changed_number(tiny, tiny_factory):
+    low = tiny_factory("bfloat16")
+    assert low.fingerprint == tiny.fingerprint and len(tiny.fingerprint) == 16
+    other = tiny_factory()
+    other.text.ln_final.bias.data[0] += 1e-3
+    assert fingerprint(other.model) != tiny.fingerprint
+
+
+def test_bfloat16_casts_matrices_and_keeps_norms_and_positions(tiny_factory):
+    low = tiny_factory("bfloat16")
+    block = low.visual.transformer.resblocks[0]
+    assert low.dtype == torch.bfloat16
+    for weight in (
+        block.attn.in_proj_weight,
+        block.mlp.c_fc.bias,
+        low.visual.conv1.weight,
+        low.text.text_projection,
+    ):
+        assert weight.dtype == torch.bfloat16
+    for weight in (block.ln_1.weight, low.text.positional_embedding, low.text.token_embedding.weight):
+        assert weight.dtype == torch.float32
+
+
+def test_tokenize_marks_the_end_and_refuses_what_is_too_long(tiny):
+    tokens = tiny.tokenize(["a photo of a cat.", "日本語 🦊"])
+    assert tokens.shape == (2, 40)
+    assert tiny.end_positions(tokens).tolist()[0] == 7
+    fits = " ".join(["a"] * 38)
+    assert tiny.tokenize([fits]).ne(0).all()
+    with pytest.raises(PromptPrismError, match=r"'a a a .*40 tokens of backbone 'tiny'"):
+        tiny.tokenize(["short", fits + " a"])
+
+
+def test_eos_pooling_of_custom_text_models(tiny, tiny_factory):
+    custom = tiny_factory(custom_text=True, text_cfg={"pool_type": "eos", "eos_id": 49407})
+    tokens = tiny.tokenize(["a cat", "a photo of a dog"])
+    assert custom.end_positions(tokens).equal(tiny.end_positions(tokens))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"vision_cfg": {"layers": (1, 1, 1, 1)}}, "ModifiedResNet"),
+        ({"vision_cfg": {"pool_type": "avg"}}, "class token"),
+        ({"vision_cfg": {"attentional_pool": True}}, "class token"),
+        ({"vision_cfg": {"qk_norm": True}}, "plain ResidualAttentionBlock"),
+        ({"text_cfg": {"no_causal_mask": True}, "custom_text": True}, "not causal"),
+        ({"text_cfg": {"pool_type": "last"}}, "'last' pooling"),
+        ({"init_logit_bias": -10.0}, "sigmoid"),
+    ],
+)
+def test_other_architectures_are_refused(tiny_factory, changes, words):
+    with pytest.raises(PromptPrismError, match=words):
+        tiny_factory(**changes)
+
+
+def test_no_clip_at_all():
+    with pytest.raises(PromptPrismError, match="Linear is not one of open_clip's CLIP classes"):
+        Backbone(torch.nn.Linear(2, 2), open_clip.SimpleTokenizer())

@@ -1,0 +1,92 @@
+"""Small models that every test may use: `tiny` (seconds would be too long) and the golden CLIP."""
+
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+
+from promptprism.backbones import Backbone
+
+GOLDEN = Path(__file__).with_name("golden")
+
+
+def make_tiny(precision: str = "float32", **changes) -> Backbone:
+    """A random CLIP: 2 + 2 layers, text 48 wide, vision 64 wide, 32 px, 40 tokens, logit scale 30."""
+    config = {
+        "embed_dim": 24,
+        "vision_cfg": {"layers": 2, "width": 64, "head_width": 32, "patch_size": 8, "image_size": 32},
+        "text_cfg": {"context_length": 40, "vocab_size": 49408, "width": 48, "heads": 2, "layers": 2},
+        "init_logit_scale": math.log(30),
+    }
+    config = {key: {**value, **changes.pop(key, {})} if isinstance(value, dict) else value
+              for key, value in config.items()} | changes  # fmt: skip
+    custom = config.pop("custom_text", False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config)
+        for name, value in model.named_parameters():  # random norms and biases, so that none can be forgotten
+            if value.ndim == 1:
+                value.data += 0.1 * torch.randn_like(value)
+            elif "token_embedding" in name or "positional" in name:
+                value.data *= 10
+    tokenizer = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
+    return Backbone(model, tokenizer, name="tiny", precision=precision)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Backbone:
+    return make_tiny()
+
+
+@pytest.fixture(scope="session")
+def tiny_factory():
+    return make_tiny
+
+
+def golden_weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The rule of tests/golden: weights are a function of their name."""
+    a = np.random.RandomState((zlib.crc32(key.encode()) + 7) % 2**32).standard_normal(shape)
+    if key == "logit_scale":
+        return np.asarray(math.log(100))
+    if key.endswith("bias"):
+        return 0.02 * a
+    if "ln_" in key:
+        return 1 + 0.05 * a
+    if key == "token_embedding.weight":
+        return 0.02 * a
+    if "positional_embedding" in key:
+        return 0.01 * a
+    if a.ndim >= 2:
+        return a / math.sqrt(shape[-1]) * (0.05 if a.ndim == 4 else 1)
+    return 0.02 * a
+
+
+@pytest.fixture(scope="session")
+def golden_backbone() -> Backbone:
+    """The CLIP of the golden data: OpenAI's layout and activation, 3 + 3 layers."""
+    model = open_clip.CLIP(
+        embed_dim=512,
+        vision_cfg={"layers": 3, "width": 768, "head_width": 64, "patch_size": 16, "image_size": 32},
+        text_cfg={"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 3},
+        quick_gelu=True,
+    )
+    state = model.state_dict()
+    model.load_state_dict({k: torch.as_tensor(golden_weight(k, tuple(v.shape))) for k, v in state.items()})
+    return Backbone(model, open_clip.SimpleTokenizer(), name="golden")
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Golden arrays by name: `golden("maple")["logits"]`."""
+
+    def load(name: str) -> dict[str, torch.Tensor]:
+        with np.load(GOLDEN / f"{name}.npz") as arrays:
+            return {
+                k: torch.as_tensor(v) if v.dtype.kind != "U" else list(map(str, v)) for k, v in arrays.items()
+            }
+
+    return load
