@@ -1,0 +1,14 @@
+"""Evidence, Dirichlet opinions, their fusion, and the losses that train them: pure functions on [M, B, K]."""
+
+from promptprism.evidence.losses import kl_to_vacuous, trusted_cross_entropy
+from promptprism.evidence.maps import EvidenceKind, default_temperature, to_evidence
+from promptprism.evidence.opinion import Opinion
+
+__all__ = [
+    "EvidenceKind",
+    "Opinion",
+    "default_temperature",
+    "kl_to_vacuous",
+    "to_evidence",
+    "trusted_cross_entropy",
+]
