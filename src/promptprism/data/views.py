@@ -141,7 +141,12 @@ def _rand_augment(image: Picture, generator: Generator) -> Picture:
 
 def _shear(image: Picture, across: float, down: float) -> Picture:
     sheared: Picture = F.affine(
-        image, angle=0, translate=[0, 0], scale=1, shear=[math.degrees(across), math.degrees(down)]
+        image,
+        angle=0,
+        translate=[0, 0],
+        scale=1,
+        shear=[math.degrees(math.atan(across)), math.degrees(math.atan(down))],
+        center=[0, 0],
     )
     return sheared
 

@@ -1,0 +1,172 @@
+import re
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from promptprism.data.images import load_image
+from promptprism.errors import PromptPrismError
+
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+
+
+def saved(image, path, **options):
+    image.save(path, **options)
+    return load_image(path)
+
+
+def pixel(image, at=(0, 0)):
+    assert image.mode == "RGB"
+    return image.getpixel(at)
+
+
+def test_path_string_pil_and_array_give_the_same_picture(tmp_path):
+    array = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
+    path = tmp_path / "a.png"
+    Image.fromarray(array).save(path)
+    for source in (
+        path,
+        str(path),
+        Image.fromarray(array),
+        array,
+        array / 255.0,
+        (array / 255).astype(np.float32),
+    ):
+        np.testing.assert_array_equal(np.asarray(load_image(source)), array)
+
+
+def test_drawable_is_drawn():
+    class Scene:
+        def image(self):
+            return Image.new("L", (2, 2), 7)
+
+    assert pixel(load_image(Scene())) == (7, 7, 7)
+
+
+def test_alpha_is_composited_on_white(tmp_path):
+    image = Image.new("RGBA", (2, 1))
+    image.putpixel((0, 0), (255, 0, 0, 255))
+    image.putpixel((1, 0), (0, 0, 0, 0))
+    loaded = saved(image, tmp_path / "alpha.png")
+    assert pixel(loaded) == RED and pixel(loaded, (1, 0)) == WHITE
+    half = load_image(np.array([[[0, 0, 0, 51]]], dtype=np.uint8))
+    assert pixel(half) == (204, 204, 204)
+    grey = saved(Image.new("LA", (1, 1), (0, 0)), tmp_path / "la.png")
+    assert pixel(grey) == WHITE
+
+
+def test_palette_with_and_without_transparent_entry(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((1, 0), 1)
+    loaded = saved(image, tmp_path / "p.png")
+    assert pixel(loaded) == RED and pixel(loaded, (1, 0)) == (0, 0, 255)
+    loaded = saved(image, tmp_path / "pt.png", transparency=1)
+    assert pixel(loaded) == RED and pixel(loaded, (1, 0)) == WHITE
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    array = np.array([[0, 257 * 100, 65535]], dtype=np.uint16)
+    loaded = saved(Image.fromarray(array), tmp_path / "16.png")
+    np.testing.assert_array_equal(np.asarray(loaded)[0, :, 0], [0, 100, 255])
+    np.testing.assert_array_equal(np.asarray(load_image(array))[0, :, 0], [0, 100, 255])
+    loaded = saved(Image.fromarray(array.astype(np.int32)), tmp_path / "32.tif")
+    np.testing.assert_array_equal(np.asarray(loaded)[0, :, 0], [0, 100, 255])
+    loaded = saved(Image.fromarray(np.array([[0, 0.4, 1]], dtype=np.float32)), tmp_path / "f.tif")
+    np.testing.assert_array_equal(np.asarray(loaded)[0, :, 0], [0, 102, 255])
+
+
+def test_bilevel_and_cmyk(tmp_path):
+    assert pixel(saved(Image.new("1", (1, 1), 1), tmp_path / "1.png")) == WHITE
+    red = pixel(saved(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), tmp_path / "c.jpg", quality=100))
+    assert np.abs(np.subtract(red, RED)).max() < 6
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_undone(tmp_path, orientation):
+    stored = Image.new("RGB", (16, 8), "white")
+    stored.paste(RED, (0, 0, 8, 8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    loaded = saved(stored, tmp_path / "e.png", exif=exif)
+    assert loaded.size == ((16, 8) if orientation < 5 else (8, 16))
+    # Where the stored picture's left half is to be seen, by the EXIF standard.
+    corner = {1: "left", 2: "right", 3: "right", 4: "left", 5: "top", 6: "top", 7: "bottom", 8: "bottom"}[
+        orientation
+    ]
+    at = {"left": (1, 4), "right": (14, 4), "top": (4, 1), "bottom": (4, 14)}[corner]
+    assert pixel(loaded, at) == RED
+
+
+def test_first_frame_of_an_animated_gif_named_jpg(tmp_path):
+    path = tmp_path / "animation.jpg"
+    Image.new("RGB", (4, 4), RED).save(
+        path, format="GIF", save_all=True, append_images=[Image.new("RGB", (4, 4), (0, 0, 255))]
+    )
+    assert pixel(load_image(path)) == RED
+
+
+def test_one_pixel(tmp_path):
+    assert load_image(np.zeros((1, 1), np.uint8)).size == (1, 1)
+    assert saved(Image.new("RGB", (1, 1), RED), tmp_path / "1.png").size == (1, 1)
+
+
+def jpeg_bytes(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "whole.jpg")
+    return (tmp_path / "whole.jpg").read_bytes()
+
+
+def png_claiming(side):
+    """A PNG header that promises a picture of side x side."""
+    body = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    header = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+    return b"\x89PNG\r\n\x1a\n" + header + struct.pack(">I", 9) + b"IDAT"
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (lambda t: jpeg_bytes(t)[:-2000], "is truncated or damaged .*: replace or remove the file"),
+        (lambda t: b"", "is empty: replace or remove it"),
+        (lambda t: b"hello, world", "is not an image that can be read: replace or remove it, or convert"),
+        (lambda t: png_claiming(60_000), "is too large .*: shrink it"),
+    ],
+)
+def test_unreadable_files_are_named_with_the_remedy(tmp_path, content, says):
+    path = tmp_path / "bad.jpg"
+    path.write_bytes(content(tmp_path))
+    with pytest.raises(PromptPrismError, match=rf"image '{re.escape(str(path))}' {says}"):
+        load_image(path)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(PromptPrismError, match=r"no such image: '.*nowhere\.jpg'"):
+        load_image(tmp_path / "nowhere.jpg")
+    with pytest.raises(PromptPrismError, match="is a folder, not an image"):
+        load_image(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "array, says",
+    [
+        (
+            np.zeros((3, 8, 8), np.uint8),
+            r"array of shape \(3, 8, 8\) and type uint8 is not an image",
+        ),
+        (np.zeros((0, 8), np.uint8), "is not an image"),
+        (np.full((2, 2), 255.0), r"values from 255 to 255: floats must lie in 0\.\.1"),
+        (np.full((2, 2), np.nan), r"floats must lie in 0\.\.1"),
+        (np.zeros((2, 2), np.int64), "type int64 is not an image: give uint8"),
+    ],
+)
+def test_arrays_that_are_no_image(array, says):
+    with pytest.raises(PromptPrismError, match=says):
+        load_image(array)
+
+
+def test_other_things_are_refused():
+    with pytest.raises(PromptPrismError, match="cannot take an image from int"):
+        load_image(3)
