@@ -1,0 +1,110 @@
+"""What prompt methods learn: context tokens, and their maps into the vision tower."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import torch
+from torch import Tensor, nn
+
+from promptprism.backbones import Backbone
+from promptprism.errors import PromptPrismError
+
+_DEEP_PROMPT_STD = 0.02
+
+
+class PromptLearner(nn.Module):
+    """M templates of n context tokens for each of J layers, coupled to the vision tower or not.
+
+    One coupled template is MaPLe's learner (Khattak et al., CVPR 2023), one uncoupled template of depth 1 is
+    CoOp's (Zhou et al., IJCV 2022). Template m starts from numbers that depend on (seed, m) alone.
+
+    Args:
+        backbone: gives all sizes, the device and the embeddings of the phrase; it is not kept.
+        templates: M.
+        context_length: n.
+        depth: J; layer 1 takes the context itself, layers 2..J further prompts that start from N(0, 0.02).
+        coupled: learn a linear map per layer from text to vision prompts; those of layers 2..J start equal.
+        phrase: text with {} for the class; its first n tokens become the context and are its start.
+        phrase_init: if False the context starts from N(0, 0.02) and stands before the bare class name.
+        seed: of the start values.
+
+    Attributes:
+        context: [M, J, n, Dt].
+        to_vision_weight: [M, J, Dv, Dt] if coupled.
+        to_vision_bias: [M, J, Dv] if coupled.
+        phrase: the text to tokenise; its first n tokens are placeholders.
+
+    Raises:
+        PromptPrismError: the backbone has fewer than J layers, or the phrase fewer than n tokens before {}.
+    """
+
+    to_vision_weight: nn.Parameter | None
+    to_vision_bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        templates: int = 1,
+        context_length: int = 2,
+        depth: int = 1,
+        coupled: bool = False,
+        phrase: str = "a photo of a {}.",
+        phrase_init: bool = True,
+        seed: int = 1,
+    ) -> None:
+        super().__init__()
+        layers = min(backbone.text_layers, backbone.vision_layers) if coupled else backbone.text_layers
+        if depth > layers:
+            raise PromptPrismError(
+                f"Prompt depth {depth} is more than the {layers} layers of backbone {backbone.name!r}: "
+                f"set depth to {layers} or less."
+            )
+        self.phrase = phrase if phrase_init else " ".join(["X"] * context_length + ["{}."])
+        before_class = self.phrase.partition("{}")[0]
+        words = backbone.tokenize([before_class])
+        if int(backbone.end_positions(words)) - 1 < context_length:
+            raise PromptPrismError(
+                f"The phrase {phrase!r} has fewer than context_length={context_length} tokens before the "
+                "class name: set a smaller context_length or phrase_init=False."
+            )
+        start = backbone.text.token_embedding(words[0, 1 : context_length + 1]).cpu()
+        text_width, vision_width, device = backbone.text_width, backbone.vision_width, backbone.device
+        shape = (depth, context_length, text_width)
+        contexts, weights, biases = [], [], []
+        for template in range(templates):
+            generator = local_generator(seed, f"prompts of template {template}")
+            context = torch.randn(shape, generator=generator) * _DEEP_PROMPT_STD
+            if phrase_init:
+                context[0] = start
+            contexts.append(context)
+            if coupled:
+                # The first layer has a Linear of its own, the others start as copies of a second one.
+                maps = [linear_start(text_width, vision_width, generator) for _ in range(2)]
+                copies = [maps[min(layer, 1)] for layer in range(depth)]
+                weights.append(torch.stack([weight for weight, _ in copies]))
+                biases.append(torch.stack([bias for _, bias in copies]))
+        self.context = nn.Parameter(torch.stack(contexts).to(device))
+        self.to_vision_weight = nn.Parameter(torch.stack(weights).to(device)) if coupled else None
+        self.to_vision_bias = nn.Parameter(torch.stack(biases).to(device)) if coupled else None
+
+    def forward(self) -> tuple[Tensor, Tensor | None]:
+        """Give the prompts of the text tower [M, J, n, Dt] and of the vision tower [M, J, n, Dv] or None."""
+        if self.to_vision_weight is None or self.to_vision_bias is None:
+            return self.context, None
+        vision = self.context @ self.to_vision_weight.transpose(-1, -2)
+        return self.context, vision + self.to_vision_bias.unsqueeze(2)
+
+
+def local_generator(seed: int, purpose: str) -> torch.Generator:
+    """Make a CPU generator from (seed, purpose): the same numbers everywhere, whatever was drawn before."""
+    return torch.Generator().manual_seed(random.Random(f"{purpose} {seed}").getrandbits(63))
+
+
+def linear_start(inputs: int, outputs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw weight [outputs, inputs] and bias [outputs] as `nn.Linear` does, but from a local generator."""
+    bound = 1 / math.sqrt(inputs)
+    weight = torch.empty(outputs, inputs).uniform_(-bound, bound, generator=generator)
+    return weight, torch.empty(outputs).uniform_(-bound, bound, generator=generator)

@@ -1,0 +1,119 @@
+import pytest
+import torch
+from plain import plain_image, plain_text
+
+from promptprism.prompts import block, encode_image, encode_text
+
+NAMES = {
+    "usual": ["cat", "golden retriever", "Boeing 737-800", "lemon"],
+    "one class": ["cat"],
+    "identical": ["cat", "cat", "cat"],
+    "very different length": [
+        "a",
+        "the annual crop land of the very far north that nobody has seen for long",
+        "x y",
+    ],
+    "one begins another": ["red", "red fox", "red fox cub", "red"],
+    "non-Latin": ["日本語", "лиса", "🦊🦊"],
+}
+
+
+def randn(*shape, seed=0, scale=0.3):
+    return (torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale).requires_grad_()
+
+
+def assert_same(fast, plain, leaves, *arguments):
+    """Values and gradients of a random function of the features agree to 1e-5 (of the largest gradient)."""
+    results = [f(*arguments) for f in (fast, plain)]
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=0)
+    direction = torch.randn(results[0].shape, generator=torch.Generator().manual_seed(9))
+    if leaves:
+        grads = [torch.autograd.grad((r * direction).sum(), leaves) for r in results]
+        for ours, theirs in zip(*grads, strict=True):
+            torch.testing.assert_close(
+                ours, theirs, atol=1e-5 * float(theirs.abs().max().clamp(min=1)), rtol=0
+            )
+
+
+@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES.keys())
+@pytest.mark.parametrize(("templates", "depth", "n"), [(1, 1, 2), (3, 2, 2), (2, 2, 4)])
+def test_text_with_prompts_is_the_plain_forward(tiny, names, templates, depth, n):
+    prompts = randn(templates, depth, n, tiny.text_width)
+    tokens = tiny.tokenize([f"a photo of a {name}." for name in names])
+    assert_same(encode_text, plain_text, [prompts], tiny, tokens, prompts)
+
+
+@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES.keys())
+def test_text_without_prompts_is_open_clip(tiny, names):
+    for phrase in ("a photo of a {}.", "{} texture."):  # with a shared beginning and without
+        tokens = tiny.tokenize([phrase.replace("{}", name) for name in names])
+        expected = tiny.model.encode_text(tokens, normalize=True)
+        torch.testing.assert_close(encode_text(tiny, tokens)[0], expected, atol=1e-5, rtol=0)
+
+
+def test_class_right_behind_the_prompts_and_placeholders_that_differ(tiny):
+    prompts = randn(2, 2, 3, tiny.text_width)
+    tokens = tiny.tokenize(["X X X cat", "Y Y Y red fox"])
+    assert_same(encode_text, plain_text, [prompts], tiny, tokens, prompts)
+
+
+def test_text_needs_room_for_its_prompts(tiny):
+    with pytest.raises(ValueError, match="4 prompts need 4 placeholder tokens; a text has only 1"):
+        encode_text(tiny, tiny.tokenize(["cat"]), randn(1, 1, 4, tiny.text_width))
+
+
+def test_text_of_another_pooling_and_tower_class(tiny_factory):
+    custom = tiny_factory(
+        custom_text=True, text_cfg={"pool_type": "eos", "eos_id": 49407, "ls_init_value": 0.1}
+    )
+    tokens = custom.tokenize(["a photo of a cat.", "a photo of a red fox."])
+    expected = custom.model.encode_text(tokens, normalize=True)
+    torch.testing.assert_close(encode_text(custom, tokens)[0], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("longest", [256, 0], ids=["explicit products", "fused kernel"])
+@pytest.mark.parametrize(("views", "templates", "depth", "n"), [(1, 1, 1, 2), (3, 3, 2, 2), (1, 3, 2, 1)])
+def test_image_with_prompts_is_the_plain_forward(tiny, monkeypatch, longest, views, templates, depth, n):
+    monkeypatch.setattr(block, "_LONGEST_EXPLICIT", longest)
+    prompts = randn(templates, depth, n, tiny.vision_width)
+    pixels = randn(views, 4, 3, 32, 32, seed=1, scale=1.0)
+    assert_same(encode_image, plain_image, [prompts, pixels], tiny, pixels, prompts)
+
+
+def test_image_without_prompts_is_open_clip(tiny):
+    pixels = randn(2, 3, 3, 32, 32, scale=1.0)
+    expected = torch.stack([tiny.model.encode_image(view, normalize=True) for view in pixels])
+    torch.testing.assert_close(encode_image(tiny, pixels), expected, atol=1e-5, rtol=0)
+
+
+def test_models_without_first_norm_and_with_layer_scale(tiny_factory):
+    model = tiny_factory(vision_cfg={"no_ln_pre": True, "ls_init_value": 0.5})
+    prompts, pixels = randn(2, 2, 2, model.vision_width), randn(2, 3, 3, 32, 32, scale=1.0)
+    assert_same(encode_image, plain_image, [prompts], model, pixels, prompts)
+
+
+def test_bfloat16_stays_near_and_gives_float32(tiny, tiny_factory):
+    low = tiny_factory("bfloat16")
+    text, vision = randn(2, 2, 2, tiny.text_width), randn(2, 2, 2, tiny.vision_width)
+    tokens, pixels = (
+        tiny.tokenize(["a photo of a cat.", "a photo of a fox."]),
+        randn(2, 3, 3, 32, 32, scale=1.0),
+    )
+    for encode, inputs, prompts in ((encode_text, tokens, text), (encode_image, pixels, vision)):
+        exact, near = encode(tiny, inputs, prompts), encode(low, inputs, prompts)
+        assert near.dtype == torch.float32
+        assert (exact * near).sum(-1).min() > 0.999
+        (gradient,) = torch.autograd.grad(near.sum(), prompts)
+        assert gradient.dtype == torch.float32 and gradient.isfinite().all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda_gives_the_same(tiny_factory):
+    here, there = tiny_factory(), tiny_factory().to("cuda")
+    prompts, pixels = randn(2, 2, 2, here.vision_width), randn(2, 3, 3, 32, 32, scale=1.0)
+    far = encode_image(there, pixels.cuda(), prompts.cuda()).cpu()
+    torch.testing.assert_close(far, encode_image(here, pixels, prompts), atol=1e-4, rtol=0)
+    text = randn(2, 2, 2, here.text_width)
+    tokens = here.tokenize(["a photo of a cat.", "a photo of a red fox."])
+    far = encode_text(there, tokens.cuda(), text.cuda()).cpu()
+    torch.testing.assert_close(far, encode_text(here, tokens, text), atol=1e-4, rtol=0)
