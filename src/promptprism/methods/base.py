@@ -1,0 +1,157 @@
+"""What all methods share: settings, the label space, and the way from features to a prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from promptprism.backbones import Backbone
+from promptprism.errors import PromptPrismError
+from promptprism.evidence import Opinion
+from promptprism.methods.names import check_class_names, check_phrase, fill
+from promptprism.prompts import encode_text
+
+
+class MethodSettings(BaseModel):
+    """Settings of every method; frozen, and unknown names are refused.
+
+    The schedule is the field's (CoOp's): SGD, `warmup_epochs` at the constant `warmup_lr`, then a cosine.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(default=5, ge=0, description="Passes over the training images.")
+    batch_size: int = Field(default=4, ge=1, description="Images per training step.")
+    lr: float = Field(
+        default=0.0035,
+        gt=0,
+        description="Peak learning rate of SGD for a backbone with CLIP's logit scale of 100; training uses "
+        "lr * (100 / logit_scale)^2, so that one step moves the logits equally far on any backbone.",
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of SGD.")
+    weight_decay: float = Field(default=5e-4, ge=0, description="Weight decay of SGD on everything learned.")
+    warmup_lr: float = Field(default=1e-5, ge=0, description="Constant learning rate of the warm-up epochs.")
+    warmup_epochs: int = Field(
+        default=1, ge=0, description="Epochs at the warm-up rate; they count as epochs."
+    )
+
+
+class Method(nn.Module):
+    """A frozen backbone, a label space, and what is learned to tell its classes apart.
+
+    `parameters()` and `state_dict()` hold what is learned and nothing else; the backbone is no submodule.
+
+    Args:
+        backbone: the frozen model; decides device and dtype.
+        class_names: the label space, K names.
+        settings: of the method's `Settings`; None takes the defaults.
+        phrase: the data set's own phrase with {} for the class name, used wherever a hand-made text is.
+        seed: of everything random in the start values.
+
+    Raises:
+        PromptPrismError: unusable class names, phrase or settings.
+    """
+
+    name: ClassVar[str]
+    Settings: ClassVar[type[MethodSettings]] = MethodSettings
+    evidential: bool = False
+    """Whether the method forms opinions; all others give probabilities only."""
+    views: tuple[str, ...] = ("maple",)
+    """The augmentation of each distinct view in training, for `data.make_views`."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        class_names: Sequence[str],
+        settings: MethodSettings | None = None,
+        phrase: str = "a photo of a {}.",
+        seed: int = 1,
+    ) -> None:
+        super().__init__()
+        settings = self.Settings() if settings is None else settings
+        if type(settings) is not self.Settings:
+            raise PromptPrismError(
+                f"Method {self.name!r} takes {self.Settings.__name__}, not {type(settings).__name__}."
+            )
+        self.settings = settings
+        self.phrase = check_phrase(phrase)
+        # Not registered as a submodule: state_dict() is the adapter.
+        object.__setattr__(self, "backbone", backbone)
+        self.backbone: Backbone
+        self.build(seed)
+        self.set_classes(class_names)
+
+    def build(self, seed: int) -> None:
+        """Make what is learned; zero-shot learns nothing."""
+
+    def phrases(self) -> tuple[str, ...]:
+        """The hand-made phrases whose features make the zero-shot classifier."""
+        return (self.phrase,)
+
+    @property
+    def prompt_phrase(self) -> str:
+        """The phrase that the texts of the method itself are made with."""
+        return self.phrase
+
+    def set_classes(self, class_names: Sequence[str]) -> None:
+        """Change the label space, for instance to classes never trained; what was learned stays.
+
+        Raises:
+            PromptPrismError: see `check_class_names`, or a name is too long; the old label space stays then.
+        """
+        names = check_class_names(class_names)
+        tokens = self.backbone.tokenize(fill(self.prompt_phrase, names))
+        plain = [self.backbone.tokenize(fill(phrase, names)) for phrase in self.phrases()]
+        self.class_names, self.tokens, self._plain_tokens = names, tokens, plain
+        self._zero_shot: Tensor | None = None
+
+    def zero_shot_features(self) -> Tensor:
+        """Text features of the hand-made phrases, averaged over phrases and normalised again: [1, K, D]."""
+        if self._zero_shot is None:
+            # Inference tensors could not take part in a later training step.
+            with torch.inference_mode(False), torch.no_grad():
+                features = torch.stack([encode_text(self.backbone, tokens) for tokens in self._plain_tokens])
+                self._zero_shot = F.normalize(features.mean(0), dim=-1)
+        return self._zero_shot
+
+    def text_features(self) -> Tensor:
+        """Text features of the label space under the M templates, [M, K, D], normalised."""
+        raise NotImplementedError
+
+    def forward(self, views: Tensor) -> Tensor:
+        """Logits [M, B, K] of views [M, B, 3, H, W], or of [1, B, 3, H, W] seen by all templates."""
+        raise NotImplementedError
+
+    def loss(self, views: Tensor, labels: Tensor, epoch: int) -> Tensor:
+        """The training objective.
+
+        Args:
+            views: [M or 1, B, 3, H, W].
+            labels: [B], indices into `class_names`.
+            epoch: counted from 0.
+        """
+        raise NotImplementedError
+
+    def logits(self, image: Tensor, text: Tensor) -> Tensor:
+        """Scaled cosines [M, B, K] of image features [M or 1, B, D] and text features [M or B, K, D]."""
+        return self.backbone.logit_scale * (image @ text.transpose(-1, -2))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Class probabilities [B, K] from logits [M, B, K]: softmax of their mean over templates."""
+        return logits.mean(0).softmax(-1)
+
+    def opinions(self, logits: Tensor) -> tuple[Opinion, Opinion]:  # noqa: ARG002
+        """Opinions of the templates [M, B, K] and the fused one [B, K].
+
+        Raises:
+            PromptPrismError: the method has a softmax head, which knows no uncertainty.
+        """
+        raise PromptPrismError(
+            f"Method {self.name!r} has no opinions, only probabilities: "
+            "opinions come from 'cdc' with head='evidential'."
+        )

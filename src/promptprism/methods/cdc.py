@@ -1,0 +1,148 @@
+"""CDC (Causality-Guided Semantic Decoupling and Classification, NeurIPS 2024, arXiv 2410.12816).
+
+M templates look at M views (VSD), form M opinions by their evidence, and Dempster's rule fuses them (DSTC).
+What is not known to us of the paper is a setting here, and its description says "not known".
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from promptprism.data.views import view_names
+from promptprism.evidence import EvidenceKind, Opinion, to_evidence, trusted_cross_entropy
+from promptprism.methods.base import MethodSettings
+from promptprism.methods.objectives import (
+    ConsistencyForm,
+    DiversityForm,
+    DiversityLevel,
+    consistency_loss,
+    diversity_loss,
+    logit_consistency_loss,
+)
+from promptprism.methods.templated import TemplateMethod, TemplateSettings, softmax_loss
+from promptprism.prompts import encode_image
+
+
+class CdcSettings(TemplateSettings):
+    """CDC's settings; those of training and of each template are MaPLe's."""
+
+    templates: int = Field(default=4, ge=1, description="M, the number of templates.")
+    views: Literal["set1", "set2", "maple"] = Field(
+        default="set1",
+        description="Augmentations of the templates: set1 is another one for each template, set2 adds a "
+        "random crop, maple is crop and flip for all. Their contents are not known.",
+    )
+    head: Literal["evidential", "softmax"] = Field(
+        default="evidential",
+        description="evidential: opinions fused by Dempster's rule and the trusted loss (DSTC); softmax: "
+        "mean cross-entropy of the templates, logits averaged for the prediction.",
+    )
+    evidence: EvidenceKind = Field(
+        default="exp_centered", description="Map from logits to evidence. Not known."
+    )
+    temperature: float | None = Field(
+        default=None, gt=0, description="Divides the logits before the map; None is the map's own. Not known."
+    )
+    loss_on: Literal["both", "templates", "fused"] = Field(
+        default="both",
+        description="Which opinions the trusted loss is on: the templates' (mean) plus the fused one, or "
+        "only one of the two. Not known.",
+    )
+    kl_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="Weight of the KL term against evidence for wrong classes; if not 0, then 1/K is a "
+        "sensible value. Not known.",
+    )
+    anneal: int = Field(
+        default=5, ge=1, description="Epochs until the KL term has its full weight. Not known."
+    )
+    diversity_weight: float = Field(default=0.1, ge=0, description="beta. Not known.")
+    diversity_form: DiversityForm = Field(
+        default="squared_cosine",
+        description="What is averaged of the cosine c of two templates: c^2, c, or max(0, c - margin). "
+        "Not known.",
+    )
+    diversity_level: DiversityLevel = Field(
+        default="text_centered",
+        description="The vectors that diversity compares: text features less the hand-made template's, text "
+        "features, image features, or context tokens. Not known.",
+    )
+    diversity_margin: float = Field(default=0.5, ge=-1, le=1, description="Margin of the hinge. Not known.")
+    consistency_weight: float = Field(default=1.0, ge=0, description="gamma. Not known.")
+    consistency_form: ConsistencyForm = Field(
+        default="cosine",
+        description="Distance of each template's text features to the hand-made template's: 1 - cosine, L1, "
+        "squared L2; or kl of the zero-shot probabilities to the template's. Not known.",
+    )
+
+
+class Cdc(TemplateMethod):
+    """M templates, each with a view of its own, that classify by the fusion of their opinions."""
+
+    name = "cdc"
+    Settings: ClassVar[type[MethodSettings]] = CdcSettings
+    settings: CdcSettings
+
+    def build(self, seed: int) -> None:
+        """Make the learner; choose the views."""
+        super().build(seed)
+        self.views = view_names(self.settings.views, self.settings.templates)
+        self.evidential = self.settings.head == "evidential"
+
+    def loss(self, views: Tensor, labels: Tensor, epoch: int) -> Tensor:
+        """Trusted loss + beta * diversity + gamma * consistency (method.md section 3, item 5)."""
+        settings = self.settings
+        image, text = self.features(views)
+        logits = self.logits(image, text)
+        loss = self._trusted_loss(logits, labels, epoch) if self.evidential else softmax_loss(logits, labels)
+        if settings.diversity_weight:
+            vectors = self._diversity_vectors(image, text)
+            diversity = diversity_loss(vectors, settings.diversity_form, settings.diversity_margin)
+            loss = loss + settings.diversity_weight * diversity
+        if settings.consistency_weight:
+            loss = loss + settings.consistency_weight * self._consistency(views, text, logits)
+        return loss
+
+    def opinions(self, logits: Tensor) -> tuple[Opinion, Opinion]:
+        """Opinions of the templates [M, B, K] and the fused one [B, K]."""
+        if not self.evidential:
+            return super().opinions(logits)
+        evidence = to_evidence(logits, self.settings.evidence, self.settings.temperature)
+        opinions = Opinion.from_evidence(evidence)
+        return opinions, opinions.fuse()
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Class probabilities [B, K]: the fused opinion's expected ones."""
+        return self.opinions(logits)[1].probability if self.evidential else super().probabilities(logits)
+
+    def _trusted_loss(self, logits: Tensor, labels: Tensor, epoch: int) -> Tensor:
+        settings = self.settings
+        opinions, fused = self.opinions(logits)
+        kl_weight = settings.kl_weight * min(1.0, epoch / settings.anneal)
+        loss = logits.new_zeros(())
+        if settings.loss_on != "fused":
+            loss = loss + trusted_cross_entropy(opinions, labels, kl_weight).mean()
+        if settings.loss_on != "templates":
+            loss = loss + trusted_cross_entropy(fused, labels, kl_weight).mean()
+        return loss
+
+    def _diversity_vectors(self, image: Tensor, text: Tensor) -> Tensor:
+        level = self.settings.diversity_level
+        if level == "context":
+            return self.learner.context.flatten(1, 2)
+        if level == "image":
+            return image
+        return text - self.zero_shot_features() if level == "text_centered" else text
+
+    def _consistency(self, views: Tensor, text: Tensor, logits: Tensor) -> Tensor:
+        anchor = self.zero_shot_features()
+        if self.settings.consistency_form != "kl":
+            return consistency_loss(text, anchor, self.settings.consistency_form)
+        with torch.no_grad():
+            zero_shot = self.logits(encode_image(self.backbone, views), anchor)
+        return logit_consistency_loss(logits, zero_shot)

@@ -1,0 +1,33 @@
+"""CoOp (Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from promptprism.methods.base import MethodSettings
+from promptprism.methods.templated import TemplateMethod, TemplateSettings
+
+
+class CoOpSettings(TemplateSettings):
+    """CoOp's settings in the base-to-new protocol.
+
+    CoOp's first paper uses `context_length=16, phrase_init=False`, and 50 epochs on ImageNet.
+    """
+
+    epochs: int = Field(default=200, ge=0, description="Passes over the training images.")
+    batch_size: int = Field(default=32, ge=1, description="Images per training step.")
+    lr: float = Field(default=0.002, gt=0, description=TemplateSettings.model_fields["lr"].description)
+    templates: Literal[1] = Field(default=1, description="CoOp has one template.")
+    depth: Literal[1] = Field(default=1, description="CoOp's context enters the first layer only.")
+    coupled: Literal[False] = Field(default=False, description="CoOp leaves the vision tower alone.")
+    context_length: int = Field(default=4, ge=1, description="n, context tokens, shared by all classes.")
+
+
+class CoOp(TemplateMethod):
+    """One template of n context tokens in the text tower, shared by all classes, class name at the end."""
+
+    name = "coop"
+    Settings: ClassVar[type[MethodSettings]] = CoOpSettings
+    settings: CoOpSettings

@@ -1,0 +1,27 @@
+"""MaPLe (Khattak et al., Multi-modal Prompt Learning, CVPR 2023)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from promptprism.methods.base import MethodSettings
+from promptprism.methods.templated import TemplateMethod, TemplateSettings
+
+
+class MapleSettings(TemplateSettings):
+    """MaPLe's settings in the base-to-new protocol; trained on ImageNet: `depth=3, lr=0.0026, epochs=2`."""
+
+    templates: Literal[1] = Field(default=1, description="MaPLe has one template.")
+    coupled: Literal[True] = Field(
+        default=True, description="MaPLe couples its vision prompts to its text prompts."
+    )
+
+
+class Maple(TemplateMethod):
+    """One template with prompts in the first J layers of both towers, coupled by linear maps."""
+
+    name = "maple"
+    Settings: ClassVar[type[MethodSettings]] = MapleSettings
+    settings: MapleSettings

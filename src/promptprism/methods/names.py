@@ -1,0 +1,54 @@
+"""Class names and phrases: what may stand in a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from promptprism.errors import PromptPrismError
+
+
+def spoken(class_name: str) -> str:
+    """A class name as prompts say it: underscores are spaces, and no space is doubled."""
+    return " ".join(class_name.replace("_", " ").split())
+
+
+def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
+    """Check the names of a label space and return them unchanged.
+
+    Any script will do. Whether a name is too long is up to the backbone: `Backbone.tokenize` says so.
+
+    Raises:
+        PromptPrismError: there is no name, one is no text or empty, or two differ only in case, underscores
+            or spaces, so that prompts could not tell them apart.
+    """
+    if isinstance(class_names, str) or not len(class_names):
+        raise PromptPrismError(f"Class names must be a list of at least one name, got {class_names!r}.")
+    seen: dict[str, str] = {}
+    for position, name in enumerate(class_names):
+        if not isinstance(name, str):
+            raise PromptPrismError(f"Class {position} is {name!r}: class names must be text.")
+        key = spoken(name).casefold()
+        if not key:
+            raise PromptPrismError(f"Class {position} has the empty name {name!r}: give it a name.")
+        if key in seen:
+            raise PromptPrismError(
+                f"Classes {seen[key]!r} and {name!r} read the same in a prompt: rename or merge them."
+            )
+        seen[key] = name
+    return tuple(class_names)
+
+
+def check_phrase(phrase: str) -> str:
+    """Return the phrase if it has exactly one {} for the class name.
+
+    Raises:
+        PromptPrismError: it has not.
+    """
+    if phrase.count("{}") != 1:
+        raise PromptPrismError(f"Phrase {phrase!r} must hold {{}} once, where the class name goes.")
+    return phrase
+
+
+def fill(phrase: str, class_names: Sequence[str]) -> list[str]:
+    """Say each class name in a phrase."""
+    return [phrase.replace("{}", spoken(name)) for name in class_names]

@@ -1,0 +1,68 @@
+"""CDC's two losses on templates: diversity pushes them apart, consistency ties them to the hand-made one.
+
+The paper has both; their forms are not known to us, so each is a choice.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+DiversityForm = Literal["squared_cosine", "cosine", "hinge"]
+DiversityLevel = Literal["text_centered", "text", "image", "context"]
+ConsistencyForm = Literal["cosine", "l1", "l2", "kl"]
+
+# Vectors shorter than this have no direction worth pushing; features have length 1. It bounds the gradient
+# where a template is still equal to the hand-made one.
+_SHORTEST = 1e-2
+
+
+def diversity_loss(vectors: Tensor, form: DiversityForm = "squared_cosine", margin: float = 0.5) -> Tensor:
+    """How alike the templates' vectors are: mean over the pairs of templates and over N.
+
+    Args:
+        vectors: [M, N, D], for instance text features less those of the hand-made template.
+        form: of the cosine c of two templates: c^2, c, or max(0, c - margin).
+        margin: of the hinge.
+
+    Returns:
+        A scalar; 0 for one template.
+    """
+    templates = len(vectors)
+    if templates == 1:
+        return vectors.new_zeros(())
+    unit = F.normalize(vectors, dim=-1, eps=_SHORTEST).transpose(0, 1)
+    first, second = torch.triu_indices(templates, templates, offset=1, device=vectors.device)
+    cosines = (unit @ unit.transpose(-1, -2))[:, first, second]
+    if form == "squared_cosine":
+        return cosines.square().mean()
+    return cosines.mean() if form == "cosine" else F.relu(cosines - margin).mean()
+
+
+def consistency_loss(text: Tensor, anchor: Tensor, form: ConsistencyForm = "cosine") -> Tensor:
+    """How far the templates' text features are from the hand-made one's: mean over templates and classes.
+
+    Args:
+        text: [M, K, D], normalised.
+        anchor: [1, K, D], normalised.
+        form: 1 - cosine, or the L1 or squared L2 distance of the features.
+    """
+    if form == "l1":
+        return (text - anchor).abs().sum(-1).mean()
+    if form == "l2":
+        return (text - anchor).square().sum(-1).mean()
+    return (1 - (text * anchor).sum(-1)).mean()
+
+
+def logit_consistency_loss(logits: Tensor, zero_shot: Tensor) -> Tensor:
+    """KL[zero-shot || template] of the class probabilities, mean over templates and images.
+
+    Args:
+        logits: [M, B, K].
+        zero_shot: [M or 1, B, K], without gradients.
+    """
+    target = zero_shot.log_softmax(-1).expand_as(logits)
+    return F.kl_div(logits.log_softmax(-1), target, reduction="none", log_target=True).sum(-1).mean()

@@ -1,0 +1,98 @@
+"""Methods whose prompts do not depend on the image: M templates, softmax cross-entropy. CDC builds on it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from promptprism.methods.base import Method, MethodSettings
+from promptprism.prompts import PromptLearner, encode_image, encode_text
+
+#: MaPLe's depth in the base-to-new protocol.
+_USUAL_DEPTH = 9
+
+
+class TemplateSettings(MethodSettings):
+    """Where the prompts of M templates enter the towers, and how they start."""
+
+    templates: int = Field(default=1, ge=1, description="M, the number of templates.")
+    depth: int | None = Field(
+        default=None,
+        ge=1,
+        description="J, the number of layers with prompts of their own; None is 9, or all layers of a "
+        "smaller backbone. MaPLe uses 3 when trained on ImageNet and tested elsewhere.",
+    )
+    coupled: bool = Field(default=True, description="Map the text prompts of each layer to vision prompts.")
+    context_length: int = Field(default=2, ge=1, description="n, context tokens per layer.")
+    initial_phrase: str = Field(
+        default="a photo of a {}.",
+        description="The context starts as the embeddings of its first n tokens, the rest stays text.",
+    )
+    phrase_init: bool = Field(
+        default=True,
+        description="If false, the context starts from N(0, 0.02) and stands before the bare class name.",
+    )
+
+
+class TemplateMethod(Method):
+    """M templates of learned prompts on a frozen CLIP, one classifier each."""
+
+    Settings: ClassVar[type[MethodSettings]] = TemplateSettings
+    settings: TemplateSettings
+
+    def build(self, seed: int) -> None:
+        """Make the learner."""
+        settings, backbone = self.settings, self.backbone
+        layers = min(backbone.text_layers, backbone.vision_layers)
+        self.learner = PromptLearner(
+            backbone,
+            templates=settings.templates,
+            context_length=settings.context_length,
+            depth=min(_USUAL_DEPTH, layers) if settings.depth is None else settings.depth,
+            coupled=settings.coupled,
+            phrase=settings.initial_phrase,
+            phrase_init=settings.phrase_init,
+            seed=seed,
+        )
+        # Text features without gradients, and the context and tokens that they were made from.
+        self._cache: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @property
+    def prompt_phrase(self) -> str:
+        """The learner's phrase, whose first n tokens are placeholders."""
+        return self.learner.phrase
+
+    def text_features(self) -> Tensor:
+        """Text features [M, K, D]; without gradients they are computed once per context and label space."""
+        context = self.learner.context
+        if torch.is_grad_enabled():
+            return encode_text(self.backbone, self.tokens, context)
+        if self._cache is not None:
+            features, made_from, tokens = self._cache
+            if tokens is self.tokens and torch.equal(made_from, context):
+                return features
+        features = encode_text(self.backbone, self.tokens, context)
+        self._cache = features, context.detach().clone(), self.tokens
+        return features
+
+    def features(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Image features [M or 1, B, D] of the views and text features [M, K, D]."""
+        _, vision_prompts = self.learner()
+        return encode_image(self.backbone, views, vision_prompts), self.text_features()
+
+    def forward(self, views: Tensor) -> Tensor:
+        """Logits [M, B, K] of views [M or 1, B, 3, H, W]."""
+        return self.logits(*self.features(views))
+
+    def loss(self, views: Tensor, labels: Tensor, epoch: int) -> Tensor:  # noqa: ARG002
+        """Cross-entropy, averaged over templates and images."""
+        return softmax_loss(self(views), labels)
+
+
+def softmax_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of logits [M, B, K] with labels [B], averaged over templates and images."""
+    return F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))
