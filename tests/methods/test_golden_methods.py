@@ -1,0 +1,98 @@
+"""Equality with the public implementations of MaPLe, CoOp and CoCoOp; tests/golden/README.md says how they ran."""
+
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+from promptprism.methods import build_method
+
+SETTINGS = {"maple": {"depth": 3}, "coop": {}, "cocoop": {}}
+
+
+def start(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """The start value of a trainable tensor, a function of its name in the reference."""
+    random = np.random.RandomState(zlib.crc32(("prompt_learner." + name).encode()))
+    return torch.as_tensor(random.standard_normal(shape) * 0.02, dtype=torch.float32)
+
+
+def reference_names(name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Reference name of each trainable tensor -> our tensor and the index of it there."""
+    if name == "coop":
+        return {"ctx": ("learner.context", (0, 0))}
+    if name == "cocoop":
+        nets = [f"meta_net.linear{i}.{part}" for i in (1, 2) for part in ("weight", "bias")]
+        return {"ctx": ("learner.context", (0, 0)), **{net: (net, ()) for net in nets}}
+    names = {"ctx": ("learner.context", (0, 0))}
+    for layer in range(3):
+        reference = "proj" if layer == 0 else f"compound_prompt_projections.{layer - 1}"
+        names[f"{reference}.weight"] = ("learner.to_vision_weight", (0, layer))
+        names[f"{reference}.bias"] = ("learner.to_vision_bias", (0, layer))
+        if layer:
+            names[f"compound_prompts_text.{layer - 1}"] = ("learner.context", (0, layer))
+    return names
+
+
+@pytest.fixture(params=SETTINGS)
+def case(request, golden_backbone, golden):
+    """A method at the reference's start values, and what the reference printed."""
+    name, arrays = request.param, golden(request.param)
+    method = build_method(name, golden_backbone, arrays["classnames"], **SETTINGS[name])
+    tensors = dict(method.named_parameters())
+    covered = 0
+    with torch.no_grad():
+        for reference, (ours, index) in reference_names(name).items():
+            part = tensors[ours][index]
+            if reference == "ctx":  # starts from the phrase
+                torch.testing.assert_close(part, arrays["param/ctx"], rtol=0, atol=1e-7)
+            else:
+                part.copy_(start(reference, tuple(part.shape)))
+            covered += part.numel()
+    assert covered == sum(p.numel() for p in method.parameters())  # nothing else is learned
+    return name, method, arrays
+
+
+def test_golden_logits(case):
+    _, method, arrays = case
+    torch.testing.assert_close(method(arrays["images"][None])[0], arrays["logits"], rtol=0, atol=2e-4)
+
+
+def test_golden_loss(case):
+    _, method, arrays = case
+    loss = method.loss(arrays["images"][None], arrays["labels"], epoch=0)
+    assert loss.item() == pytest.approx(float(arrays["loss"]), abs=2e-5)
+
+
+def test_golden_gradients(case):
+    name, method, arrays = case
+    method.loss(arrays["images"][None], arrays["labels"], epoch=0).backward()
+    tensors = dict(method.named_parameters())
+    for reference, (ours, index) in reference_names(name).items():
+        gradient = tensors[ours].grad[index]
+        if f"grad/{reference}" in arrays:
+            expected = arrays[f"grad/{reference}"]
+        else:
+            expected = arrays[f"grad_first16rows/{reference}"]
+            norm = float(arrays[f"grad_norm/{reference}"])
+            assert gradient.norm().item() == pytest.approx(norm, rel=1e-4)
+            gradient = gradient[:16]
+        difference = (gradient - expected).norm() / expected.norm()
+        assert difference < 1e-4, reference
+
+
+def test_golden_five_steps_of_sgd(case):
+    _, method, arrays = case
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.001, momentum=0.9, weight_decay=5e-4)
+    losses = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss = method.loss(arrays["images"][None], arrays["labels"], epoch=0)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    np.testing.assert_allclose(losses, arrays["sgd_losses"], rtol=1e-3)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            method(arrays["images"][None])[0], arrays["logits_after"], rtol=0, atol=2e-3
+        )
