@@ -20,7 +20,7 @@ from promptprism.prompts import encode_text
 class MethodSettings(BaseModel):
     """Settings of every method; frozen, and unknown names are refused.
 
-    The schedule is the field's (CoOp's): SGD, `warmup_epochs` at the constant `warmup_lr`, then a cosine.
+    The schedule is the field's (CoOp's): SGD, one epoch at the constant `warmup_lr`, then a cosine.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,10 +35,7 @@ class MethodSettings(BaseModel):
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of SGD.")
     weight_decay: float = Field(default=5e-4, ge=0, description="Weight decay of SGD on everything learned.")
-    warmup_lr: float = Field(default=1e-5, ge=0, description="Constant learning rate of the warm-up epochs.")
-    warmup_epochs: int = Field(
-        default=1, ge=0, description="Epochs at the warm-up rate; they count as epochs."
-    )
+    warmup_lr: float = Field(default=1e-5, ge=0, description="Constant learning rate of the first epoch.")
 
 
 class Method(nn.Module):
@@ -61,6 +58,8 @@ class Method(nn.Module):
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     evidential: bool = False
     """Whether the method forms opinions; all others give probabilities only."""
+    text_is_fixed: bool = True
+    """Whether text features are the same for all images, so that they can be made once and given to `forward`."""
     views: tuple[str, ...] = ("maple",)
     """The augmentation of each distinct view in training, for `data.make_views`."""
 
@@ -123,8 +122,13 @@ class Method(nn.Module):
         """Text features of the label space under the M templates, [M, K, D], normalised."""
         raise NotImplementedError
 
-    def forward(self, views: Tensor) -> Tensor:
-        """Logits [M, B, K] of views [M, B, 3, H, W], or of [1, B, 3, H, W] seen by all templates."""
+    def forward(self, views: Tensor, text: Tensor | None = None) -> Tensor:
+        """Logits [M, B, K], float32.
+
+        Args:
+            views: [M, B, 3, H, W], or [1, B, 3, H, W] seen by all templates.
+            text: `text_features()` if they are at hand.
+        """
         raise NotImplementedError
 
     def loss(self, views: Tensor, labels: Tensor, epoch: int) -> Tensor:

@@ -97,7 +97,7 @@ class Cdc(TemplateMethod):
     def loss(self, views: Tensor, labels: Tensor, epoch: int) -> Tensor:
         """Trusted loss + beta * diversity + gamma * consistency (method.md section 3, item 5)."""
         settings = self.settings
-        image, text = self.features(views)
+        image, text = self.image_features(views), self.text_features()
         logits = self.logits(image, text)
         loss = self._trusted_loss(logits, labels, epoch) if self.evidential else softmax_loss(logits, labels)
         if settings.diversity_weight:
@@ -123,7 +123,7 @@ class Cdc(TemplateMethod):
     def _trusted_loss(self, logits: Tensor, labels: Tensor, epoch: int) -> Tensor:
         settings = self.settings
         opinions, fused = self.opinions(logits)
-        kl_weight = settings.kl_weight * min(1.0, epoch / settings.anneal)
+        kl_weight = settings.kl_weight * min(1.0, (epoch + 1) / settings.anneal)
         loss = logits.new_zeros(())
         if settings.loss_on != "fused":
             loss = loss + trusted_cross_entropy(opinions, labels, kl_weight).mean()

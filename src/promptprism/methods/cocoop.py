@@ -45,6 +45,7 @@ class CoCoOp(Method):
     name = "cocoop"
     Settings: ClassVar[type[MethodSettings]] = CoCoOpSettings
     settings: CoCoOpSettings
+    text_is_fixed = False
 
     def build(self, seed: int) -> None:
         """Make the context and the meta-net."""
@@ -74,8 +75,8 @@ class CoCoOp(Method):
         """
         raise PromptPrismError("CoCoOp's text features depend on the image: there are none to compute alone.")
 
-    def forward(self, views: Tensor) -> Tensor:
-        """Logits [1, B, K] of views [1, B, 3, H, W]."""
+    def forward(self, views: Tensor, text: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Logits [1, B, K] of views [1, B, 3, H, W]; there is no fixed text to give."""
         image = encode_image(self.backbone, views)[0]
         prompts = self.learner.context + self.meta_net(image)[:, None, None]
         size = max(1, _TEXTS_AT_ONCE // len(self.class_names))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
@@ -58,8 +57,6 @@ class TemplateMethod(Method):
             phrase_init=settings.phrase_init,
             seed=seed,
         )
-        # Text features without gradients, and the context and tokens that they were made from.
-        self._cache: tuple[Tensor, Tensor, Tensor] | None = None
 
     @property
     def prompt_phrase(self) -> str:
@@ -67,26 +64,18 @@ class TemplateMethod(Method):
         return self.learner.phrase
 
     def text_features(self) -> Tensor:
-        """Text features [M, K, D]; without gradients they are computed once per context and label space."""
-        context = self.learner.context
-        if torch.is_grad_enabled():
-            return encode_text(self.backbone, self.tokens, context)
-        if self._cache is not None:
-            features, made_from, tokens = self._cache
-            if tokens is self.tokens and torch.equal(made_from, context):
-                return features
-        features = encode_text(self.backbone, self.tokens, context)
-        self._cache = features, context.detach().clone(), self.tokens
-        return features
+        """Text features [M, K, D]."""
+        return encode_text(self.backbone, self.tokens, self.learner.context)
 
-    def features(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        """Image features [M or 1, B, D] of the views and text features [M, K, D]."""
+    def image_features(self, views: Tensor) -> Tensor:
+        """Image features [M, B, D] of views [M or 1, B, 3, H, W]; uncoupled, as many as there are views."""
         _, vision_prompts = self.learner()
-        return encode_image(self.backbone, views, vision_prompts), self.text_features()
+        return encode_image(self.backbone, views, vision_prompts)
 
-    def forward(self, views: Tensor) -> Tensor:
+    def forward(self, views: Tensor, text: Tensor | None = None) -> Tensor:
         """Logits [M, B, K] of views [M or 1, B, 3, H, W]."""
-        return self.logits(*self.features(views))
+        text = self.text_features() if text is None else text
+        return self.logits(self.image_features(views), text)
 
     def loss(self, views: Tensor, labels: Tensor, epoch: int) -> Tensor:  # noqa: ARG002
         """Cross-entropy, averaged over templates and images."""

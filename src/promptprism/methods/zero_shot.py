@@ -55,9 +55,10 @@ class ZeroShot(Method):
         """Text features [1, K, D]."""
         return self.zero_shot_features()
 
-    def forward(self, views: Tensor) -> Tensor:
+    def forward(self, views: Tensor, text: Tensor | None = None) -> Tensor:
         """Logits [1, B, K] of views [1, B, 3, H, W]."""
-        return self.logits(encode_image(self.backbone, views), self.text_features())
+        text = self.text_features() if text is None else text
+        return self.logits(encode_image(self.backbone, views), text)
 
     def loss(self, views: Tensor, labels: Tensor, epoch: int) -> Tensor:  # noqa: ARG002
         """There is none.
