@@ -1,0 +1,64 @@
+"""Files that are whole or not there: written under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import cast
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from promptprism.errors import PromptPrismError
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash, never meets half of it.
+
+    Raises:
+        PromptPrismError: the place cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise PromptPrismError(
+            f"cannot write '{path}' ({error.strerror or error}): check its permissions and the free "
+            "space, or "
+            "choose another place"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors; see `write_bytes`."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, safetensors.torch.save(plain, metadata))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file: tensors by name, and its metadata.
+
+    Raises:
+        PromptPrismError: the file is missing, cut short, or no safetensors file.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors = {name: cast(Tensor, file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except FileNotFoundError as error:
+        raise PromptPrismError(f"no such file: '{path}'") from error
+    except (safetensors.SafetensorError, OSError) as error:
+        raise PromptPrismError(
+            f"'{path}' is cut short or is no safetensors file ({error}): copy or make it again"
+        ) from error

@@ -1,0 +1,56 @@
+"""Logits of images in batches; the text features of a label space are made once and never stale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from promptprism.data.batches import plain_batches, view_batches
+from promptprism.data.images import ImageSource
+from promptprism.data.views import make_views
+from promptprism.methods import Method
+
+
+class Predictor:
+    """A method at test time, with the text features of its label space.
+
+    Text features are kept from call to call. Before each use, what they were made from (learned tensors, class
+    names, phrase) is compared with what is there now: milliseconds even for 14 million numbers, and no way of
+    changing a method can leave them stale.
+    """
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self._text: Tensor | None = None
+        self._made_from: tuple[tuple[str, ...], str, list[Tensor]] = ((), "", [])
+
+    def text_features(self) -> Tensor:
+        """Text features [M, K, D] of the label space as it is now."""
+        names, phrase = tuple(self.method.class_names), self.method.phrase
+        learned = [value.detach() for value in self.method.parameters()]
+        made_from = self._made_from
+        if self._text is None or made_from[:2] != (names, phrase) or not _equal(made_from[2], learned):
+            with torch.no_grad():
+                self._text = self.method.text_features()
+            self._made_from = names, phrase, [value.clone() for value in learned]
+        return self._text
+
+    def logits(self, sources: Sequence[ImageSource], batch_size: int = 32) -> Iterator[Tensor]:
+        """Yield logits [M, B, K] of the images, in their order, every template seeing the plain image.
+
+        Raises:
+            PromptPrismError: an image cannot be read.
+        """
+        backbone = self.method.backbone
+        make = make_views(("test",), backbone.image_size, backbone.mean, backbone.std)
+        text = self.text_features() if self.method.text_is_fixed else None
+        for _, views in view_batches(sources, plain_batches(len(sources), batch_size), make):
+            with torch.no_grad():
+                logits = self.method(views.to(backbone.device), text)
+            yield logits
+
+
+def _equal(old: list[Tensor], new: list[Tensor]) -> bool:
+    return all(map(torch.equal, old, new))

@@ -1,0 +1,142 @@
+"""Checkpoints: one safetensors file per run, replaced after every epoch, from which it goes on bit for bit.
+
+The file holds the learned tensors and their momentum; its metadata says whose they are. Nothing else is
+needed: every random number of a run is a function of (seed, epoch, image, template).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+from torch.nn import Parameter
+
+from promptprism.data.records import Record
+from promptprism.errors import PromptPrismError
+from promptprism.files import read_tensors, write_tensors
+from promptprism.methods import Method
+
+_KEY = "promptprism"
+
+
+class Epoch(BaseModel):
+    """What one epoch was: number (from 0), steps, learning rate, mean loss, seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    epoch: int
+    steps: int
+    rate: float
+    loss: float
+    seconds: float
+
+
+class Run(BaseModel):
+    """What makes a run the same run; a checkpoint of another one is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    settings: dict[str, Any]
+    backbone: str
+    precision: str
+    class_names: tuple[str, ...]
+    phrase: str
+    seed: int
+    images: int
+    images_digest: str
+
+    @classmethod
+    def of(cls, method: Method, records: Sequence[Record], seed: int) -> Run:
+        """Describe a run that is about to start."""
+        digest = hashlib.sha256()
+        for record in records:
+            # The file's name, not its place: data may move between two sittings.
+            source = record.source
+            name = Path(source).name if isinstance(source, str | Path) else type(source).__name__
+            digest.update(f"{record.label} {name}\n".encode())
+        return cls(
+            method=method.name,
+            settings=method.settings.model_dump(mode="json"),
+            backbone=method.backbone.fingerprint,
+            precision=str(method.backbone.dtype).removeprefix("torch."),
+            class_names=tuple(method.class_names),
+            phrase=method.phrase,
+            seed=seed,
+            images=len(records),
+            images_digest=digest.hexdigest()[:16],
+        )
+
+
+class _Card(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    run: Run
+    history: tuple[Epoch, ...]
+    seconds: float
+
+
+def save_checkpoint(
+    path: Path,
+    run: Run,
+    history: Sequence[Epoch],
+    seconds: float,
+    learned: Mapping[str, Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Replace the checkpoint by the state after the last epoch of ``history``.
+
+    Raises:
+        PromptPrismError: the place cannot be written.
+    """
+    tensors: dict[str, Tensor] = {f"learned/{name}": value for name, value in learned.items()}
+    for name, value in learned.items():
+        if (momentum := optimizer.state[value].get("momentum_buffer")) is not None:
+            tensors[f"momentum/{name}"] = momentum
+    card = _Card(run=run, history=tuple(history), seconds=seconds)
+    write_tensors(path, tensors, {_KEY: card.model_dump_json()})
+
+
+def load_checkpoint(
+    path: Path, run: Run, learned: Mapping[str, Parameter], optimizer: torch.optim.Optimizer
+) -> tuple[list[Epoch], float]:
+    """Bring the learned tensors and the optimizer back to where the checkpoint was made.
+
+    Returns:
+        The epochs done, and the seconds they took.
+
+    Raises:
+        PromptPrismError: the file is damaged, foreign, or of another run.
+    """
+    tensors, metadata = read_tensors(path)
+    try:
+        card = _Card.model_validate_json(metadata.get(_KEY, ""))
+    except ValidationError as error:
+        raise PromptPrismError(
+            f"'{path}' is no checkpoint of this version: delete it to start anew"
+        ) from error
+    for field in Run.model_fields:
+        there, here = getattr(card.run, field), getattr(run, field)
+        if there != here:
+            raise PromptPrismError(
+                f"checkpoint '{path}' is of another run: its {field} is {_short(there)}, not {_short(here)}. "
+                "Delete it to start anew, or give another place"
+            )
+    for name, value in learned.items():
+        if (found := tensors.get(f"learned/{name}")) is None or found.shape != value.shape:
+            raise PromptPrismError(f"checkpoint '{path}' does not hold '{name}': delete it to start anew")
+        value.data.copy_(found)
+        if (momentum := tensors.get(f"momentum/{name}")) is not None:
+            optimizer.state[value]["momentum_buffer"] = momentum.to(value.device)
+    return list(card.history), card.seconds
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

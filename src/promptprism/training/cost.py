@@ -1,0 +1,134 @@
+"""What a run used and cost: backbone, seconds, peak memory, device, versions."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from promptprism.backbones import Backbone
+
+Figure = Annotated[float, Field(ge=0)]
+
+
+class Cost(BaseModel):
+    """Seconds, peak memory, device and versions of one piece of work.
+
+    Attributes:
+        seconds: wall-clock time.
+        peak_memory_mb: highest memory since the start, in MiB: the process's own on a CPU (weights and
+            libraries included), what PyTorch allocated on a CUDA device.
+        device: name of the processor or graphics card.
+        threads: number of threads that PyTorch computes with.
+        versions: of Python and the libraries that decide the numbers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seconds: Figure
+    peak_memory_mb: Figure
+    device: str
+    threads: int
+    versions: dict[str, str]
+
+
+class BackboneFacts(BaseModel):
+    """Which frozen model was used."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    pretrained: str | None
+    fingerprint: str
+    precision: str
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> BackboneFacts:
+        """Describe a backbone."""
+        return cls(
+            name=backbone.name,
+            pretrained=backbone.pretrained,
+            fingerprint=backbone.fingerprint,
+            precision=str(backbone.dtype).removeprefix("torch."),
+        )
+
+
+class Meter:
+    """Measures from the moment it is made until `cost` is called, which may be more than once."""
+
+    def __init__(self, device: torch.device, seconds: float = 0.0) -> None:
+        self.device = device
+        self._start = time.perf_counter() - seconds
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            _reset_peak()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far, those of earlier sittings included."""
+        return time.perf_counter() - self._start
+
+    @property
+    def peak_memory_mb(self) -> float:
+        """Highest memory so far, MiB."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        return _peak_bytes() / 2**20
+
+    def cost(self) -> Cost:
+        """Everything measured, as it goes into results."""
+        return Cost(
+            seconds=self.seconds,
+            peak_memory_mb=self.peak_memory_mb,
+            device=_device_name(self.device),
+            threads=torch.get_num_threads(),
+            versions=versions(),
+        )
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of Python and the libraries that decide the numbers."""
+    packages = ("promptprism", "torch", "torchvision", "open_clip_torch", "pillow", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+@cache
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in _lines(info) if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _reset_peak() -> None:
+    # Linux restarts the high-water mark on request, so that a later run is not charged for an earlier one.
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _peak_bytes() -> int:
+    for line in _lines(Path("/proc/self/status")):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(errors="replace").splitlines() if path.is_file() else []

@@ -1,0 +1,215 @@
+"""The one training loop. A method says what it learns and its loss; the rest is here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from promptprism.data.batches import shuffled_batches, view_batches
+from promptprism.data.records import Record
+from promptprism.data.views import make_views
+from promptprism.errors import PromptPrismError
+from promptprism.inference import Predictor
+from promptprism.methods import Method
+from promptprism.training.checkpoint import Epoch, Run, load_checkpoint, save_checkpoint
+from promptprism.training.cost import Cost, Meter
+from promptprism.training.progress import Step, training_progress
+from promptprism.training.schedule import learning_rate, rate_scale
+
+_CHECKED_IMAGES = 256
+
+
+class TrainResult(BaseModel):
+    """What a run was and what it cost.
+
+    Attributes:
+        seed: of the run.
+        images: number of training images.
+        trainable: number of learned numbers.
+        steps: optimizer steps.
+        seconds_per_step: mean, waiting for images included.
+        history: every epoch.
+        accuracy: share of (at most 256) plainly seen training images classified right; None if nothing was
+            trained.
+        collapsed: why the run failed although it went to its end, or None. A collapsed run is no result.
+        cost: seconds, memory, device, versions; sittings before a resume included in the seconds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int
+    images: int
+    trainable: int
+    steps: int
+    seconds_per_step: float | None
+    history: tuple[Epoch, ...]
+    accuracy: float | None
+    collapsed: str | None
+    cost: Cost
+
+
+def train(
+    method: Method,
+    records: Sequence[Record],
+    *,
+    seed: int = 1,
+    checkpoint: Path | None = None,
+    progress: bool = False,
+) -> TrainResult:
+    """Train a method on labelled images, in place.
+
+    SGD with momentum; the rates of `learning_rate`, times `rate_scale` of the backbone. With a checkpoint,
+    the state after every epoch is kept in that file, and a run that finds its own file goes on from there: on
+    a CPU the result equals that of an uninterrupted run bit for bit. Zero epochs (zero-shot) train nothing.
+
+    Args:
+        method: built for the label space of the records.
+        records: training images, with labels into the method's class names.
+        seed: decides the order of the images and all views.
+        checkpoint: a file to keep the state in.
+        progress: show a bar on standard error.
+
+    Raises:
+        PromptPrismError: no images or a label out of range, an unreadable image, a checkpoint of another
+            run, or a loss that is not finite.
+        KeyboardInterrupt: Ctrl-C, with a message that says what was kept.
+    """
+    _check(method, records, seed)
+    settings, learned = method.settings, dict(method.named_parameters())
+    epochs = settings.epochs if learned else 0
+    history: list[Epoch] = []
+    meter = Meter(method.backbone.device)
+    accuracy, collapsed = None, None
+    if epochs:
+        run = Run.of(method, records, seed)
+        optimizer = torch.optim.SGD(
+            learned.values(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+        if checkpoint and checkpoint.exists():
+            history, seconds = load_checkpoint(checkpoint, run, learned, optimizer)
+            meter = Meter(method.backbone.device, seconds)
+        steps = len(shuffled_batches(len(records), settings.batch_size, seed, 0))
+        method.train()
+        try:
+            with training_progress(method.name, epochs, steps, len(history), meter, progress) as show:
+                for epoch in range(len(history), epochs):
+                    history.append(_train_epoch(method, records, seed, epoch, optimizer, meter, show))
+                    if checkpoint:
+                        save_checkpoint(checkpoint, run, history, meter.seconds, learned, optimizer)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_interrupted(len(history), epochs, checkpoint)) from None
+        finally:
+            method.eval()
+        accuracy, collapsed = _examine(method, records)
+    steps_taken = sum(epoch.steps for epoch in history)
+    return TrainResult(
+        seed=seed,
+        images=len(records),
+        trainable=sum(value.numel() for value in learned.values()),
+        steps=steps_taken,
+        seconds_per_step=sum(epoch.seconds for epoch in history) / steps_taken if steps_taken else None,
+        history=tuple(history),
+        accuracy=accuracy,
+        collapsed=collapsed,
+        cost=meter.cost(),
+    )
+
+
+def _train_epoch(
+    method: Method,
+    records: Sequence[Record],
+    seed: int,
+    epoch: int,
+    optimizer: torch.optim.Optimizer,
+    meter: Meter,
+    show: Step,
+) -> Epoch:
+    backbone, settings = method.backbone, method.settings
+    started, total = meter.seconds, 0.0
+    rate = rate_scale(backbone.logit_scale) * learning_rate(
+        epoch, settings.epochs, settings.lr, settings.warmup_lr
+    )
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    labels = torch.tensor([record.label for record in records])
+    batches = shuffled_batches(len(records), settings.batch_size, seed, epoch)
+    make = make_views(method.views, backbone.image_size, backbone.mean, backbone.std)
+    for batch, views in view_batches([record.source for record in records], batches, make, seed, epoch):
+        optimizer.zero_grad()
+        loss = method.loss(views.to(backbone.device), labels[batch].to(backbone.device), epoch)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise PromptPrismError(_diverged(method, epoch, rate, f"the loss is {value}"))
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        total += value
+        show(epoch, value, len(batch))
+    # The last step has no loss after it.
+    if not all(tensor.isfinite().all() for tensor in method.parameters()):
+        raise PromptPrismError(_diverged(method, epoch, rate, "what it learned is not finite"))
+    return Epoch(
+        epoch=epoch,
+        steps=len(batches),
+        rate=rate,
+        loss=total / len(batches),
+        seconds=meter.seconds - started,
+    )
+
+
+def _check(method: Method, records: Sequence[Record], seed: int) -> None:
+    if seed < 0:
+        raise PromptPrismError(f"seed is {seed}: give 0 or a positive integer")
+    classes = len(method.class_names)
+    if classes < 2:
+        raise PromptPrismError(
+            f"there is one class only, '{method.class_names[0]}': nothing to tell apart, give at least two"
+        )
+    if method.settings.epochs and (empty := set(range(classes)) - {record.label for record in records}):
+        names = ", ".join(f"'{method.class_names[label]}'" for label in sorted(empty)[:5])
+        raise PromptPrismError(
+            f"{len(empty)} classes have no image to train on: {names}. Add some, or remove them"
+        )
+    for record in records:
+        if not 0 <= record.label < classes:
+            raise PromptPrismError(
+                f"label {record.label} of {record.source} does not fit {classes} classes: labels must lie in "
+                f"0..{classes - 1}"
+            )
+
+
+def _examine(method: Method, records: Sequence[Record]) -> tuple[float, str | None]:
+    """Accuracy on training images, and why the run must be called collapsed, if so."""
+    some = records[:: max(1, math.ceil(len(records) / _CHECKED_IMAGES))]
+    sources, labels = [record.source for record in some], torch.tensor([record.label for record in some])
+    predicted = torch.cat(
+        [method.probabilities(logits).argmax(-1).cpu() for logits in Predictor(method).logits(sources)]
+    )
+    accuracy = (predicted == labels).double().mean().item()
+    if len(set(labels.tolist())) > 1:
+        chance = 1 / len(method.class_names)
+        if len(set(predicted.tolist())) == 1:
+            name = method.class_names[int(predicted[0])]
+            return accuracy, f"every one of {len(some)} training images is taken for '{name}'"
+        if accuracy <= chance:
+            return accuracy, f"accuracy on training images is {accuracy:.1%}, not above chance ({chance:.1%})"
+    return accuracy, None
+
+
+def _diverged(method: Method, epoch: int, rate: float, what: str) -> str:
+    return (
+        f"{method.name} diverged: {what} in epoch {epoch + 1}, at a rate of {rate:.3g}. Nothing of this run is "
+        f"a result: try a smaller lr than {method.settings.lr:g}, or precision float32"
+    )
+
+
+def _interrupted(done: int, epochs: int, checkpoint: Path | None) -> str:
+    message = f"stopped in epoch {done + 1} of {epochs}. "
+    if checkpoint and done:
+        return message + f"The first {done} are kept in '{checkpoint}': the same call goes on from there"
+    return message + (
+        "Nothing was kept yet" if checkpoint else "Nothing was kept: no checkpoint was asked for"
+    )

@@ -1,0 +1,61 @@
+"""What a person sees of a run: epoch, loss, rate, time left, peak memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from promptprism.training.cost import Meter
+
+
+class Step(Protocol):
+    """Called after every training step."""
+
+    def __call__(self, epoch: int, loss: float, images: int) -> None:
+        """Show that a step of ``images`` images in ``epoch`` (from 0) had this loss."""
+        ...
+
+
+@contextmanager
+def training_progress(
+    title: str, epochs: int, steps_per_epoch: int, done: int, meter: Meter, shown: bool
+) -> Iterator[Step]:
+    """Show a bar on standard error while the body runs; ``done`` epochs are behind already."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("loss {task.fields[loss]}  {task.fields[rate]} images/s  {task.fields[memory]} MiB"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    seen, start, average = 0, meter.seconds, 0.0
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
+        task = progress.add_task(
+            title,
+            total=epochs * steps_per_epoch,
+            completed=done * steps_per_epoch,
+            loss="-",
+            rate="-",
+            memory="-",
+        )
+
+        def step(epoch: int, loss: float, images: int) -> None:
+            nonlocal seen, average
+            # The mean of about the last ten steps: a single batch says little.
+            average = loss if not seen else 0.9 * average + 0.1 * loss
+            seen += images
+            progress.update(
+                task,
+                advance=1,
+                description=f"{title} epoch {epoch + 1}/{epochs}",
+                loss=f"{average:.3f}",
+                rate=f"{seen / max(meter.seconds - start, 1e-9):.1f}",
+                memory=f"{meter.peak_memory_mb:.0f}" if shown else "",
+            )
+
+        yield step
