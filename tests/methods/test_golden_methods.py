@@ -1,4 +1,4 @@
-"""Equality with the public implementations of MaPLe, CoOp and CoCoOp; tests/golden/README.md says how they ran."""
+"""Equality with the public MaPLe, CoOp and CoCoOp; tests/golden/README.md says how they ran."""
 
 import zlib
 

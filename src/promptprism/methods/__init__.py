@@ -86,4 +86,5 @@ def build_method(
     Raises:
         PromptPrismError: unknown method or setting, refused value, or unusable class names.
     """
-    return METHODS[name](backbone, class_names, make_settings(name, **settings), phrase, seed)
+    chosen = make_settings(name, **settings)
+    return METHODS[name](backbone, class_names, chosen, phrase, seed)

@@ -59,7 +59,7 @@ class Method(nn.Module):
     evidential: bool = False
     """Whether the method forms opinions; all others give probabilities only."""
     text_is_fixed: bool = True
-    """Whether text features are the same for all images, so that they can be made once and given to `forward`."""
+    """Whether text features are the same for all images: made once, they can be given to `forward`."""
     views: tuple[str, ...] = ("maple",)
     """The augmentation of each distinct view in training, for `data.make_views`."""
 

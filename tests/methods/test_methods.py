@@ -1,0 +1,273 @@
+import itertools
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from promptprism.errors import PromptPrismError
+from promptprism.evidence import Opinion, to_evidence, trusted_cross_entropy
+from promptprism.methods import METHODS, CdcSettings, Maple, build_method
+from promptprism.methods.zero_shot import ENSEMBLE_PHRASES
+from promptprism.prompts import encode_image, encode_text
+
+NAMES = ["cat", "red_fox", "lemon", "日本語", "🦊"]
+LEARNING = [name for name in METHODS if name != "zero-shot"]
+
+
+def pixels(views=1, images=3):
+    return torch.randn(views, images, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+LABELS = torch.tensor([0, 3, 1])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_shapes_probabilities_and_only_what_is_learned(tiny, name):
+    # The meta-net's hidden layer would be a single, possibly dead, unit on so small a model.
+    method = build_method(name, tiny, NAMES, **({"reduction": 2} if name == "cocoop" else {}))
+    logits = method(pixels())
+    templates = 4 if name == "cdc" else 1
+    assert logits.shape == (templates, 3, 5) and logits.dtype == torch.float32
+    probabilities = method.probabilities(logits)
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(3))
+    assert len(method.views) == templates
+    learned = dict(method.named_parameters())
+    assert set(method.state_dict()) == set(learned)
+    assert all(value.requires_grad for value in learned.values())
+    if learned:
+        method.loss(pixels(), LABELS, epoch=0).backward()
+        assert all(value.grad.isfinite().all() and value.grad.any() for value in learned.values())
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "cocoop"])
+def test_fixed_text_features_give_the_same_logits(tiny, name):
+    method = build_method(name, tiny, NAMES)
+    assert method.text_is_fixed
+    assert method(pixels(), text=method.text_features()).equal(method(pixels()))
+
+
+def test_start_values_come_from_the_seed_alone(tiny):
+    for name in LEARNING:
+        first = build_method(name, tiny, NAMES, seed=3).state_dict()
+        torch.rand(5)
+        second = build_method(name, tiny, NAMES[:2], seed=3).state_dict()
+        assert all(first[key].equal(second[key]) for key in first)
+
+
+def test_zero_shot_is_clip(tiny):
+    method = build_method("zero-shot", tiny, NAMES, phrase="{} texture.")
+    tokens = tiny.tokenize(
+        ["cat texture.", "red fox texture.", "lemon texture.", "日本語 texture.", "🦊 texture."]
+    )
+    image = tiny.model.encode_image(pixels()[0], normalize=True)
+    expected = 30 * image @ tiny.model.encode_text(tokens, normalize=True).T
+    torch.testing.assert_close(method(pixels())[0], expected, atol=1e-4, rtol=0)
+    assert method.settings.epochs == 0 and not list(method.parameters())
+    with pytest.raises(PromptPrismError, match="learns nothing"):
+        method.loss(pixels(), LABELS, epoch=0)
+
+
+def test_ensemble_averages_features_and_normalises(tiny):
+    method = build_method("zero-shot", tiny, NAMES, phrase="a photo of a {}.", ensemble=True)
+    phrases = ("a photo of a {}.", *ENSEMBLE_PHRASES)
+    spoken = [name.replace("_", " ") for name in NAMES]
+    each = [encode_text(tiny, tiny.tokenize([p.replace("{}", name) for name in spoken])) for p in phrases]
+    torch.testing.assert_close(method.text_features(), F.normalize(sum(each) / 8, dim=-1))
+
+
+def test_new_label_space_keeps_what_was_learned(tiny):
+    method = build_method("cdc", tiny, NAMES, templates=2)
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    method.zero_shot_features()
+    method.set_classes(["dog", "cat"])
+    assert method.class_names == ("dog", "cat") and method(pixels()).shape == (2, 3, 2)
+    assert all(before[key].equal(value) for key, value in method.state_dict().items())
+    fresh = build_method("cdc", tiny, ["dog", "cat"], templates=2)
+    assert method.zero_shot_features().equal(fresh.zero_shot_features())
+    assert method(pixels()).equal(fresh(pixels()))
+
+
+def test_refused_label_space_leaves_the_old_one(tiny):
+    method = build_method("maple", tiny, NAMES)
+    for names, words in (
+        (["cat", "Cat"], "read the same"),
+        (["word " * 200, "cat"], r"'a photo of a word word .*40 tokens"),
+    ):
+        with pytest.raises(PromptPrismError, match=words):
+            method.set_classes(names)
+    assert method.class_names == tuple(NAMES) and method(pixels()).shape == (1, 3, 5)
+
+
+def test_zero_shot_features_first_made_in_inference_mode_still_train(tiny):
+    method = build_method("cdc", tiny, NAMES)
+    with torch.inference_mode():
+        method.zero_shot_features()
+    method.loss(pixels(4), LABELS, epoch=0).backward()
+
+
+def test_cdc_with_one_template_and_softmax_is_maple(tiny):
+    maple = build_method("maple", tiny, NAMES, seed=7)
+    off = {"head": "softmax", "diversity_weight": 0, "consistency_weight": 0, "views": "maple"}
+    cdc = build_method("cdc", tiny, NAMES, seed=7, templates=1, **off)
+    assert maple.views == cdc.views
+    assert all(a.equal(b) for a, b in zip(maple.parameters(), cdc.parameters(), strict=True))
+    assert maple(pixels()).equal(cdc(pixels()))
+    losses = [method.loss(pixels(), LABELS, epoch=2) for method in (maple, cdc)]
+    assert losses[0].equal(losses[1])
+    gradients = [
+        torch.autograd.grad(loss, m.parameters()) for loss, m in zip(losses, (maple, cdc), strict=True)
+    ]
+    assert all(a.equal(b) for a, b in zip(*gradients, strict=True))
+    assert maple.probabilities(maple(pixels())).equal(cdc.probabilities(cdc(pixels())))
+
+
+def test_coop_leaves_the_vision_tower_alone_and_its_16_token_form(tiny):
+    coop = build_method("coop", tiny, NAMES, context_length=16, phrase_init=False)
+    assert [name for name, _ in coop.named_parameters()] == ["learner.context"]
+    image = encode_image(tiny, pixels())
+    text = encode_text(
+        tiny, tiny.tokenize(["X " * 16 + n.replace("_", " ") + "." for n in NAMES]), coop.learner.context
+    )
+    torch.testing.assert_close(coop(pixels()), 30 * image @ text.mT)
+
+
+def test_cocoop_shifts_its_context_by_each_image(tiny, monkeypatch):
+    method = build_method("cocoop", tiny, NAMES)
+    logits = method(pixels())
+    alone = torch.cat([method(pixels()[:, i : i + 1]) for i in range(3)], dim=1)
+    torch.testing.assert_close(logits, alone, atol=1e-4, rtol=0)
+    monkeypatch.setattr("promptprism.methods.cocoop._TEXTS_AT_ONCE", 5)
+    torch.testing.assert_close(method(pixels()), logits, atol=1e-4, rtol=0)
+    with pytest.raises(PromptPrismError, match="depend on the image"):
+        method.text_features()
+
+
+def test_cdc_loss_is_the_sum_of_its_parts(tiny):
+    method = build_method(
+        "cdc", tiny, NAMES, kl_weight=0.2, anneal=4, diversity_weight=0.3, consistency_weight=0.7
+    )
+    views = pixels(4)
+    with torch.no_grad():
+        opinions = Opinion.from_evidence(to_evidence(method(views)))
+        text, anchor = method.text_features(), method.zero_shot_features()
+        trusted = [trusted_cross_entropy(o, LABELS, 0.2 * 2 / 4).mean() for o in (opinions, opinions.fuse())]
+        unit = F.normalize(text - anchor, dim=-1)
+        pairs = [(unit[i] * unit[j]).sum(-1).square() for i, j in itertools.combinations(range(4), 2)]
+        consistency = 1 - (text * anchor).sum(-1)
+        expected = sum(trusted) + 0.3 * torch.stack(pairs).mean() + 0.7 * consistency.mean()
+        torch.testing.assert_close(method.loss(views, LABELS, epoch=1), expected)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *(
+            {"diversity_level": level, "diversity_form": "hinge"}
+            for level in ("text_centered", "text", "image")
+        ),
+        {"diversity_level": "context", "diversity_form": "cosine"},
+        *({"consistency_form": form} for form in ("l1", "l2", "kl")),
+        *({"evidence": kind} for kind in ("exp", "softplus", "relu", "exp_tanh")),
+        *({"loss_on": which} for which in ("templates", "fused")),
+        {"head": "softmax"},
+        {"coupled": False, "depth": 1, "views": "set2"},
+        {"temperature": 5.0, "kl_weight": 1.0, "templates": 6},
+    ],
+    ids=str,
+)
+def test_every_setting_of_cdc_changes_the_loss_and_trains(tiny, settings):
+    method = build_method("cdc", tiny, NAMES, **settings)
+    views = pixels(len(method.views))
+    with torch.no_grad():  # leave the common start, where all templates are alike
+        for value in method.parameters():
+            value += 0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(2))
+    loss = method.loss(views, LABELS, epoch=1)
+    gradients = torch.autograd.grad(loss, list(method.parameters()))
+    assert loss.isfinite() and all(g.isfinite().all() and g.any() for g in gradients)
+    usual = build_method("cdc", tiny, NAMES, templates=len(method.views))
+    if method.state_dict().keys() == usual.state_dict().keys():
+        usual.load_state_dict(method.state_dict())
+        assert usual.loss(views, LABELS, epoch=1).item() != pytest.approx(loss.item(), rel=1e-6)
+
+
+def test_fused_prediction_and_opinions(tiny):
+    method = build_method("cdc", tiny, NAMES)
+    logits = method(pixels())
+    opinions, fused = method.opinions(logits)
+    assert opinions.belief.shape == (4, 3, 5) and fused.uncertainty.shape == (3,)
+    total = torch.log1p(opinions.evidence / 5).sum(0)
+    torch.testing.assert_close(torch.log1p(fused.evidence / 5), total)
+    torch.testing.assert_close(method.probabilities(logits), fused.probability)
+    for other in ("maple", "cdc"):
+        softmax = build_method(other, tiny, NAMES, **({"head": "softmax"} if other == "cdc" else {}))
+        assert not softmax.evidential
+        with pytest.raises(PromptPrismError, match=f"'{other}' has no opinions"):
+            softmax.opinions(logits)
+        torch.testing.assert_close(softmax.probabilities(logits), logits.mean(0).softmax(-1))
+
+
+def test_views_of_each_template(tiny):
+    assert build_method("cdc", tiny, NAMES).views == ("set1:0", "set1:1", "set1:2", "set1:3")
+    six = build_method("cdc", tiny, NAMES, templates=6, views="set2").views
+    assert six == ("set2:0", "set2:1", "set2:2", "set2:3", "set2:0", "set2:1")
+    assert build_method("cdc", tiny, NAMES, templates=2, views="maple").views == ("maple", "maple")
+
+
+def test_paper_hyper_parameters_are_the_defaults(tiny_factory):
+    deep = tiny_factory(vision_cfg={"layers": 12}, text_cfg={"layers": 12})
+    expected = {"coop": (200, 32, 0.002, 1, 4), "maple": (5, 4, 0.0035, 9, 2), "cdc": (5, 4, 0.0035, 9, 2)}
+    for name, (epochs, batch, lr, depth, n) in expected.items():
+        method = build_method(name, deep, NAMES)
+        settings = method.settings
+        assert (settings.epochs, settings.batch_size, settings.lr) == (epochs, batch, lr)
+        assert method.learner.context.shape[1:3] == (depth, n)
+    cocoop = METHODS["cocoop"].Settings()
+    assert (cocoop.epochs, cocoop.batch_size, cocoop.lr, cocoop.context_length) == (10, 1, 0.002, 4)
+    for method in METHODS.values():
+        settings = method.Settings()
+        assert (settings.momentum, settings.weight_decay, settings.warmup_lr) == (0.9, 5e-4, 1e-5)
+        assert all(field.description for field in method.Settings.model_fields.values())
+
+
+def test_depth_fits_the_backbone(tiny):
+    assert build_method("maple", tiny, NAMES).learner.context.shape[1] == 2
+    with pytest.raises(PromptPrismError, match="depth 3 is more than the 2 layers"):
+        build_method("maple", tiny, NAMES, depth=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("mapel", {}, "Unknown method 'mapel': choose one of zero-shot, coop, cocoop, maple, cdc"),
+        ("cdc", {"template": 2}, "'cdc' has no setting 'template'. Did you mean templates"),
+        ("cdc", {"templates": 0}, "templates=0 of method 'cdc' is refused"),
+        ("cdc", {"evidence": "sigmoid"}, "evidence='sigmoid' of method 'cdc' is refused"),
+        ("maple", {"templates": 4}, "templates=4 of method 'maple' is refused"),
+        ("maple", {"evidence": "exp"}, "'maple' has no setting 'evidence'"),
+    ],
+)
+def test_unknown_methods_and_settings(tiny, name, settings, words):
+    with pytest.raises(PromptPrismError, match=words):
+        build_method(name, tiny, NAMES, **settings)
+
+
+def test_settings_of_another_method(tiny):
+    with pytest.raises(PromptPrismError, match="'maple' takes MapleSettings, not CdcSettings"):
+        Maple(tiny, NAMES, CdcSettings())
+
+
+def test_settings_survive_json():
+    settings = CdcSettings(templates=3, temperature=2.0)
+    assert CdcSettings.model_validate_json(settings.model_dump_json()) == settings
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bfloat16_backbone_leaves_everything_learned_in_float32(tiny_factory, name):
+    method = build_method(name, tiny_factory("bfloat16"), NAMES)
+    logits = method(pixels())
+    exact = build_method(name, tiny_factory(), NAMES)(pixels())
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, exact, atol=0.5, rtol=0)  # of a logit scale of 30
+    if method.state_dict():
+        method.loss(pixels(), LABELS, epoch=0).backward()
+        assert all(value.grad.dtype == torch.float32 for value in method.parameters())
