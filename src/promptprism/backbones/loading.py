@@ -35,7 +35,7 @@ def load_backbone(
     """Load a frozen CLIP.
 
     Args:
-        name: `"mini"` (shipped), a ViT among open_clip's names (`"ViT-B-16"`), `"hf-hub:owner/repository"`, or
+        name: `"mini"` (shipped), a ViT of open_clip's (`"ViT-B-16"`), `"hf-hub:owner/repository"`, or
             `"local-dir:folder"` in open_clip's layout: `open_clip_config.json`,
             `open_clip_model.safetensors`, and `bpe.txt.gz` if the tokenizer has merges of its own.
         pretrained: with a name of open_clip's: one of its tags (`"openai"`) or the path of a weights file.

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 KeysValues = tuple[Tensor, Tensor]
 
-# On a CPU explicit products beat PyTorch's fused kernel: in bfloat16 always (2 to 4 times, 39 to 579 keys), in
+# On a CPU explicit products beat PyTorch's fused kernel: in bfloat16 always (2-4 times, 39 to 579 keys), in
 # float32 up to about this many keys.
 _LONGEST_EXPLICIT = 256
 
