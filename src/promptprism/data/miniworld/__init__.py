@@ -1,0 +1,17 @@
+"""MiniWorld: a small world of scenes made of emoji, whose factors are known and can be intervened on."""
+
+from promptprism.data.miniworld.scenes import Scene, describe, render
+from promptprism.data.miniworld.worlds import DEVELOPMENT, ELEVEN, NAMES, REPORTED, SHIFTS, load, scenes
+
+__all__ = [
+    "DEVELOPMENT",
+    "ELEVEN",
+    "NAMES",
+    "REPORTED",
+    "SHIFTS",
+    "Scene",
+    "describe",
+    "load",
+    "render",
+    "scenes",
+]
