@@ -9,16 +9,18 @@ from torch import Tensor
 
 from promptprism.data.batches import plain_batches, view_batches
 from promptprism.data.images import ImageSource
+from promptprism.data.records import Record
 from promptprism.data.views import make_views
+from promptprism.errors import PromptPrismError
 from promptprism.methods import Method
 
 
 class Predictor:
     """A method at test time, with the text features of its label space.
 
-    Text features are kept from call to call. Before each use, what they were made from (learned tensors, class
-    names, phrase) is compared with what is there now: milliseconds even for 14 million numbers, and no way of
-    changing a method can leave them stale.
+    Text features are kept from call to call. Before each use, what they were made from (learned tensors,
+    class names, phrase) is compared with what is there now: milliseconds even for 14 million numbers, and no
+    way of changing a method can leave them stale.
     """
 
     def __init__(self, method: Method) -> None:
@@ -50,6 +52,17 @@ class Predictor:
             with torch.no_grad():
                 logits = self.method(views.to(backbone.device), text)
             yield logits
+
+
+def check_labels(records: Sequence[Record], classes: int) -> None:
+    """Raise PromptPrismError unless all labels lie in 0..classes-1."""
+    for place, record in enumerate(records):
+        if not 0 <= record.label < classes:
+            raise PromptPrismError(
+                f"label {record.label} of image {place} does not fit a method for {classes} classes: "
+                "build it for "
+                "the label space of the data"
+            )
 
 
 def _equal(old: list[Tensor], new: list[Tensor]) -> bool:

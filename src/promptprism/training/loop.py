@@ -13,7 +13,7 @@ from promptprism.data.batches import shuffled_batches, view_batches
 from promptprism.data.records import Record
 from promptprism.data.views import make_views
 from promptprism.errors import PromptPrismError
-from promptprism.inference import Predictor
+from promptprism.inference import Predictor, check_labels
 from promptprism.methods import Method
 from promptprism.training.checkpoint import Epoch, Run, load_checkpoint, save_checkpoint
 from promptprism.training.cost import Cost, Meter
@@ -173,12 +173,7 @@ def _check(method: Method, records: Sequence[Record], seed: int) -> None:
         raise PromptPrismError(
             f"{len(empty)} classes have no image to train on: {names}. Add some, or remove them"
         )
-    for record in records:
-        if not 0 <= record.label < classes:
-            raise PromptPrismError(
-                f"label {record.label} of {record.source} does not fit {classes} classes: labels must lie in "
-                f"0..{classes - 1}"
-            )
+    check_labels(records, classes)
 
 
 def _examine(method: Method, records: Sequence[Record]) -> tuple[float, str | None]:
@@ -201,7 +196,8 @@ def _examine(method: Method, records: Sequence[Record]) -> tuple[float, str | No
 
 def _diverged(method: Method, epoch: int, rate: float, what: str) -> str:
     return (
-        f"{method.name} diverged: {what} in epoch {epoch + 1}, at a rate of {rate:.3g}. Nothing of this run is "
+        f"{method.name} diverged: {what} in epoch {epoch + 1}, at a rate of {rate:.3g}. Nothing of this "
+        "run is "
         f"a result: try a smaller lr than {method.settings.lr:g}, or precision float32"
     )
 

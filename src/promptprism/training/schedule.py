@@ -8,8 +8,8 @@ import math
 def learning_rate(epoch: int, epochs: int, lr: float, warmup_lr: float) -> float:
     """Rate of a whole epoch (from 0), as CoOp, CoCoOp and MaPLe train.
 
-    Epoch 0 runs at ``warmup_lr``; the cosine then starts at ``lr``, with a period as if it had all epochs. A run
-    of one epoch has no warm-up: it would learn nothing.
+    Epoch 0 runs at ``warmup_lr``; the cosine then starts at ``lr``, with a period as if it had all epochs. A
+    run of one epoch has no warm-up: it would learn nothing.
     """
     if epochs == 1:
         return lr

@@ -1,0 +1,1 @@
+"""Scores of a trained method, and the protocols that compare methods."""

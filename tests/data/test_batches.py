@@ -1,0 +1,60 @@
+import threading
+
+import numpy as np
+import pytest
+import torch
+from toys import colours
+
+from promptprism.data.batches import plain_batches, shuffled_batches, view_batches
+from promptprism.data.images import load_image
+from promptprism.data.views import make_views
+from promptprism.errors import PromptPrismError
+
+MAKE = make_views(("set2:1", "set1:3"), 32, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+
+
+def test_an_epoch_visits_whole_batches_of_a_permutation():
+    batches = shuffled_batches(10, 4, seed=1, epoch=2)
+    seen = [i for batch in batches for i in batch]
+    assert [len(batch) for batch in batches] == [4, 4]
+    assert len(set(seen)) == 8 and set(seen) <= set(range(10))
+    assert sorted(i for batch in shuffled_batches(12, 4, 1, 2) for i in batch) == list(range(12))
+
+
+def test_a_single_incomplete_batch_is_kept():
+    assert sorted(shuffled_batches(3, 4, 1, 0)[0]) == [0, 1, 2]
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    torch.manual_seed(5)
+    first = shuffled_batches(20, 4, 1, 0)
+    np.random.seed(6)
+    assert first == shuffled_batches(20, 4, 1, 0)
+    assert first != shuffled_batches(20, 4, 1, 1)
+    assert first != shuffled_batches(20, 4, 0, 0)
+
+
+def test_plain_batches_keep_all_in_order():
+    assert plain_batches(5, 2) == [[0, 1], [2, 3], [4]]
+
+
+def test_threads_give_what_one_would_in_the_same_order():
+    sources = [record.source for record in colours().train]
+    batches = shuffled_batches(len(sources), 4, 3, 1)
+    for (batch, views), expected in zip(view_batches(sources, batches, MAKE, 3, 1), batches, strict=True):
+        assert batch == expected
+        assert views.shape == (2, 4, 3, 32, 32)
+        for place, i in enumerate(batch):
+            assert torch.equal(views[:, place], MAKE(load_image(sources[i]), 3, 1, i))
+
+
+def test_an_unreadable_image_is_named_and_no_thread_stays(tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    sources = [*(record.source for record in colours().train), broken]
+    with pytest.raises(PromptPrismError, match=r"broken\.png"):
+        list(view_batches(sources, plain_batches(len(sources), 4), MAKE))
+    for thread in threading.enumerate():
+        if thread.name.startswith("promptprism-views"):
+            thread.join(timeout=5)
+            assert not thread.is_alive()

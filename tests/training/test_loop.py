@@ -1,0 +1,209 @@
+import json
+import math
+
+import pytest
+import torch
+from toys import colours
+
+from promptprism.errors import PromptPrismError
+from promptprism.inference import Predictor
+from promptprism.methods import METHODS, build_method
+from promptprism.training import loop
+from promptprism.training.loop import train
+from promptprism.training.schedule import learning_rate
+
+DATA = colours()
+SHORT = {"epochs": 3, "batch_size": 4}
+
+
+def make(backbone, name="maple", **settings):
+    return build_method(name, backbone, DATA.class_names, **(SHORT | settings if name != "zero-shot" else {}))
+
+
+def learned(method):
+    return {name: value.detach().clone() for name, value in method.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["coop", "cocoop", "maple", "cdc"])
+def test_every_method_lowers_its_loss(tiny, name):
+    method = make(tiny, name, epochs=6, lr=0.002)
+    before = learned(method)
+    result = train(method, DATA.train)
+    after = learned(method)
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+    assert result.history[-1].loss < result.history[0].loss
+    assert (result.collapsed is None) == (result.accuracy > 0.25)
+    assert result.trainable == sum(value.numel() for value in after.values())
+    assert (result.steps, result.images, len(result.history)) == (24, 16, 6)
+    assert result.cost.peak_memory_mb > 10 and result.seconds_per_step > 0
+
+
+def test_zero_shot_trains_in_no_epochs(tiny):
+    result = train(make(tiny, "zero-shot"), ())
+    assert (result.steps, result.trainable, result.history) == (0, 0, ())
+    assert result.accuracy is None and result.collapsed is None and result.seconds_per_step is None
+
+
+def test_rates_follow_the_schedule_and_the_logit_scale(tiny):
+    result = train(make(tiny, "coop", epochs=5, lr=0.0035), DATA.train)
+    factor = (100 / tiny.logit_scale) ** 2
+    expected = [factor * learning_rate(epoch, 5, 0.0035, 1e-5) for epoch in range(5)]
+    assert [epoch.rate for epoch in result.history] == pytest.approx(expected)
+
+
+def test_same_seed_same_numbers_whatever_the_global_generators(tiny):
+    results = []
+    for global_seed in (1, 2):
+        torch.manual_seed(global_seed)
+        method = make(tiny, "cdc", templates=2)
+        train(method, DATA.train, seed=0)
+        results.append(learned(method))
+    for name in results[0]:
+        assert torch.equal(results[0][name], results[1][name])
+    other = make(tiny, "cdc", templates=2)
+    train(other, DATA.train, seed=1)
+    assert any(not torch.equal(results[0][name], value) for name, value in learned(other).items())
+
+
+class Stop:
+    """Raises once, at a step of an epoch, in the middle of training."""
+
+    def __init__(self, monkeypatch, epoch, error):
+        self.calls, real = 0, METHODS["cdc"].loss
+
+        def loss(method, views, labels, now):
+            self.calls += now == epoch
+            if self.calls == 2:
+                raise error
+            return real(method, views, labels, now)
+
+        monkeypatch.setattr(METHODS["cdc"], "loss", loss)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny, tmp_path, monkeypatch):
+    whole = make(tiny, "cdc", templates=2)
+    expected = train(whole, DATA.train, seed=3)
+    file = tmp_path / "run" / "checkpoint.safetensors"
+    Stop(monkeypatch, epoch=2, error=KeyboardInterrupt)
+    with pytest.raises(
+        KeyboardInterrupt, match=r"epoch 3 of 3.*first 2 are kept in .*checkpoint\.safetensors"
+    ):
+        train(make(tiny, "cdc", templates=2), DATA.train, seed=3, checkpoint=file)
+    resumed = make(tiny, "cdc", templates=2)
+    result = train(resumed, DATA.train, seed=3, checkpoint=file)
+    for name, value in learned(whole).items():
+        assert torch.equal(value, learned(resumed)[name])
+    assert [epoch.loss for epoch in result.history] == [epoch.loss for epoch in expected.history]
+    assert result.steps == expected.steps and result.accuracy == expected.accuracy
+    assert [path.name for path in file.parent.iterdir()] == [file.name]  # no temporary file stays
+    # Once more: all is done already.
+    again = make(tiny, "cdc", templates=2)
+    assert train(again, DATA.train, seed=3, checkpoint=file).history == result.history
+    assert all(torch.equal(value, learned(again)[name]) for name, value in learned(whole).items())
+
+
+def test_ctrl_c_before_the_first_epoch_ends_says_that_nothing_is_kept(tiny, tmp_path, monkeypatch):
+    Stop(monkeypatch, epoch=0, error=KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt, match=r"epoch 1 of 3\. Nothing was kept yet"):
+        train(make(tiny, "cdc"), DATA.train, checkpoint=tmp_path / "checkpoint.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_another_run_is_refused(tiny, tmp_path):
+    file = tmp_path / "checkpoint.safetensors"
+    train(make(tiny, "coop"), DATA.train, checkpoint=file)
+    for method, seed, records, word in (
+        (make(tiny, "coop"), 2, DATA.train, "seed is 1, not 2"),
+        (make(tiny, "maple"), 1, DATA.train, "method is 'coop', not 'maple'"),
+        (make(tiny, "coop", epochs=4), 1, DATA.train, "settings"),
+        (make(tiny, "coop"), 1, DATA.train[1:], "images is 16, not 15"),
+    ):
+        with pytest.raises(PromptPrismError, match=word):
+            train(method, records, seed=seed, checkpoint=file)
+
+
+@pytest.mark.parametrize("damage", ["cut", "foreign", "empty"])
+def test_a_damaged_checkpoint_is_named(tiny, tmp_path, damage):
+    file = tmp_path / "checkpoint.safetensors"
+    train(make(tiny, "coop"), DATA.train, checkpoint=file)
+    content = file.read_bytes()
+    foreign = json.dumps({}).encode()
+    file.write_bytes({"cut": content[: len(content) // 2], "empty": b""}.get(
+        damage, len(foreign).to_bytes(8, "little") + foreign
+    ))  # fmt: skip
+    with pytest.raises(PromptPrismError, match=r"checkpoint\.safetensors"):
+        train(make(tiny, "coop"), DATA.train, checkpoint=file)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_checkpoint(tiny, tmp_path, monkeypatch):
+    real = METHODS["coop"].loss
+
+    def loss(method, views, labels, epoch):
+        return real(method, views, labels, epoch) * (math.nan if epoch == 1 else 1)
+
+    monkeypatch.setattr(METHODS["coop"], "loss", loss)
+    file = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(PromptPrismError, match=r"coop diverged: the loss is nan in epoch 2.*smaller lr"):
+        train(make(tiny, "coop"), DATA.train, checkpoint=file)
+    monkeypatch.undo()
+    result = train(make(tiny, "coop"), DATA.train, checkpoint=file)
+    assert len(result.history) == 3 and all(math.isfinite(epoch.loss) for epoch in result.history)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        (lambda labels: torch.zeros_like(labels), "taken for 'red'"),
+        (lambda labels: (labels + 1) % 4, "not above chance"),
+    ],
+)
+def test_a_collapsed_run_is_said(tiny, monkeypatch, wrong, word):
+    labels = torch.tensor([record.label for record in DATA.train])
+    logits = torch.nn.functional.one_hot(wrong(labels), 4).float()[None]
+    monkeypatch.setattr(loop.Predictor, "logits", lambda *_: iter([logits]))
+    assert word in train(make(tiny, "coop"), DATA.train).collapsed
+
+
+def test_bad_records_are_refused_before_any_work(tiny):
+    with pytest.raises(PromptPrismError, match="no image to train on: 'yellow'"):
+        train(make(tiny), DATA.train[:12])
+    with pytest.raises(PromptPrismError, match="one class only, 'red'"):
+        train(build_method("coop", tiny, ["red"]), DATA.train[:4])
+    with pytest.raises(PromptPrismError, match=r"label 4 of image 16 .*4 classes"):
+        train(make(tiny), colours(5).train)
+    with pytest.raises(PromptPrismError, match="seed is -1"):
+        train(make(tiny), DATA.train, seed=-1)
+
+
+def test_progress_shows_loss_rate_and_memory(tiny, capsys):
+    train(make(tiny, "coop"), DATA.train, progress=True)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    for word in ("coop epoch 3/3", "loss", "images/s", "MiB"):
+        assert word in shown.err
+
+
+def test_predictor_makes_text_features_once_and_never_stale(tiny, monkeypatch):
+    method = make(tiny, "coop")
+    calls, real = [], type(method).text_features
+    monkeypatch.setattr(type(method), "text_features", lambda self: calls.append(1) or real(self))
+    predictor = Predictor(method)
+    sources = [record.source for record in DATA.test]
+
+    def logits():
+        return torch.cat(list(predictor.logits(sources, 5)), 1)
+
+    first = logits()
+    assert torch.equal(logits(), first) and len(calls) == 1
+    next(method.parameters()).data.mul_(1.5)  # .data leaves no trace in the tensor's version
+    assert not torch.equal(logits(), first) and len(calls) == 2
+    method.set_classes(("cat", "dog"))
+    assert logits().shape == (1, 12, 2) and len(calls) == 3
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_predicted_logits_do_not_depend_on_the_batch_size(tiny, name):
+    predictor = Predictor(make(tiny, name))
+    sources = [record.source for record in DATA.test]
+    one, all_at_once = (torch.cat(list(predictor.logits(sources, size)), 1) for size in (1, 12))
+    torch.testing.assert_close(one, all_at_once, rtol=1e-4, atol=1e-4)
