@@ -60,8 +60,7 @@ def check_labels(records: Sequence[Record], classes: int) -> None:
         if not 0 <= record.label < classes:
             raise PromptPrismError(
                 f"label {record.label} of image {place} does not fit a method for {classes} classes: "
-                "build it for "
-                "the label space of the data"
+                "build it for the label space of the data"
             )
 
 

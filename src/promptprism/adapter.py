@@ -1,0 +1,176 @@
+"""Adapter files: a folder with what was learned (safetensors) and a card (JSON) that says all the rest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+import promptprism
+from promptprism.backbones import Backbone, load_backbone
+from promptprism.errors import PromptPrismError
+from promptprism.files import read_tensors, write_bytes, write_tensors
+from promptprism.methods import Method, build_method
+from promptprism.training.cost import BackboneFacts
+from promptprism.training.loop import TrainResult
+
+TENSORS, CARD = "adapter.safetensors", "card.json"
+
+
+class DataSummary(BaseModel):
+    """What was trained on: data, images per class, shots if they were drawn, seed of the draw."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    images: dict[str, int]
+    shots: int | None
+    seed: int
+
+
+class Card(BaseModel):
+    """All of an adapter but the learned numbers.
+
+    Attributes:
+        format: version of this layout.
+        promptprism: version that wrote it.
+        method: name of the method.
+        settings: all its settings.
+        backbone: the frozen model that the numbers were learned for.
+        class_names: label space, in the order of the labels.
+        phrase: hand-crafted text around a class name.
+        seed: of the run.
+        data: what was trained on, None if the model was never trained (zero-shot).
+        training: what training was and cost.
+        scores: metrics that were measured with the model, by name of the data.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    promptprism: str = promptprism.__version__
+    method: str
+    settings: dict[str, Any]
+    backbone: BackboneFacts
+    class_names: tuple[str, ...]
+    phrase: str
+    seed: int
+    data: DataSummary | None
+    training: TrainResult
+    scores: dict[str, dict[str, float]] = {}
+
+
+def save_adapter(path: Path, method: Method, card: Card) -> None:
+    """Write an adapter folder, whole or not at all.
+
+    Raises:
+        PromptPrismError: the folder exists, or the place cannot be written.
+    """
+    if path.exists():
+        raise PromptPrismError(f"'{path}' exists: choose another folder for the adapter, or remove it first")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    except OSError as error:
+        raise PromptPrismError(
+            f"cannot write '{path}' ({error.strerror}): check the permissions of its folder, or choose "
+            "another place"
+        ) from error
+    try:
+        write_tensors(partial / TENSORS, dict(method.named_parameters()))
+        write_bytes(partial / CARD, (card.model_dump_json(indent=2) + "\n").encode())
+        partial.chmod(0o755)  # mkdtemp makes private folders
+        partial.rename(path)
+    except OSError as error:
+        raise PromptPrismError(f"cannot write '{path}' ({error.strerror}): choose another place") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_card(path: Path) -> Card:
+    """Read and check the card of an adapter folder.
+
+    Raises:
+        PromptPrismError: no such folder, no card, or one that is damaged or of another version.
+    """
+    if not path.is_dir():
+        what = "is a file, not an adapter folder" if path.exists() else "does not exist"
+        raise PromptPrismError(f"adapter '{path}' {what}: give the folder that save (or fit --out) made")
+    try:
+        content = json.loads((path / CARD).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PromptPrismError(f"folder '{path}' is no adapter: it has no {CARD}") from error
+    except (OSError, ValueError) as error:
+        raise PromptPrismError(
+            f"'{path / CARD}' is damaged ({error}): copy or make the adapter again"
+        ) from error
+    if not isinstance(content, dict) or "format" not in content:
+        raise PromptPrismError(f"'{path / CARD}' is no adapter's card: it has no 'format'")
+    if content["format"] != 1:
+        raise PromptPrismError(
+            f"adapter '{path}' has format {content['format']!r}, this promptprism "
+            f"({promptprism.__version__}) reads "
+            "format 1: use the version that wrote it, or a newer one"
+        )
+    try:
+        return Card.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise PromptPrismError(f"'{path / CARD}' is not valid: {where}: {first['msg']}") from error
+
+
+def load_adapter(
+    path: Path, backbone: Backbone | None = None, pretrained: str | None = None, device: str = "auto"
+) -> tuple[Method, Card]:
+    """Read an adapter folder and build its method.
+
+    Args:
+        path: the folder.
+        backbone: the frozen model, if it is at hand; else the one named on the card is loaded.
+        pretrained: where its weights are on this machine, if not where the card says.
+        device: where to load the backbone.
+
+    Raises:
+        PromptPrismError: anything missing, damaged, of another format or of another backbone.
+    """
+    card = read_card(path)
+    tensors, _ = read_tensors(path / TENSORS)
+    if backbone is None:
+        facts = card.backbone
+        precision: Literal["float32", "bfloat16"] = "bfloat16" if facts.precision == "bfloat16" else "float32"
+        backbone = load_backbone(
+            facts.name, pretrained or facts.pretrained, precision=precision, device=device
+        )
+    if backbone.fingerprint != card.backbone.fingerprint:
+        raise PromptPrismError(
+            f"adapter '{path}' was learned for backbone {card.backbone.name!r} with fingerprint "
+            f"{card.backbone.fingerprint}, but {backbone.name!r} has {backbone.fingerprint}: the weights "
+            "differ. "
+            "Give the weights it was trained with (backbone=... or pretrained=...)"
+        )
+    method = build_method(
+        card.method, backbone, card.class_names, phrase=card.phrase, seed=card.seed, **card.settings
+    )
+    learned = dict(method.named_parameters())
+    for name in sorted(learned.keys() ^ tensors.keys()):
+        how = "lacks" if name in learned else "has an unknown"
+        raise PromptPrismError(f"'{path / TENSORS}' {how} tensor '{name}': it does not belong to its card")
+    for name, value in learned.items():
+        found = tensors[name]
+        if found.shape != value.shape or found.dtype != value.dtype:
+            raise PromptPrismError(
+                f"tensor '{name}' in '{path / TENSORS}' is {tuple(found.shape)} {found.dtype}, but the "
+                "card's settings "
+                f"need {tuple(value.shape)} {value.dtype}: the files do not belong together"
+            )
+        if not found.isfinite().all():
+            raise PromptPrismError(
+                f"tensor '{name}' in '{path / TENSORS}' is not finite: the file is damaged"
+            )
+        value.data.copy_(found)
+    return method.eval(), card

@@ -1,0 +1,317 @@
+"""The estimator: fit, predict, say how sure; with scikit-learn's conventions where they fit."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from promptprism.adapter import Card, DataSummary, load_adapter, save_adapter
+from promptprism.backbones import Backbone, load_backbone
+from promptprism.backbones.backbone import Precision
+from promptprism.data.records import Dataset, Record
+from promptprism.data.registry import load_data
+from promptprism.data.splits import few_shot
+from promptprism.errors import PromptPrismError
+from promptprism.evaluation.evaluate import Evaluation, evaluate
+from promptprism.evidence import Opinion
+from promptprism.inference import Predictor
+from promptprism.inputs import Images, Labels, as_sources, label_images
+from promptprism.methods import Method, build_method, make_settings
+from promptprism.methods.names import spoken
+from promptprism.training.cost import BackboneFacts
+from promptprism.training.loop import TrainResult, train
+
+
+class NotFittedError(PromptPrismError, ValueError, AttributeError):
+    """The estimator was used before it was fitted."""
+
+
+class Opinions(NamedTuple):
+    """What the templates think of a batch of images, and what they think together.
+
+    Attributes:
+        fused: over [B, K].
+        templates: over [M, B, K].
+    """
+
+    fused: Opinion
+    templates: Opinion
+
+
+class PromptPrism:
+    """Adapts a frozen CLIP to your classes from a few labelled images.
+
+    Attributes ending in an underscore exist after `fit`: ``classes_`` (names, in the order of the columns of
+    `predict_proba`), ``method_``, ``backbone_``, ``training_`` (what training was and cost).
+
+    Args:
+        method: ``"cdc"``, ``"maple"``, ``"cocoop"``, ``"coop"`` or ``"zero-shot"``.
+        backbone: a name for `load_backbone`, or a backbone.
+        pretrained: tag or file of the weights; see `load_backbone`.
+        precision: what the matrix products run in.
+        device: ``"auto"`` takes CUDA where there is one.
+        shots: training images drawn per class; None takes all.
+        allow_fewer: take what there is of classes with fewer images than shots.
+        seed: of the draw, the start values, the order and the views.
+        phrase: text with {} for the class name; None takes the data's own.
+        progress: show a bar on standard error while training.
+        settings: of the method, such as ``epochs``, ``lr``, ``templates``.
+    """
+
+    def __init__(
+        self,
+        method: str = "cdc",
+        backbone: str | Backbone = "mini",
+        pretrained: str | None = None,
+        *,
+        precision: Precision = "float32",
+        device: str = "auto",
+        shots: int | None = None,
+        allow_fewer: bool = False,
+        seed: int = 1,
+        phrase: str | None = None,
+        progress: bool = False,
+        **settings: Any,
+    ) -> None:
+        self.method = method
+        self.backbone = backbone
+        self.pretrained = pretrained
+        self.precision: Precision = precision
+        self.device = device
+        self.shots = shots
+        self.allow_fewer = allow_fewer
+        self.seed = seed
+        self.phrase = phrase
+        self.progress = progress
+        self.settings = settings
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002 - scikit-learn's signature
+        """All parameters and settings by name."""
+        return {name: getattr(self, name) for name in _PARAMETERS} | self.settings
+
+    def set_params(self, **params: Any) -> Self:
+        """Change parameters or settings; takes effect at the next `fit`."""
+        for name, value in params.items():
+            if name in _PARAMETERS:
+                setattr(self, name, value)
+            else:
+                self.settings = {**self.settings, name: value}
+        return self
+
+    def __repr__(self) -> str:
+        return f"PromptPrism({', '.join(f'{name}={value!r}' for name, value in self.get_params().items())})"
+
+    def fit(
+        self,
+        images: Images | Dataset,
+        labels: Labels | None = None,
+        class_names: Sequence[str] | None = None,
+        *,
+        checkpoint: str | Path | None = None,
+    ) -> Self:
+        """Learn from labelled images.
+
+        Args:
+            images: with ``labels``: paths, PIL images, arrays or tensors. Without: a data set, or a folder,
+                CSV or registered name that `load_data` reads; its training split is learned from.
+            labels: a class name for each image, or an index into ``class_names``.
+            class_names: the label space; None takes the sorted labels.
+            checkpoint: a file to keep the state in after every epoch; a fit that finds its own goes on from
+                there.
+
+        Raises:
+            PromptPrismError: unusable images, labels, class names or settings.
+            KeyboardInterrupt: Ctrl-C, with a message that says what was kept.
+        """
+        make_settings(self.method, **self.settings)
+        dataset = self._dataset(images, labels, class_names)
+        records = dataset.train
+        if self.shots is not None:
+            records = few_shot(records, self.shots, self.seed, self.allow_fewer, dataset.class_names)
+        backbone = self.backbone
+        if isinstance(backbone, str):
+            backbone = load_backbone(backbone, self.pretrained, precision=self.precision, device=self.device)
+        phrase = dataset.phrase if self.phrase is None else self.phrase
+        method = build_method(
+            self.method, backbone, dataset.class_names, phrase=phrase, seed=self.seed, **self.settings
+        )
+        training = train(
+            method,
+            records,
+            seed=self.seed,
+            checkpoint=Path(checkpoint) if checkpoint is not None else None,
+            progress=self.progress,
+        )
+        if training.collapsed:
+            warnings.warn(f"the run collapsed: {training.collapsed}. It is no result", stacklevel=2)
+        data = DataSummary(
+            name=dataset.name, images=dataset.counts(records), shots=self.shots, seed=self.seed
+        )
+        self._set_fitted(method, training, data if records else None)
+        return self
+
+    def predict(self, images: Images) -> NDArray[np.str_]:
+        """Name the class of each image, [B]."""
+        names: NDArray[np.str_] = self.classes_[self.predict_proba(images).argmax(-1)]
+        return names
+
+    def predict_proba(self, images: Images) -> NDArray[np.float32]:
+        """Class probabilities [B, K], columns in the order of ``classes_``; of the fused opinion, if any."""
+        parts = [self._fitted.probabilities(logits) for logits in self._logits(images)]
+        return torch.cat(parts).cpu().numpy()
+
+    def opinions(self, images: Images) -> Opinions:
+        """Each template's opinion and the fused one: belief of each class, and uncertainty.
+
+        Raises:
+            PromptPrismError: the method has no opinions, only probabilities.
+        """
+        batches = [self._fitted.opinions(logits) for logits in self._logits(images)]
+        return Opinions(
+            fused=Opinion(torch.cat([fused.weight.cpu() for _, fused in batches])),
+            templates=Opinion(torch.cat([templates.weight.cpu() for templates, _ in batches], dim=1)),
+        )
+
+    def score(self, images: Images | Dataset, labels: Labels | None = None) -> float:
+        """Accuracy on labelled images; arguments as for `evaluate`."""
+        return self.evaluate(images, labels).accuracy
+
+    def evaluate(self, images: Images | Dataset, labels: Labels | None = None) -> Evaluation:
+        """Score on labelled images, or on the test split of data (on all its images where it has none).
+
+        The labels must be among ``classes_``, by name; indices count in ``classes_``.
+
+        Raises:
+            PromptPrismError: the data has classes that the model does not know; see `with_classes`.
+        """
+        method = self._fitted
+        dataset = self._dataset(images, labels, None if labels is None else self.classes_.tolist())
+        known = {spoken(name).casefold(): label for label, name in enumerate(method.class_names)}
+        places = [known.get(spoken(name).casefold()) for name in dataset.class_names]
+        unknown = [name for name, place in zip(dataset.class_names, places, strict=True) if place is None]
+        if unknown:
+            raise PromptPrismError(
+                f"data '{dataset.name}' has {len(unknown)} classes that the model does not know, first: "
+                f"{', '.join(map(repr, unknown[:5]))}. Score in the label space of the data: "
+                "with_classes(data.class_names)"
+            )
+        records = [Record(record.source, places[record.label] or 0) for record in dataset.evaluation]
+        result = evaluate(self._predictor, records, dataset.name)
+        self.scores_[dataset.name] = result.metrics
+        return result
+
+    def with_classes(self, class_names: Sequence[str]) -> Self:
+        """The same model for another label space; what was learned is shared, not copied.
+
+        Raises:
+            PromptPrismError: unusable class names.
+        """
+        method = self._fitted
+        shared: dict[int, Any] = {id(part): part for part in (method.backbone, *method.parameters())}
+        other = copy.deepcopy(method, shared)
+        other.set_classes(class_names)
+        estimator = type(self)(**self.get_params())
+        estimator._set_fitted(other, self.training_, self.data_)
+        return estimator
+
+    def save(self, path: str | Path) -> Path:
+        """Write an adapter folder: what was learned, and a card. `load_model` reads it.
+
+        Raises:
+            PromptPrismError: the folder exists, or the place cannot be written.
+        """
+        method = self._fitted
+        card = Card(
+            method=method.name,
+            settings=method.settings.model_dump(mode="json"),
+            backbone=BackboneFacts.of(method.backbone),
+            class_names=tuple(method.class_names),
+            phrase=method.phrase,
+            seed=self.seed,
+            data=self.data_,
+            training=self.training_,
+            scores=self.scores_,
+        )
+        save_adapter(Path(path), method, card)
+        return Path(path)
+
+    @property
+    def _predictor(self) -> Predictor:
+        if not hasattr(self, "predictor_"):
+            raise NotFittedError("this PromptPrism is not fitted yet: call fit, or load_model, first")
+        return self.predictor_
+
+    @property
+    def _fitted(self) -> Method:
+        return self._predictor.method
+
+    def _set_fitted(self, method: Method, training: TrainResult, data: DataSummary | None) -> None:
+        self.predictor_ = Predictor(method)
+        self.method_ = method
+        self.backbone_ = method.backbone
+        self.classes_: NDArray[np.str_] = np.array(method.class_names)
+        self.training_ = training
+        self.data_ = data
+        self.scores_: dict[str, dict[str, float]] = {}
+
+    def _logits(self, images: Images) -> Iterator[Tensor]:
+        predictor, sources = self._predictor, as_sources(images)
+        if not sources:
+            raise PromptPrismError("there is no image to look at: give at least one")
+        return predictor.logits(sources)
+
+    def _dataset(self, images: Any, labels: Any, class_names: Sequence[str] | None) -> Dataset:
+        if labels is None:
+            if class_names is not None and not isinstance(images, Dataset | str | Path):
+                raise PromptPrismError("labels are missing: give one for each image")
+            if not isinstance(images, Dataset | str | Path):
+                raise PromptPrismError(
+                    f"cannot take data from {type(images).__name__}: give images and labels, a Dataset, a "
+                    "folder, a "
+                    "CSV or a registered name"
+                )
+            return load_data(images)
+        return label_images(as_sources(images), labels, class_names)
+
+
+_PARAMETERS = tuple(name for name in inspect.signature(PromptPrism).parameters if name != "settings")
+
+
+def load_model(
+    path: str | Path, *, backbone: Backbone | None = None, pretrained: str | None = None, device: str = "auto"
+) -> PromptPrism:
+    """Read an adapter folder that `PromptPrism.save` wrote; nothing is unpickled.
+
+    Args:
+        path: the folder.
+        backbone: the frozen model, if it is at hand; else the one that the card names is loaded.
+        pretrained: where its weights are on this machine, if not where the card says.
+        device: where to load the backbone.
+
+    Raises:
+        PromptPrismError: anything missing, damaged, of another format or of another backbone.
+    """
+    method, card = load_adapter(Path(path), backbone, pretrained, device)
+    model = PromptPrism(
+        card.method,
+        backbone or card.backbone.name,
+        pretrained or card.backbone.pretrained,
+        precision="bfloat16" if card.backbone.precision == "bfloat16" else "float32",
+        device=device,
+        shots=card.data.shots if card.data else None,
+        seed=card.seed,
+        phrase=card.phrase,
+        **card.settings,
+    )
+    model._set_fitted(method, card.training, card.data)
+    model.scores_ = {name: dict(scores) for name, scores in card.scores.items()}
+    return model
