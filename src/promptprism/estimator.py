@@ -161,7 +161,8 @@ class PromptPrism:
 
     def predict(self, images: Images) -> NDArray[np.str_]:
         """Name the class of each image, [B]."""
-        names: NDArray[np.str_] = self.classes_[self.predict_proba(images).argmax(-1)]
+        best = self.predict_proba(images).argmax(-1)
+        names: NDArray[np.str_] = self.classes_[best]
         return names
 
     def predict_proba(self, images: Images) -> NDArray[np.float32]:

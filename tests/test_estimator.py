@@ -1,0 +1,191 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from toys import colours
+
+import promptprism
+from promptprism import Opinion, PromptPrism, load_model
+from promptprism.data.records import Dataset
+from promptprism.errors import PromptPrismError
+from promptprism.estimator import NotFittedError
+
+DATA = colours()
+SOURCES = [record.source for record in DATA.test]
+NAMES = [DATA.class_names[record.label] for record in DATA.test]
+QUICK = {"epochs": 2, "batch_size": 4, "lr": 0.002}
+pytestmark = pytest.mark.filterwarnings("ignore:the run collapsed")  # random weights see little
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    return PromptPrism("cdc", tiny, templates=2, **QUICK).fit(DATA)
+
+
+def test_predictions_are_names_and_the_most_probable(model):
+    probabilities = model.predict_proba(SOURCES)
+    assert probabilities.shape == (12, 4) and probabilities.dtype == np.float32
+    assert probabilities.sum(1) == pytest.approx(np.ones(12), abs=1e-5)
+    assert list(model.predict(SOURCES)) == [DATA.class_names[i] for i in probabilities.argmax(1)]
+    assert list(model.classes_) == list(DATA.class_names)
+
+
+def test_opinions_are_consistent_with_the_probabilities(model):
+    opinions = model.opinions(SOURCES)
+    assert isinstance(opinions.fused, Opinion)
+    assert opinions.fused.belief.shape == (12, 4) and opinions.templates.uncertainty.shape == (2, 12)
+    assert torch.allclose(opinions.templates.fuse().weight, opinions.fused.weight)
+    assert opinions.fused.probability.numpy() == pytest.approx(model.predict_proba(SOURCES), abs=1e-6)
+
+
+def test_one_image_is_a_batch_of_one_in_every_form(model, tmp_path):
+    array = SOURCES[0]
+    Image.fromarray(array).save(tmp_path / "image.png")
+    expected = model.predict_proba([array])
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    for image in (array, Image.fromarray(array), tensor, tmp_path / "image.png", str(tmp_path / "image.png")):
+        assert np.array_equal(model.predict_proba(image), expected)
+    assert model.predict(array).shape == (1,)
+
+
+def test_score_is_the_share_of_right_names(model):
+    right = np.mean([a == b for a, b in zip(model.predict(SOURCES), NAMES, strict=True)])
+    assert model.score(SOURCES, NAMES) == model.score(DATA) == pytest.approx(right)
+    assert model.score(SOURCES, [record.label for record in DATA.test]) == pytest.approx(right)
+    assert model.scores_["colours"]["cls/accuracy"] == pytest.approx(right)
+
+
+def test_labels_are_matched_by_name_not_by_place(model):
+    order = [2, 0, 3, 1]
+    names = tuple(DATA.class_names[i].upper() for i in order)
+    moved = tuple(type(r)(r.source, order.index(r.label)) for r in DATA.test)
+    assert model.score(Dataset("moved", names, test=moved)) == model.score(DATA)
+
+
+def test_classes_that_the_model_does_not_know_are_named(model):
+    with pytest.raises(PromptPrismError, match=r"does not know, first: 'black'.*with_classes"):
+        model.evaluate(colours(5))
+
+
+def test_with_classes_shares_what_was_learned_and_leaves_the_model(model):
+    before = model.predict_proba(SOURCES)
+    other = model.with_classes(["black", "white", "red"])
+    assert list(other.classes_) == ["black", "white", "red"]
+    assert other.predict_proba(SOURCES).shape == (12, 3)
+    assert list(model.classes_) == list(DATA.class_names)
+    assert np.array_equal(model.predict_proba(SOURCES), before)
+    pairs = zip(model.method_.parameters(), other.method_.parameters(), strict=True)
+    assert all(a is b for a, b in pairs) and model.backbone_ is other.backbone_
+    assert np.array_equal(other.with_classes(DATA.class_names).predict_proba(SOURCES), before)
+    with pytest.raises(PromptPrismError, match="red"):
+        model.with_classes(["red", "Red"])
+
+
+def test_fit_of_images_and_labels_equals_fit_of_the_data(tiny, model):
+    images = [record.source for record in DATA.train]
+    by_index = PromptPrism("cdc", tiny, templates=2, **QUICK).fit(
+        images, [record.label for record in DATA.train], DATA.class_names
+    )
+    assert np.array_equal(by_index.predict_proba(SOURCES), model.predict_proba(SOURCES))
+    by_name = PromptPrism("coop", tiny, **QUICK).fit(images, [DATA.class_names[r.label] for r in DATA.train])
+    assert list(by_name.classes_) == sorted(DATA.class_names)
+
+
+def test_fit_reads_folders_and_draws_shots(tiny, tmp_path):
+    for number, record in enumerate(DATA.train):
+        file = tmp_path / DATA.class_names[record.label] / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(record.source).save(file)
+    model = PromptPrism("coop", tiny, shots=2, **QUICK).fit(tmp_path)
+    assert model.training_.images == 8 and model.data_.images == dict.fromkeys(sorted(DATA.class_names), 2)
+    with pytest.raises(PromptPrismError, match="too few images for 9 shots"):
+        model.set_params(shots=9).fit(tmp_path)
+    assert model.set_params(allow_fewer=True).fit(tmp_path).training_.images == 16
+
+
+def test_zero_shot_needs_no_image(tiny):
+    model = PromptPrism("zero-shot", tiny).fit([], [], class_names=["red", "green"])
+    assert model.predict(SOURCES).shape == (12,) and model.data_ is None
+    with pytest.raises(PromptPrismError, match="'zero-shot' has no opinions"):
+        model.opinions(SOURCES)
+    with pytest.raises(PromptPrismError, match="no image to look at"):
+        model.predict([])
+
+
+def test_parameters_follow_scikit_learn(tiny):
+    model = PromptPrism("maple", tiny, seed=3, epochs=7)
+    params = model.get_params()
+    assert params["method"] == "maple" and params["seed"] == 3 and params["epochs"] == 7
+    assert PromptPrism(**params).get_params() == params
+    assert model.set_params(seed=4, lr=0.1) is model
+    assert model.get_params()["seed"] == 4 and model.get_params()["lr"] == 0.1
+    assert "epochs=7" in repr(model)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda m: m.predict(SOURCES),
+        lambda m: m.score(DATA),
+        lambda m: m.save("x"),
+        lambda m: m.with_classes("x"),
+    ],
+)
+def test_use_before_fit_is_said(use):
+    with pytest.raises(NotFittedError, match="call fit, or load_model"):
+        use(PromptPrism())
+    assert not hasattr(PromptPrism(), "classes_")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"templtes": 3}, "templates"),
+        ({"templates": 0}, "templates=0"),
+        ({"method": "cdcc"}, r"'cdcc'.*cdc"),
+        ({"backbone": "minni"}, "mini"),
+        ({"phrase": "a photo"}, "{}"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_bad_arguments_are_named_before_any_work(tiny, arguments, word):
+    with pytest.raises(PromptPrismError, match=word):
+        PromptPrism(**({"backbone": tiny} | arguments)).fit(DATA)
+
+
+def test_data_that_is_none_is_named(tiny):
+    with pytest.raises(PromptPrismError, match="give images and labels"):
+        PromptPrism("coop", tiny).fit(SOURCES)
+    with pytest.raises(PromptPrismError, match="no data 'nowhere'"):
+        PromptPrism("coop", tiny).fit("nowhere")
+    with pytest.raises(PromptPrismError, match="one class only"):
+        PromptPrism("coop", tiny).fit(SOURCES[:2], ["red", "red"])
+
+
+def test_a_collapsed_fit_warns(tiny, monkeypatch):
+    logits = torch.eye(4)[:1].repeat(16, 1)[None]
+    monkeypatch.setattr("promptprism.training.loop.Predictor.logits", lambda *_: iter([logits]))
+    with pytest.warns(UserWarning, match="collapsed: every one of 16"):
+        model = PromptPrism("coop", tiny, **QUICK).fit(DATA)
+    assert model.training_.collapsed
+
+
+def test_save_and_load_give_the_same_model(model, tiny, tmp_path):
+    model.evaluate(DATA)
+    loaded = load_model(model.save(tmp_path / "adapter"), backbone=tiny)
+    assert np.array_equal(loaded.predict_proba(SOURCES), model.predict_proba(SOURCES))
+    assert list(loaded.classes_) == list(model.classes_)
+    assert loaded.scores_ == model.scores_ and loaded.training_ == model.training_
+    assert loaded.get_params()["templates"] == 2
+    assert loaded.with_classes(["black", "white"]).predict(SOURCES).shape == (12,)
+
+
+def test_importing_the_package_does_not_import_torch():
+    code = "import sys, promptprism; print(promptprism.__version__, 'torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.split() == [promptprism.__version__, "False"]
+    with pytest.raises(AttributeError, match="no attribute 'Prism'"):
+        _ = promptprism.Prism
