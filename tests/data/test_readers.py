@@ -155,7 +155,5 @@ def test_load_data_takes_folder_csv_and_data_set(tmp_path):
 
 
 def test_load_data_errors(tmp_path):
-    with pytest.raises(PromptPrismError, match="no data 'mini/fod': there is no such folder, CSV or reg"):
-        load_data("mini/fod")
     with pytest.raises(PromptPrismError, match=r"a\.png' is a file but no CSV: give a folder"):
         load_data(put(tmp_path, "a.png") / "a.png")

@@ -7,9 +7,3 @@ from promptprism.errors import PromptPrismError
 def test_label_without_a_name():
     with pytest.raises(PromptPrismError, match=r"label 2 of x\.png in .* 'd' has no class name: .* 0\.\.1"):
         Dataset("d", ("a", "b"), train=(Record("x.png", 2),))
-
-
-@pytest.mark.parametrize("phrase", ["a photo", "{} and {}"])
-def test_phrase_has_one_place(phrase):
-    with pytest.raises(PromptPrismError, match=r"must hold \{\}, the place of the class name, once"):
-        Dataset("d", ("a",), phrase=phrase)

@@ -50,7 +50,6 @@ class Dataset:
     skipped: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
-        check_phrase(self.phrase)
         for record in (*self.train, *self.val, *self.test):
             if not 0 <= record.label < len(self.class_names):
                 raise PromptPrismError(
@@ -67,11 +66,3 @@ class Dataset:
         """Number of images of each class, classes without any included."""
         seen = Counter(record.label for record in records)
         return {name: seen[label] for label, name in enumerate(self.class_names)}
-
-
-def check_phrase(phrase: str) -> None:
-    """Raise PromptPrismError unless the phrase has exactly one ``{}``."""
-    if phrase.count("{}") != 1:
-        raise PromptPrismError(
-            f"phrase '{phrase}' must hold {{}}, the place of the class name, once, as in '{DEFAULT_PHRASE}'"
-        )

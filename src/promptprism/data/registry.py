@@ -1,10 +1,12 @@
 """Data by name: what the registered names are, and one way in for folders, CSVs and names."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
+from promptprism.data.miniworld import worlds
 from promptprism.data.readers import read_csv, read_folder
 from promptprism.data.records import Dataset
 from promptprism.errors import PromptPrismError
@@ -12,16 +14,27 @@ from promptprism.errors import PromptPrismError
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered data set: its name, one line on what it shows, and how it is made."""
+    """A registered data set.
+
+    Attributes:
+        name: what `load_data` takes.
+        summary: one line on what it shows.
+        classes: number of classes.
+        images: number of images in each split it has.
+        load: how it is made.
+    """
 
     name: str
     summary: str
+    classes: int
+    images: dict[str, int]
     load: Callable[[], Dataset]
 
 
+@cache
 def registered() -> dict[str, Entry]:
     """List the registered data sets by name."""
-    return {}
+    return {entry.name: entry for entry in _miniworld()}
 
 
 def load_data(source: str | Path | Dataset) -> Dataset:
@@ -35,8 +48,8 @@ def load_data(source: str | Path | Dataset) -> Dataset:
     if isinstance(source, Dataset):
         return source
     entries = registered()
-    if str(source) in entries:
-        return entries[str(source)].load()
+    if str(source) in entries and isinstance(source, str):
+        return entries[source].load()
     path = Path(source)
     if path.is_dir():
         return read_folder(path)
@@ -50,3 +63,22 @@ def load_data(source: str | Path | Dataset) -> Dataset:
     near = difflib.get_close_matches(str(source), entries, n=3)
     hint = f"Did you mean {' or '.join(near)}?" if near else "`promptprism datasets` lists the names."
     raise PromptPrismError(f"no data '{source}': there is no such folder, CSV or registered data set. {hint}")
+
+
+_SHIFTS = {
+    "v2": "new scenes and patterns",
+    "sketch": "monochrome drawings",
+    "adversarial": "misleading backgrounds",
+    "rendition": "artists seen nowhere else",
+}
+
+
+def _miniworld() -> Iterator[Entry]:
+    for name in worlds.NAMES:
+        shift = name.partition("-")[2]
+        names = [concept.name for concept in worlds.classes(name)]
+        short = [label for label in names if label.isalpha()]
+        summary = _SHIFTS[shift] if shift else f"{', '.join(short[:: len(short) // 3][:3])}, ..."
+        splits = ("test",) if shift else ("train", "val", "test")
+        images = {split: len(names) * worlds.PER_CLASS[split] for split in splits}
+        yield Entry(name, summary, len(names), images, partial(worlds.load, name))

@@ -1,0 +1,20 @@
+import pytest
+
+from promptprism.data.registry import load_data, registered
+from promptprism.errors import PromptPrismError
+
+
+def test_entries_tell_what_loading_gives():
+    assert {"mini/food", "mini/general", "mini/general-sketch"} <= registered().keys()
+    for name in ("mini/clothing", "mini/general-rendition"):
+        entry, data = registered()[name], load_data(name)
+        assert data.name == name and len(data.class_names) == entry.classes
+        counts = {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
+        assert {split: count for split, count in counts.items() if count} == entry.images
+
+
+def test_near_names_are_suggested():
+    with pytest.raises(PromptPrismError, match=r"no data 'mini/fod': .*Did you mean mini/food"):
+        load_data("mini/fod")
+    with pytest.raises(PromptPrismError, match="`promptprism datasets` lists the names"):
+        load_data("nowhere")
