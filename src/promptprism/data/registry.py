@@ -77,8 +77,8 @@ def _miniworld() -> Iterator[Entry]:
     for name in worlds.NAMES:
         shift = name.partition("-")[2]
         names = [concept.name for concept in worlds.classes(name)]
-        short = [label for label in names if label.isalpha()]
-        summary = _SHIFTS[shift] if shift else f"{', '.join(short[:: len(short) // 3][:3])}, ..."
+        examples = sorted(sorted(names, key=len)[:9:3])
+        summary = _SHIFTS[shift] if shift else f"{', '.join(examples)}, ..."
         splits = ("test",) if shift else ("train", "val", "test")
         images = {split: len(names) * worlds.PER_CLASS[split] for split in splits}
         yield Entry(name, summary, len(names), images, partial(worlds.load, name))
