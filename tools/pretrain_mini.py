@@ -1,12 +1,13 @@
 """Pre-train the mini CLIP on MiniWorld scenes with captions, and on natural photos where they are at hand.
 
-    python tools/pretrain_mini.py --photos tiny-imagenet-200.tar --steps 12000 --run mini-run
+    torchrun --nproc-per-node 2 tools/pretrain_mini.py --photos tiny-imagenet-200.tar --folder mini-run
 
 Contrastive, with a linear head that names the concept beside it, thrown away at the end. Muon moves the matrices
 of the blocks, AdamW the rest. The rate is constant and falls linearly over the last quarter of ``--steps``, so a
-run may be resumed with more steps. A batch depends on its number and the seed only; a run that is stopped goes on
-where its last checkpoint is. The photos (Tiny ImageNet's tar with a ``classes.json`` of names) are not
-redistributed; without them the model learns drawings only.
+run may go on with more of them. What a batch holds depends on its number and the seed only, however many
+processes share it (one for each core is quickest); a run that is stopped goes on where its last checkpoint is.
+The photos (Tiny ImageNet's tar with a ``classes.json`` of names) are not redistributed; without them the model
+learns drawings only.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import gzip
 import io
 import json
+import os
 import random
 import tarfile
 import time
@@ -26,6 +28,7 @@ import numpy as np
 import open_clip
 import open_clip.transformer
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer, default_bpe
 from PIL import Image
@@ -35,7 +38,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, IterableDataset
 
 from promptprism.data.miniworld.scenes import SIZE, Scene, render
-from promptprism.data.miniworld.sprites import Concept, Pixels, concepts, sprite
+from promptprism.data.miniworld.sprites import Pixels, concepts, sprite
 from promptprism.data.miniworld.worlds import PRETRAINING_ARTISTS, draw_scene
 
 MERGES = 4096
@@ -69,18 +72,18 @@ PHRASES = (
     "a drawing of a {}.", "a small photo of a {}.", "a close-up photo of a {}.", "art of a {}.", "{}.",
     "an image of {}.",
 )  # fmt: skip
+RANK, PROCESSES = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
-def write_config(folder: Path) -> SimpleTokenizer:
-    """Write the model's config and its cut merges; return its tokenizer."""
+def write_config(folder: Path) -> None:
+    """Write the model's config and the first of CLIP's merges."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "open_clip_config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
     with gzip.open(default_bpe()) as file:
         lines = file.read().decode().split("\n")[: MERGES + 1]
     with gzip.GzipFile(folder / "bpe.txt.gz", "wb", mtime=0) as out:
         out.write("\n".join(lines).encode())
-    return SimpleTokenizer(bpe_path=str(folder / "bpe.txt.gz"), context_length=CONTEXT)
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
@@ -154,10 +157,9 @@ class Photos:
 class Batches(IterableDataset[Batch]):
     """Batches without two of a kind: every false negative of the contrastive loss would be a true pair."""
 
-    def __init__(
-        self, tokenizer: SimpleTokenizer, photos: Photos | None, size: int, start: int, seed: int
-    ) -> None:
-        self.tokenizer, self.photos, self.size, self.start, self.seed = tokenizer, photos, size, start, seed
+    def __init__(self, tokenizer: SimpleTokenizer, photos: Photos | None, size: int, seed: int) -> None:
+        self.tokenizer, self.photos, self.size, self.seed = tokenizer, photos, size, seed
+        self.start = 0
         self.concepts = [c for c in concepts() if c.artists & set(PRETRAINING_ARTISTS)]
 
     @property
@@ -172,25 +174,35 @@ class Batches(IterableDataset[Batch]):
             step += 1
 
     def batch(self, step: int) -> Batch:
-        """Return images [B, 3, H, W] in bytes, tokens [B, L] and labels [B]."""
+        """Return this process's part of a batch: images [B, 3, H, W] in bytes, tokens [B, L], labels [B]."""
         rng = random.Random(f"{self.seed}/{step}")
-        photo_count = self.size // 5 if self.photos else 0
-        images, captions, labels = [], [], []
-        for label in rng.sample(range(len(self.concepts)), self.size - photo_count):
-            concept: Concept = self.concepts[label]
-            scene = draw_scene(rng, concept, PRETRAINING_ARTISTS, self.concepts)
-            images.append(render(scene, recoloured(rng)))
-            captions.append(caption(scene, rng))
-            labels.append(label)
-        if self.photos:
-            for label in rng.sample(range(len(self.photos.keys)), photo_count):
-                image, text = self.photos.draw(rng, label)
-                images.append(image)
-                captions.append(text)
-                labels.append(len(self.concepts) + label)
-        tokens = self.tokenizer(captions)
+        photos = self.size // 5 if self.photos else 0
+        labels = rng.sample(range(len(self.concepts)), self.size - photos)
+        labels += [len(self.concepts) + i for i in rng.sample(range(self.classes - len(self.concepts)), photos)]
+        images, captions = [], []
+        labels = labels[RANK::PROCESSES]
+        for row, label in enumerate(labels):
+            rng = random.Random(f"{self.seed}/{step}/{row * PROCESSES + RANK}")
+            if label < len(self.concepts):
+                scene = draw_scene(rng, self.concepts[label], PRETRAINING_ARTISTS, self.concepts)
+                image, text = render(scene, recoloured(rng)), caption(scene, rng)
+            else:
+                assert self.photos is not None
+                image, text = self.photos.draw(rng, label - len(self.concepts))
+            images.append(image)
+            captions.append(text)
         pixels = torch.from_numpy(np.stack([np.asarray(i) for i in images])).permute(0, 3, 1, 2)
-        return pixels, tokens, torch.tensor(labels)
+        return pixels, self.tokenizer(captions), torch.tensor(labels)
+
+
+def gather(features: Tensor) -> Tensor:
+    """Put the features of all processes together; gradients reach this process's own."""
+    if PROCESSES == 1:
+        return features
+    parts = [torch.empty_like(features) for _ in range(PROCESSES)]
+    dist.all_gather(parts, features.detach().contiguous())
+    parts[RANK] = features
+    return torch.cat(parts)
 
 
 def encode_text(model: nn.Module, tokens: Tensor) -> Tensor:
@@ -215,16 +227,22 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--run", type=Path, required=True, help="folder of the checkpoint and the log")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the checkpoint and the log")
     parser.add_argument("--out", type=Path, default=OUT, help="where the finished model goes")
     arguments = parser.parse_args()
-    arguments.run.mkdir(parents=True, exist_ok=True)
-    tokenizer = write_config(arguments.out)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    if PROCESSES > 1:
+        dist.init_process_group("gloo")
+    if RANK == 0:
+        write_config(arguments.out)
+    if PROCESSES > 1:
+        dist.barrier()
+    tokenizer = SimpleTokenizer(bpe_path=str(arguments.out / "bpe.txt.gz"), context_length=CONTEXT)
     torch.manual_seed(arguments.seed)
     photos = Photos(arguments.photos) if arguments.photos else None
     model = open_clip.CLIP(**CONFIG["model_cfg"])
     model.visual.patch_dropout = open_clip.transformer.PatchDropout(PATCH_DROPOUT)
-    data = Batches(tokenizer, photos, arguments.batch, 0, arguments.seed)
+    data = Batches(tokenizer, photos, arguments.batch, arguments.seed)
     head = nn.Linear(CONFIG["model_cfg"]["embed_dim"], data.classes)
     both = nn.ModuleDict({"model": model, "head": head})
     matrices = [p for n, p in both.named_parameters() if "resblocks" in n and p.ndim == 2]
@@ -234,7 +252,7 @@ def main() -> None:
         torch.optim.Muon(matrices, lr=1.5e-3, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=1.5e-3, weight_decay=0.01, betas=(0.9, 0.98)),
     ]
-    checkpoint, seconds = arguments.run / "checkpoint.safetensors", 0.0
+    checkpoint, seconds = arguments.folder / "checkpoint.safetensors", 0.0
     if checkpoint.exists():
         data.start, seconds = load(checkpoint, both, optimisers)
         print(f"going on at step {data.start}", flush=True)
@@ -244,6 +262,7 @@ def main() -> None:
     loader = iter(DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=4))
     for step in range(data.start, arguments.steps):
         pixels, tokens, labels = next(loader)
+        torch.manual_seed(PROCESSES * step + RANK)  # of the patches that are left out
         decay = (arguments.steps - step) / (0.25 * arguments.steps)
         share = min(1.0, (step + 1) / 300, decay)
         if decay < 1:
@@ -253,18 +272,27 @@ def main() -> None:
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             image = F.normalize(model.visual((pixels.float() - mean) / std), dim=-1)
             text = encode_text(model, tokens)
-            logits = (model.logit_scale.exp() * image @ text.T).float()
-            target = torch.arange(len(logits))
-            contrast = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
             naming = F.cross_entropy(head(image * 16).float(), labels)
+        logits = model.logit_scale.exp() * gather(image.float()) @ gather(text.float()).T
+        target = torch.arange(len(logits))
+        contrast = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         both.zero_grad()
-        (contrast + naming).backward()
+        # Every process has the whole contrastive loss, whose gradient reaches its own features only: their sum is
+        # the gradient. Of the naming loss each has a part, and of the scale each has the whole gradient.
+        (contrast + naming / PROCESSES).backward()
+        model.logit_scale.grad /= PROCESSES
+        if PROCESSES > 1:
+            gradients = [p.grad for p in both.parameters()]
+            flat = torch.cat([g.flatten() for g in gradients])
+            dist.all_reduce(flat)
+            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         for optimiser in optimisers:
             optimiser.step()
         with torch.no_grad():
             model.logit_scale.clamp_(max=float(np.log(100)))
-        if (step + 1) % 50 == 0 or step + 1 == arguments.steps:
+        if RANK == 0 and ((step + 1) % 50 == 0 or step + 1 == arguments.steps):
             now = time.perf_counter()
             row = {
                 "step": step + 1,
@@ -275,9 +303,9 @@ def main() -> None:
                 "seconds": round(now - began),
             }
             window = now
-            with (arguments.run / "log.jsonl").open("a") as log:
+            with (arguments.folder / "log.jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")
-        if (step + 1) % 250 == 0 or step + 1 == arguments.steps:
+        if RANK == 0 and ((step + 1) % 250 == 0 or step + 1 == arguments.steps):
             save(checkpoint, both, optimisers, step + 1, time.perf_counter() - began)
             half = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
             partial = arguments.out / "open_clip_model.partial"

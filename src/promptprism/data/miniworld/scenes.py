@@ -152,8 +152,8 @@ def _place(image: _Ints, pixels: Pixels, scale: float, angle: float, x: float, y
     u, v = u[inside] + 4096, v[inside] + 4096
     at = (v >> 12) * (n + 2) + (u >> 12)
     fu, fv = ((u >> 4) & 255)[:, None], ((v >> 4) & 255)[:, None]
-    upper = flat[at] * (256 - fu) + flat[at + 1] * fu
-    lower = flat[at + n + 2] * (256 - fu) + flat[at + n + 3] * fu
+    upper = flat.take(at, 0) * (256 - fu) + flat.take(at + 1, 0) * fu
+    lower = flat.take(at + n + 2, 0) * (256 - fu) + flat.take(at + n + 3, 0) * fu
     sample = (upper * (256 - fv) + lower * fv) >> 16
     region = image[top:bottom, left:right]
     region[inside] = sample[:, :3] + _over_255(region[inside] * (255 - sample[:, 3:]))

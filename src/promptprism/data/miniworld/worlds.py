@@ -96,7 +96,7 @@ def draw_scene(
         rng: Source of the draw.
         concept: The object.
         artists: Whose drawings to choose from; those who have not drawn the concept are passed over.
-        others: What the second object is chosen from.
+        others: What the second object is chosen from; the artist must have drawn one besides the concept.
         colours: Background colours to choose from.
         patterns: Background patterns to choose from.
         second: Probability of a second object, and its mean side as a part of the image's.
@@ -112,7 +112,11 @@ def draw_scene(
 
     scale = uniform(0.45, 0.85)
     artist = pick([a for a in artists if a in concept.artists])
-    drawn = [c for c in others if artist in c.artists and c != concept]
+    other = None
+    if rng.random() < second[0]:
+        other = pick(others)
+        while other is concept or artist not in other.artists:
+            other = pick(others)
     return Scene(
         concept=concept,
         artist=artist,
@@ -123,7 +127,7 @@ def draw_scene(
         angle=uniform(-35, 35),
         x=uniform(0.35 * scale + 0.1, 0.9 - 0.35 * scale),
         y=uniform(0.35 * scale + 0.1, 0.9 - 0.35 * scale),
-        second=pick(drawn) if rng.random() < second[0] and drawn else None,
+        second=other,
         second_scale=second[1] * uniform(0.8, 1.2),
         corner=int(rng.random() * 4),
         cover=uniform(0, cover),
