@@ -97,9 +97,10 @@ def train(
         try:
             with training_progress(method.name, epochs, steps, len(history), meter, progress) as show:
                 for epoch in range(len(history), epochs):
-                    history.append(_train_epoch(method, records, seed, epoch, optimizer, meter, show))
+                    done = [*history, _train_epoch(method, records, seed, epoch, optimizer, meter, show)]
                     if checkpoint:
-                        save_checkpoint(checkpoint, run, history, meter.seconds, learned, optimizer)
+                        save_checkpoint(checkpoint, run, done, meter.seconds, learned, optimizer)
+                    history = done
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_interrupted(len(history), epochs, checkpoint)) from None
         finally:
