@@ -1,7 +1,7 @@
 import pytest
 import torch
-from plain import plain_image, plain_text
 
+from benchmarks.reference import plain_image, plain_text
 from promptprism.prompts import block, encode_image, encode_text
 
 NAMES = {
@@ -22,9 +22,9 @@ def randn(*shape, seed=0, scale=0.3):
     return (torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale).requires_grad_()
 
 
-def assert_same(fast, plain, leaves, *arguments):
+def assert_same(fast, plain, leaves, backbone, *arguments):
     """Values and gradients of a random function of the features agree to 1e-5 (of the largest gradient)."""
-    results = [f(*arguments) for f in (fast, plain)]
+    results = [fast(backbone, *arguments), plain(backbone.model, *arguments)]
     torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=0)
     direction = torch.randn(results[0].shape, generator=torch.Generator().manual_seed(9))
     if leaves:

@@ -1,0 +1,1 @@
+"""Speed and memory, always as ratios to a plain reference measured in the same run."""
