@@ -207,3 +207,10 @@ def test_predicted_logits_do_not_depend_on_the_batch_size(tiny, name):
     sources = [record.source for record in DATA.test]
     one, all_at_once = (torch.cat(list(predictor.logits(sources, size)), 1) for size in (1, 12))
     torch.testing.assert_close(one, all_at_once, rtol=1e-4, atol=1e-4)
+
+
+def test_bfloat16_products_leave_what_is_learned_in_float32(tiny_factory):
+    method = make(tiny_factory("bfloat16"), "cdc", templates=2)
+    result = train(method, DATA.train)
+    assert all(math.isfinite(epoch.loss) for epoch in result.history)
+    assert {value.dtype for value in method.parameters()} == {torch.float32}
