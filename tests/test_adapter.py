@@ -64,7 +64,7 @@ def test_a_place_that_cannot_be_written_is_named_and_left_clean(tiny, tmp_path, 
     def full(*_):
         raise PromptPrismError("cannot write: no space")
 
-    monkeypatch.setattr("promptprism.adapter.write_bytes", full)
+    monkeypatch.setattr("promptprism.adapter.write_text", full)
     with pytest.raises(PromptPrismError, match="no space"):
         fitted(tiny).save(tmp_path / "adapter")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 import promptprism
 from promptprism.backbones import Backbone, load_backbone
 from promptprism.errors import PromptPrismError
-from promptprism.files import read_tensors, write_bytes, write_tensors
+from promptprism.files import read_tensors, write_tensors, write_text
 from promptprism.methods import Method, build_method
 from promptprism.training.cost import BackboneFacts
 from promptprism.training.loop import TrainResult
@@ -82,7 +82,7 @@ def save_adapter(path: Path, method: Method, card: Card) -> None:
         ) from error
     try:
         write_tensors(partial / TENSORS, dict(method.named_parameters()))
-        write_bytes(partial / CARD, (card.model_dump_json(indent=2) + "\n").encode())
+        write_text(partial / CARD, card.model_dump_json(indent=2) + "\n")
         partial.chmod(0o755)  # mkdtemp makes private folders
         partial.rename(path)
     except OSError as error:
