@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
+from promptprism.data.catalog import CATALOG
 from promptprism.data.miniworld import worlds
 from promptprism.data.readers import read_csv, read_folder
 from promptprism.data.records import Dataset
@@ -21,26 +22,27 @@ class Entry:
         summary: one line on what it shows.
         classes: number of classes.
         images: number of images in each split it has.
-        load: how it is made.
+        load: makes it; takes the folder of the field's data sets, if one is given.
     """
 
     name: str
     summary: str
     classes: int
     images: dict[str, int]
-    load: Callable[[], Dataset]
+    load: Callable[[str | Path | None], Dataset]
 
 
 @cache
 def registered() -> dict[str, Entry]:
     """List the registered data sets by name."""
-    return {entry.name: entry for entry in _miniworld()}
+    return {entry.name: entry for entry in (*_miniworld(), *_field())}
 
 
-def load_data(source: str | Path | Dataset) -> Dataset:
+def load_data(source: str | Path | Dataset, root: str | Path | None = None) -> Dataset:
     """Read data from a folder with one subfolder per class, a CSV of path and label, or a registered name.
 
-    A registered name comes before a folder of the same name; write ``./mini/food`` for the folder.
+    A registered name comes before a folder of the same name; write ``./mini/food`` for the folder. The
+    field's data sets, such as ``caltech101``, lie below ``root``, or where ``PROMPTPRISM_DATA`` says.
 
     Raises:
         PromptPrismError: nothing of that name, or unusable data; see `read_folder` and `read_csv`.
@@ -49,7 +51,7 @@ def load_data(source: str | Path | Dataset) -> Dataset:
         return source
     entries = registered()
     if str(source) in entries and isinstance(source, str):
-        return entries[source].load()
+        return entries[source].load(root)
     path = Path(source)
     if path.is_dir():
         return read_folder(path)
@@ -60,7 +62,7 @@ def load_data(source: str | Path | Dataset) -> Dataset:
             f"data '{source}' is a file but no CSV: give a folder with one subfolder per class, or a CSV of "
             "path and label whose name ends in .csv"
         )
-    near = difflib.get_close_matches(str(source), entries, n=3)
+    near = difflib.get_close_matches(str(source), entries, n=3, cutoff=0.7)
     hint = f"Did you mean {' or '.join(near)}?" if near else "`promptprism datasets` lists the names."
     raise PromptPrismError(f"no data '{source}': there is no such folder, CSV or registered data set. {hint}")
 
@@ -81,4 +83,14 @@ def _miniworld() -> Iterator[Entry]:
         summary = _SHIFTS[shift] if shift else f"{', '.join(examples)}, ..."
         splits = ("test",) if shift else ("train", "val", "test")
         images = {split: len(names) * worlds.PER_CLASS[split] for split in splits}
-        yield Entry(name, summary, len(names), images, partial(worlds.load, name))
+        yield Entry(name, summary, len(names), images, partial(_load_world, name))
+
+
+def _load_world(name: str, _: str | Path | None) -> Dataset:
+    return worlds.load(name)
+
+
+def _field() -> Iterator[Entry]:
+    for benchmark in CATALOG.values():
+        summary = f"{benchmark.title}; needs its files below a root"
+        yield Entry(benchmark.name, summary, benchmark.classes, benchmark.images, benchmark.load)

@@ -1,0 +1,5 @@
+"""``python -m promptprism``."""
+
+from promptprism.cli import app
+
+app()

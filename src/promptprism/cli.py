@@ -1,0 +1,338 @@
+"""The command line: parse, call, print. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from promptprism import __version__
+from promptprism.errors import PromptPrismError
+
+if TYPE_CHECKING:
+    from promptprism.data.records import Dataset
+
+
+class _Commands(TyperGroup):
+    """Prints an error that a user is meant to read as one line, and ends with code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PromptPrismError as error:
+            typer.secho(f"error: {error}", fg="red", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt as stop:
+            typer.secho(f"\n{stop or 'stopped'}", fg="yellow", err=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Adapt a frozen CLIP to your classes from a few labelled images, and know how sure it is.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="Folder with one subfolder per class (inside train/ and test/, or not), CSV of "
+        "path,label[,split], or a name such as mini/food.",
+        show_default=False,
+    ),
+]
+Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder that fit made.", show_default=False)]
+Json = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE", help="Write the result as JSON; - means standard output."),
+]
+BackboneName = Annotated[
+    str, typer.Option("--backbone", help="mini, an open_clip name, hf-hub:..., or local-dir:...")
+]
+Pretrained = Annotated[
+    str | None, typer.Option(help="Tag or .safetensors file of the backbone's weights.", show_default=False)
+]
+Precision = Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the matrix products.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the draw of images, start values, order and views.")]
+
+
+class _Output:
+    """Where a result goes: tables to standard output; JSON to a file, or alone to standard output."""
+
+    def __init__(self, command: str, target: str | None) -> None:
+        from rich.console import Console
+
+        from promptprism.reports.documents import check_place
+
+        self.command, self.target = command, target
+        if target not in (None, "-"):
+            check_place(Path(target))
+        self.console = Console(quiet=target == "-", highlight=False, markup=False)
+
+    def show(self, *things: Any) -> None:
+        for thing in things:
+            self.console.print(thing)
+
+    def warn(self, text: str) -> None:
+        self.console.print(text, style="yellow")
+
+    def write(self, **content: Any) -> None:
+        if self.target is None:
+            return
+        from promptprism.files import write_bytes
+        from promptprism.reports.documents import document, to_json
+
+        text = to_json(document(self.command, **content))
+        if self.target == "-":
+            sys.stdout.write(text)
+        else:
+            write_bytes(Path(self.target), text.encode())
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def fit(
+    data: Data,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder to make for the adapter.", show_default=False)
+    ],
+    method: Annotated[str, typer.Option(help="cdc, maple, cocoop, coop or zero-shot.")] = "cdc",
+    shots: Annotated[int, typer.Option(min=1, help="Training images drawn per class.")] = 16,
+    seed: Seed = 1,
+    backbone: BackboneName = "mini",
+    pretrained: Pretrained = None,
+    precision: Precision = "float32",
+    device: Device = "auto",
+    phrase: Annotated[
+        str | None, typer.Option(help="Text with {} for the class name, instead of the data's own.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method; may be repeated."),
+    ] = None,
+    allow_fewer: Annotated[
+        bool, typer.Option("--allow-fewer", help="Go on with classes short of images.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Learn from a few labelled images per class, and save an adapter."""
+    output = _Output("fit", json_file)
+    chosen = _parse_settings(settings or [])
+    checkpoint = _check_out(out, resume)
+    from promptprism.adapter import read_card
+    from promptprism.estimator import PromptPrism
+    from promptprism.methods import make_settings
+    from promptprism.reports import tables
+    from promptprism.reports.rows import card_facts
+
+    make_settings(method, **chosen)
+    dataset = _load(data, output)
+    model = PromptPrism(
+        method,
+        backbone,
+        pretrained,
+        precision=precision,
+        device=device,
+        shots=shots,
+        allow_fewer=allow_fewer,
+        seed=seed,
+        phrase=phrase,
+        progress=True,
+        **chosen,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a collapse is told below, as an error
+        model.fit(dataset, checkpoint=checkpoint)
+    if model.training_.collapsed:
+        checkpoint.unlink(missing_ok=True)
+        raise PromptPrismError(
+            f"the run collapsed: {model.training_.collapsed}. Nothing was saved; try a smaller lr"
+        )
+    model.save(out)
+    checkpoint.unlink(missing_ok=True)
+    card = read_card(out).model_dump(mode="json")
+    output.show(tables.facts(str(out), card_facts(card)))
+    output.show(f"Next: promptprism evaluate {out} DATA, or promptprism predict {out} IMAGE...")
+    output.write(adapter=str(out), skipped=len(dataset.skipped), **card)
+
+
+@app.command()
+def predict(
+    adapter: Adapter,
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Image files.", show_default=False)
+    ],
+    templates: Annotated[
+        bool, typer.Option("--templates", help="Show the opinion of each template.")
+    ] = False,
+    pretrained: Pretrained = None,
+    device: Device = "auto",
+    json_file: Json = None,
+) -> None:
+    """Name the class of images, and say how sure that is."""
+    output = _Output("predict", json_file)
+    from promptprism.estimator import load_model
+    from promptprism.reports import tables
+    from promptprism.reports.rows import prediction_rows
+
+    model = load_model(adapter, pretrained=pretrained, device=device)
+    rows = prediction_rows(model, images, [str(image) for image in images], templates)
+    output.show(tables.predictions(rows))
+    output.write(adapter=str(adapter), method=model.method, classes=len(model.classes_), predictions=rows)
+
+
+@app.command()
+def evaluate(
+    adapter: Adapter,
+    data: Data,
+    data_classes: Annotated[
+        bool, typer.Option("--data-classes", help="Score among the classes of DATA, also such never trained.")
+    ] = False,
+    pretrained: Pretrained = None,
+    device: Device = "auto",
+    json_file: Json = None,
+) -> None:
+    """Score an adapter on the test images of data, or on all where there is no test split."""
+    output = _Output("evaluate", json_file)
+    from promptprism.estimator import load_model
+    from promptprism.reports import tables
+
+    dataset = _load(data, output)
+    model = load_model(adapter, pretrained=pretrained, device=device)
+    learned_from = model.data_ and Path(model.data_.name).resolve()
+    if not dataset.test and learned_from == Path(data).resolve():
+        output.warn("no test split: images that were learned from are scored too, which flatters")
+    if data_classes:
+        model = model.with_classes(dataset.class_names)
+    result = model.evaluate(dataset)
+    content = result.model_dump(mode="json")
+    output.show(tables.evaluation(content), f"{result.images_per_second:.0f} images/s")
+    output.write(
+        adapter=str(adapter),
+        method=model.method,
+        split="test" if dataset.test else "all",
+        accuracy=result.accuracy,
+        **content,
+    )
+
+
+@app.command()
+def demo(
+    data: Annotated[str, typer.Option(help="Data set with a test split.")] = "mini/food",
+    backbone: BackboneName = "mini",
+    seed: Seed = 1,
+    json_file: Json = None,
+) -> None:
+    """Compare the five methods from base to new classes, and look at some opinions."""
+    output = _Output("demo", json_file)
+    from promptprism.demo import run_demo
+    from promptprism.reports import tables
+
+    dataset = _load(data, output)
+    content, pictures = run_demo(dataset, backbone, seed, output.show)
+    colours = output.console.color_system in {"truecolor", "256"}
+    rows = content["images"]
+    output.show(
+        tables.methods(content["methods"]),
+        tables.album(rows, pictures) if colours else tables.predictions(rows),
+    )
+    output.write(**content)
+
+
+@app.command()
+def datasets(json_file: Json = None) -> None:
+    """List the registered data sets."""
+    output = _Output("datasets", json_file)
+    from promptprism.data.registry import registered
+    from promptprism.reports import tables
+
+    rows = [
+        {
+            "name": entry.name,
+            "summary": entry.summary,
+            "classes": entry.classes,
+            "images": {split: entry.images.get(split, 0) for split in ("train", "val", "test")},
+        }
+        for entry in registered().values()
+    ]
+    output.show(tables.datasets(rows))
+    output.write(datasets=rows)
+
+
+@app.command()
+def info(
+    adapter: Annotated[
+        Path | None, typer.Argument(metavar="[ADAPTER]", help="Show what an adapter is.", show_default=False)
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Show versions, device and the shipped model; or what an adapter is."""
+    output = _Output("info", json_file)
+    from promptprism.adapter import read_card
+    from promptprism.reports import tables
+    from promptprism.reports.rows import card_facts, machine, machine_facts
+
+    if adapter is not None:
+        card = read_card(adapter).model_dump(mode="json")
+        output.show(tables.facts(str(adapter), card_facts(card)))
+        output.write(adapter=str(adapter), **card)
+        return
+    content = machine()
+    output.show(tables.facts("promptprism", machine_facts(content)))
+    output.write(**content)
+
+
+def _load(data: str, output: _Output) -> Dataset:
+    from promptprism.data.registry import load_data
+
+    dataset = load_data(data)
+    if dataset.skipped:
+        output.warn(f"{len(dataset.skipped)} files are no images and skipped, such as '{dataset.skipped[0]}'")
+    return dataset
+
+
+def _check_out(out: Path, resume: bool) -> Path:
+    """Refuse a place that cannot be used before anything is trained; return where the checkpoint goes."""
+    from promptprism.reports.documents import check_place
+
+    if out.exists():
+        raise PromptPrismError(f"'{out}' exists: choose another folder for the adapter, or remove it first")
+    checkpoint = out.with_name(f"{out.name}.checkpoint")
+    if checkpoint.exists() and not resume:
+        raise PromptPrismError(
+            f"'{checkpoint}' is left of an interrupted run: add --resume to go on, or remove it"
+        )
+    check_place(out)
+    return checkpoint
+
+
+def _parse_settings(pairs: list[str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise PromptPrismError(f"--set '{pair}' is no setting: write NAME=VALUE, such as --set epochs=10")
+        try:
+            settings[name.strip()] = json.loads(value)
+        except ValueError:
+            settings[name.strip()] = value
+    return settings

@@ -1,0 +1,110 @@
+"""The demo: five methods from base to new classes of one data set, and some opinions of CDC."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL.Image import Image
+
+from promptprism.backbones import load_backbone
+from promptprism.data.images import load_image
+from promptprism.data.records import Dataset, Record
+from promptprism.data.splits import base_new
+from promptprism.estimator import PromptPrism
+from promptprism.evaluation.base_to_new import base_to_new
+from promptprism.reports.rows import prediction_rows
+
+SHOTS = 16
+_IMAGES = 3
+
+#: Settings that differ from the methods' defaults, so that all five together take minutes on two cores.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "zero-shot": {},
+    "coop": {"epochs": 50},
+    "cocoop": {"epochs": 2},
+    "maple": {},
+    "cdc": {},
+}
+
+
+def run_demo(
+    dataset: Dataset, backbone_name: str, seed: int, say: Callable[[str], None]
+) -> tuple[dict[str, Any], list[Image]]:
+    """Run the base-to-new protocol for every method, then ask CDC about test images of base and new classes.
+
+    Args:
+        dataset: with a test split.
+        backbone_name: for `load_backbone`.
+        seed: of everything random.
+        say: is told what happens.
+
+    Returns:
+        The fields of the demo's JSON, and the pictures that its ``images`` are about.
+
+    Raises:
+        PromptPrismError: the data or the backbone cannot be used.
+    """
+    backbone = load_backbone(backbone_name)
+    base, new = base_new(dataset)
+    say(
+        f"{dataset.name}: learn {len(base.class_names)} base classes from {SHOTS} images each, "
+        f"then tell them apart, and {len(new.class_names)} new classes never trained"
+    )
+    methods: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder, "cdc")
+        for name, settings in SETTINGS.items():
+            result = base_to_new(
+                name,
+                backbone,
+                dataset,
+                shots=SHOTS,
+                seed=seed,
+                checkpoint=checkpoint if name == "cdc" else None,
+                progress=True,
+                **settings,
+            )
+            training = result.training
+            methods[name] = {
+                "base": result.base.accuracy,
+                "new": result.new.accuracy,
+                "hm": result.hm,
+                "seconds": training.cost.seconds,
+                "seconds_per_step": training.seconds_per_step,
+                "steps": training.steps,
+                "epochs": len(training.history),
+                "trainable": training.trainable,
+                "collapsed": training.collapsed,
+                "settings": result.settings,
+            }
+        # The finished run's checkpoint gives the trained model without training again.
+        model = PromptPrism("cdc", backbone, shots=SHOTS, seed=seed, **SETTINGS["cdc"])
+        model.fit(base, checkpoint=checkpoint)
+    rows: list[dict[str, Any]] = []
+    pictures: list[Image] = []
+    for part, data in (("base", base), ("new", new)):
+        picked = _spread(data, _IMAGES)
+        names = [f"{part} image {number}" for number in range(1, len(picked) + 1)]
+        sources = [record.source for record in picked]
+        opinions = prediction_rows(model.with_classes(data.class_names), sources, names, templates=True)
+        truth = ({"truth": data.class_names[record.label]} for record in picked)
+        rows += [row | true for row, true in zip(opinions, truth, strict=True)]
+        pictures += map(load_image, sources)
+    content = {
+        "data": dataset.name,
+        "seed": seed,
+        "shots": SHOTS,
+        "backbone": result.backbone.model_dump(),
+        "methods": methods,
+        "images": rows,
+    }
+    return content, pictures
+
+
+def _spread(data: Dataset, count: int) -> Sequence[Record]:
+    """Test images spread evenly over the classes."""
+    step = max(1, len(data.test) // count)
+    return data.test[step // 2 :: step][:count]

@@ -1,0 +1,135 @@
+"""Rows of tables and JSON, made from a model's answers, its card, and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from promptprism.errors import PromptPrismError
+from promptprism.reports.tables import duration, percent
+
+if TYPE_CHECKING:
+    from promptprism.data.images import ImageSource
+    from promptprism.estimator import PromptPrism
+
+_TOP = 5
+
+
+def prediction_rows(
+    model: PromptPrism, sources: Sequence[ImageSource], names: Sequence[str], templates: bool = False
+) -> list[dict[str, Any]]:
+    """Predict images; one row each, with ``names`` to call them by.
+
+    Raises:
+        PromptPrismError: templates are asked of a method without opinions, or an image cannot be read.
+    """
+    classes = [str(name) for name in model.classes_]
+    if model.method_.evidential or templates:
+        fused, each = model.opinions(sources)
+        probabilities = fused.probability
+    else:
+        import torch
+
+        fused, probabilities = None, torch.from_numpy(model.predict_proba(sources))
+
+    def opinion(of: Any, at: tuple[int, ...]) -> dict[str, Any]:
+        best = int(of.prediction[at])
+        return {
+            "class": classes[best],
+            "probability": float(of.probability[at][best]),
+            "belief": float(of.belief[at][best]),
+            "uncertainty": float(of.uncertainty[at]),
+        }
+
+    rows = []
+    for i, name in enumerate(names):
+        shares, places = probabilities[i].topk(min(_TOP, len(classes)))
+        top = [
+            {"class": classes[place], "probability": share}
+            for place, share in zip(places.tolist(), shares.tolist(), strict=True)
+        ]
+        row: dict[str, Any] = {"image": name}
+        row |= opinion(fused, (i,)) if fused is not None else {**top[0], "belief": None, "uncertainty": None}
+        row["top"] = top
+        if templates:
+            row["templates"] = [opinion(each, (m, i)) for m in range(len(each.weight))]
+        rows.append(row)
+    return rows
+
+
+def card_facts(card: Mapping[str, Any]) -> dict[str, str | None]:
+    """An adapter's card as a person reads it."""
+    training, backbone, data = card["training"], card["backbone"], card["data"]
+    names = card["class_names"]
+    shown = ", ".join(names[:6]) + (f", ... ({len(names)} in all)" if len(names) > 6 else "")
+    learned = None
+    if training["steps"]:
+        losses = [epoch["loss"] for epoch in training["history"]]
+        learned = (
+            f"{training['steps']} steps in {duration(training['cost']['seconds'])}, "
+            f"{duration(training['seconds_per_step'])} each; loss {losses[0]:.3f} to {losses[-1]:.3f}; "
+            f"{percent(training['accuracy'])} % of the training images right"
+        )
+    return {
+        "method": f"{card['method']}, {training['trainable']:,} learned numbers",
+        "backbone": " ".join(
+            filter(
+                None,
+                (backbone["name"], backbone["pretrained"], backbone["fingerprint"], backbone["precision"]),
+            )
+        ),
+        "classes": shown,
+        "phrase": card["phrase"],
+        "learned from": data
+        and f"{sum(data['images'].values())} images of {data['name']}, seed {data['seed']}",
+        "training": learned,
+        **{
+            f"score on {name}": f"{percent(scores['cls/accuracy'])} %"
+            for name, scores in card["scores"].items()
+        },
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Versions, devices, methods and the shipped model."""
+    import torch
+
+    from promptprism.backbones import load_backbone
+    from promptprism.methods import METHODS
+    from promptprism.training.cost import versions
+
+    devices = [
+        "cpu",
+        *(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())),
+    ]
+    mini: dict[str, Any] | None
+    try:
+        model = load_backbone("mini", device="cpu")
+        sizes = ("image_size", "embed_dim", "text_width", "vision_width", "text_layers", "vision_layers")
+        facts = ("fingerprint", "activation", *sizes, "context_length", "logit_scale")
+        mini = {name: getattr(model, name) for name in facts}
+        mini["parameters"] = sum(value.numel() for value in model.parameters())
+    except PromptPrismError:
+        mini = None
+    return {
+        "versions": versions(),
+        "devices": devices,
+        "threads": torch.get_num_threads(),
+        "methods": list(METHODS),
+        "package": str(Path(__file__).parents[1]),
+        "mini": mini,
+    }
+
+
+def machine_facts(content: Mapping[str, Any]) -> dict[str, str | None]:
+    """What `machine` found as a person reads it."""
+    mini = content["mini"]
+    return {
+        **content["versions"],
+        "devices": f"{', '.join(content['devices'])}; {content['threads']} threads",
+        "methods": ", ".join(content["methods"]),
+        "mini CLIP": mini
+        and f"{mini['parameters'] / 1e6:.1f} M parameters, {mini['image_size']} px, {mini['fingerprint']}",
+        "package": content["package"],
+    }

@@ -1,0 +1,187 @@
+"""Tables for the terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL.Image import Image
+from rich import box
+from rich.color import Color
+from rich.markup import escape
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+Row = Mapping[str, Any]
+
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def bar(share: float, width: int = 10, style: str = "cyan") -> Text:
+    """Draw a share in 0..1 as a bar."""
+    eighths = round(max(0.0, min(1.0, share)) * width * 8)
+    whole, rest = divmod(eighths, 8)
+    filled = "█" * whole + (_EIGHTHS[rest] if rest else "")
+    return Text(filled.ljust(width), style)
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """Write a share in 0..1 as per cent."""
+    return "–" if share is None else f"{100 * share:.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time as a person would."""
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+
+
+def facts(title: str, rows: Mapping[str, str | Text | None]) -> Table:
+    """Set names and values below a title; values that are None are left out."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        if value is not None:
+            table.add_row(name, value if isinstance(value, Text) else escape(value))
+    return table
+
+
+def _grid(title: str | None = None, caption: str | None = None) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption=caption,
+        caption_justify="left",
+        caption_style="dim",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+
+
+def datasets(entries: Sequence[Row]) -> Table:
+    """Registered data sets: rows with name, classes, images by split, summary."""
+    table = _grid(caption="DATA may also be a folder with one subfolder per class, or a CSV of path,label")
+    table.add_column("name", style="bold", no_wrap=True)
+    for column in ("classes", "train", "test"):
+        table.add_column(column, justify="right")
+    table.add_column("shows")
+    for entry in entries:
+        counts = [f"{entry['images'][split] or '–'}" for split in ("train", "test")]
+        table.add_row(entry["name"], str(entry["classes"]), *counts, escape(entry["summary"]))
+    return table
+
+
+def predictions(rows: Sequence[Row]) -> Table:
+    """Predictions: rows of `promptprism.reports.rows.prediction_rows`, perhaps with the truth."""
+    evidential = any(row["uncertainty"] is not None for row in rows)
+    truth = any("truth" in row for row in rows)
+    table = _grid()
+    table.add_column("image", overflow="fold")
+    table.add_column("class")
+    table.add_column("probability %", no_wrap=True)
+    if evidential:
+        table.add_column("uncertainty %", no_wrap=True)
+    table.add_column("truth" if truth else "next best", style=None if truth else "dim")
+
+    def cells(opinion: Row) -> list[Text]:
+        shown = [Text(opinion["class"]), _measure(opinion["probability"], "cyan")]
+        return shown + ([_measure(opinion["uncertainty"], "magenta")] if evidential else [])
+
+    for row in rows:
+        last = _verdict(row) if truth else _next_best(row)
+        table.add_row(Text(row["image"]), *cells(row), last, style="bold" if "templates" in row else None)
+        for number, opinion in enumerate(row.get("templates", ()), start=1):
+            table.add_row(Text(f"  S{number}"), *cells(opinion), style="dim")
+            table.caption = "S1, S2, ...: the opinions of the templates, which are fused above them"
+        table.add_section()
+    return table
+
+
+def album(rows: Sequence[Row], pictures: Sequence[Image]) -> Table:
+    """Predictions beside small pictures of what they are about, for terminals with colours."""
+    grid = Table.grid(padding=(1, 1))
+    for row, picture in zip(rows, pictures, strict=True):
+        opinions = predictions([row])
+        opinions.caption = None
+        grid.add_row(thumbnail(picture), opinions)
+    return grid
+
+
+def thumbnail(picture: Image, lines: int = 7) -> Text:
+    """Draw an RGB picture in half blocks, two pixels a line."""
+    side = 2 * lines
+    pixels = np.asarray(picture.resize((side, side))).tolist()
+    text = Text(no_wrap=True)
+    for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
+        for above, below in zip(upper, lower, strict=True):
+            text.append("▀", Style(color=Color.from_rgb(*above), bgcolor=Color.from_rgb(*below)))
+        text.append("\n")
+    return text
+
+
+def _verdict(row: Row) -> Text:
+    return Text("✓", "green") if row["truth"] == row["class"] else Text(f"✗ {row['truth']}", "red")
+
+
+def _next_best(row: Row) -> Text:
+    return Text(
+        ", ".join(f"{other['class']} {percent(other['probability'], 0)}" for other in row["top"][1:2])
+    )
+
+
+def _measure(share: float, style: str) -> Text:
+    return Text.assemble(f"{percent(share):>5} ", bar(share, 8, style))
+
+
+def evaluation(result: Row) -> Table:
+    """Accuracy, fused and of each template, and the calibration of the probabilities."""
+    metrics = result["metrics"]
+    several = len(result["template_accuracy"]) > 1
+    table = _grid(f"{result['images']} images of {result['data']}, {result['classes']} classes")
+    table.add_column("")
+    table.add_column("accuracy %", no_wrap=True)
+    for number, share in enumerate(result["template_accuracy"] if several else (), start=1):
+        table.add_row(f"S{number}", _measure(share, "blue"))
+    table.add_row("fused" if several else "accuracy", _measure(metrics["cls/accuracy"], "cyan"), style="bold")
+    table.add_section()
+    table.add_row("macro F1", percent(metrics["cls/macro_f1"]))
+    table.add_row("calibration error", percent(metrics["cal/ece"]))
+    if "cal/uncertainty" in metrics:
+        table.add_row("mean uncertainty", percent(metrics["cal/uncertainty"]))
+    worst = sorted((share, name) for name, share in result["class_accuracy"].items() if share is not None)[:5]
+    if len(result["class_accuracy"]) > 2:
+        table.add_section()
+        for share, name in worst:
+            table.add_row(Text(name), _measure(share, "red"), style="dim")
+        table.caption = "last: the hardest classes"
+    return table
+
+
+def methods(results: Mapping[str, Row]) -> Table:
+    """Base-to-new results by method, the best of each column in bold."""
+    table = _grid(caption="accuracy in %; HM: harmonic mean of base and new; ms: per training step")
+    table.add_column("method", style="bold")
+    columns = ("base", "new", "hm")
+    for column in ("base", "new", "HM", "learned", "epochs", "ms", "time"):
+        table.add_column(column, justify="right", no_wrap=True)
+    best = {c: max((row[c] for row in results.values() if row[c] is not None), default=None) for c in columns}
+    for name, row in results.items():
+        shares = [
+            Text(percent(row[c]), "bold green" if row[c] is not None and row[c] == best[c] else "")
+            for c in columns
+        ]
+        step = row["seconds_per_step"]
+        table.add_row(
+            name,
+            *shares,
+            f"{row['trainable']:,}" if row["trainable"] else "–",
+            str(row["epochs"]) if row["epochs"] else "–",
+            "–" if step is None else f"{1000 * step:.0f}",
+            duration(row["seconds"]),
+        )
+    return table

@@ -1,0 +1,251 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from toys import COLOURS, picture
+from typer.testing import CliRunner
+
+import promptprism
+from promptprism import adapter, demo, estimator
+from promptprism.cli import app
+from promptprism.methods import Cdc
+from promptprism.training import loop
+
+DOCUMENTED = Path(__file__).parents[1] / "docs" / "reference" / "cli-json.md"
+QUICK = [x for pair in ("epochs=4", "lr=0.002", "depth=2", "templates=2") for x in ("--set", pair)]
+HEAD = {"schema", "schema_version", "promptprism"}
+
+
+@pytest.fixture(autouse=True)
+def backbone(tiny, monkeypatch):
+    for module in (adapter, demo, estimator):
+        monkeypatch.setattr(module, "load_backbone", lambda *_, **__: tiny)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("colours")
+    for name in list(COLOURS)[:4]:
+        for split, numbers in (("train", range(4)), ("test", range(4, 7))):
+            (root / split / name).mkdir(parents=True)
+            for number in numbers:
+                Image.fromarray(picture(name, number)).save(root / split / name / f"{number}.png")
+    (root / "train" / "red" / "notes.txt").write_text("reds")
+    return root
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output + result.stderr
+    return result
+
+
+def documented(command, table=0):
+    """Names in the first column of a table of a command's section."""
+    section = DOCUMENTED.read_text().split(f"\n## {command}\n")[1].split("\n## ")[0]
+    return set(re.findall(r"^\| `(\w+)` \|", section.split("|---|---|\n")[table + 1], re.MULTILINE))
+
+
+@pytest.fixture(scope="module")
+def fitted(data, tiny, tmp_path_factory):
+    out = tmp_path_factory.mktemp("adapters") / "colours"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(estimator, "load_backbone", lambda *_, **__: tiny)
+        result = run("fit", data, "--shots", 4, "--out", out, "--json", out.with_suffix(".json"), *QUICK)
+    return out, result
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys, promptprism.cli; print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+    assert "evaluate" in run("--help").output
+    assert run("--version").output.strip() == promptprism.__version__
+
+
+def test_fit(fitted, data):
+    out, result = fitted
+    assert "1 files are no images and skipped" in result.output
+    assert re.search(r"training +16 steps in .*; loss \d", result.output)
+    content = json.loads(out.with_suffix(".json").read_text())
+    assert content.keys() == documented("fit") | HEAD
+    assert (content["schema"], content["schema_version"]) == ("promptprism/fit", 1)
+    assert content["data"]["images"] == dict.fromkeys(["blue", "green", "red", "yellow"], 4)
+    assert content["settings"]["epochs"] == 4 and content["skipped"] == 1
+    assert sorted(path.name for path in out.iterdir()) == ["adapter.safetensors", "card.json"]
+    assert not out.with_name("colours.checkpoint").exists()
+
+
+def test_info_on_an_adapter(fitted):
+    content = json.loads(run("info", fitted[0], "--json", "-").stdout)
+    assert content.keys() == documented("fit") - {"skipped"} | HEAD
+    assert re.search(r"method +cdc, [\d,]+ learned numbers", run("info", fitted[0]).output)
+
+
+def test_evaluate(fitted, data):
+    content = json.loads(run("evaluate", fitted[0], data, "--json", "-").stdout)
+    assert content.keys() == documented("evaluate") | HEAD
+    assert content["split"] == "test" and content["images"] == 12 and len(content["template_accuracy"]) == 2
+    assert content["accuracy"] == content["metrics"]["cls/accuracy"]
+    output = run("evaluate", fitted[0], data).output
+    assert "12 images of" in output and re.search(r"S2 +\d", output) and re.search(r"fused +\d", output)
+
+
+def test_evaluate_without_a_test_split_takes_all(fitted, data):
+    result = run("evaluate", fitted[0], data / "test", "--json", "-")
+    assert json.loads(result.stdout)["split"] == "all" and json.loads(result.stdout)["images"] == 12
+    assert "flatters" not in run("evaluate", fitted[0], data / "test").output
+
+
+def test_evaluate_on_the_images_learned_from_says_so(data, tmp_path):
+    run("fit", data / "train", "--method", "zero-shot", "--shots", 1, "--out", tmp_path / "a")
+    assert (
+        "no test split: images that were learned from"
+        in run("evaluate", tmp_path / "a", data / "train").output
+    )
+
+
+def test_evaluate_in_another_label_space(fitted, data, tmp_path):
+    for name in ("crimson", "navy"):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), name).save(tmp_path / "d" / name / "1.png")
+    refused = run("evaluate", fitted[0], tmp_path / "d", code=2)
+    assert "2 classes that the model does not know" in refused.stderr
+    content = json.loads(run("evaluate", fitted[0], tmp_path / "d", "--data-classes", "--json", "-").stdout)
+    assert content["class_accuracy"].keys() == {"crimson", "navy"}
+
+
+def test_predict(fitted, data):
+    images = [data / "test" / "red" / "5.png", data / "test" / "blue" / "5.png"]
+    content = json.loads(run("predict", fitted[0], *images, "--templates", "--json", "-").stdout)
+    assert content.keys() == documented("predict") | HEAD
+    assert [row["image"] for row in content["predictions"]] == list(map(str, images))
+    for row in content["predictions"]:
+        assert row.keys() == documented("predict", 1)
+        assert row["probability"] == pytest.approx(row["belief"] + row["uncertainty"] / 4, rel=1e-5)
+        assert row["top"][0] == {"class": row["class"], "probability": row["probability"]}
+        assert len(row["top"]) == 4 and len(row["templates"]) == 2
+        assert all(
+            each.keys() == {"class", "probability", "belief", "uncertainty"} for each in row["templates"]
+        )
+    plain = json.loads(run("predict", fitted[0], *images, "--json", "-").stdout)["predictions"]
+    assert plain == [{k: v for k, v in row.items() if k != "templates"} for row in content["predictions"]]
+    output = run("predict", fitted[0], *images, "--templates").output
+    assert "uncertainty" in output and output.count(" S2 ") == 2
+
+
+def test_predict_without_opinions(data, tmp_path):
+    run("fit", data, "--method", "zero-shot", "--shots", 1, "--out", tmp_path / "a")
+    image = data / "test" / "red" / "5.png"
+    row = json.loads(run("predict", tmp_path / "a", image, "--json", "-").stdout)["predictions"][0]
+    assert row["belief"] is None and row["uncertainty"] is None
+    assert "uncertainty" not in run("predict", tmp_path / "a", image).output
+    refused = run("predict", tmp_path / "a", image, "--templates", code=2)
+    assert "'zero-shot' has no opinions" in refused.stderr
+
+
+def test_demo(data, monkeypatch):
+    quick = {"epochs": 3, "lr": 0.002}
+    trained = dict.fromkeys(("coop", "cocoop"), quick) | {n: {**quick, "depth": 2} for n in ("maple", "cdc")}
+    monkeypatch.setattr(demo, "SETTINGS", {"zero-shot": {}} | trained)
+    monkeypatch.setattr(demo, "SHOTS", 2)
+    content = json.loads(run("demo", "--data", data, "--json", "-").stdout)
+    assert content.keys() == documented("demo") | HEAD
+    assert list(content["methods"]) == ["zero-shot", "coop", "cocoop", "maple", "cdc"]
+    for row in content["methods"].values():
+        assert row.keys() == documented("demo", 1)
+    assert len(content["images"]) == 6 and all(len(row["templates"]) == 4 for row in content["images"])
+    assert {row["truth"] for row in content["images"]} == {"blue", "green", "red", "yellow"}
+    output = run("demo", "--data", data).output
+    assert re.search(r"method +base +new +HM", output) and "new image 3" in output
+
+
+def test_datasets_and_info():
+    content = json.loads(run("datasets", "--json", "-").stdout)
+    assert content.keys() == documented("datasets") | HEAD
+    food = next(row for row in content["datasets"] if row["name"] == "mini/food")
+    assert food["images"] == {
+        split: n * food["classes"] for split, n in (("train", 40), ("val", 8), ("test", 24))
+    }
+    assert "mini/food" in run("datasets").output
+    content = json.loads(run("info", "--json", "-").stdout)
+    assert content.keys() == documented("info") | HEAD
+    assert content["methods"] == ["zero-shot", "coop", "cocoop", "maple", "cdc"]
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["mini/fod"], r"no data 'mini/fod'.*Did you mean mini/food"),
+        (
+            ["DATA", "--method", "cdd"],
+            "Unknown method 'cdd': choose one of zero-shot, coop, cocoop, maple, cdc",
+        ),
+        (["DATA", "--set", "epoch=3"], "has no setting 'epoch'. Did you mean epochs"),
+        (["DATA", "--set", "epochs=many"], "Setting epochs='many' of method 'cdc' is refused"),
+        (["DATA", "--set", "epochs"], "--set 'epochs' is no setting: write NAME=VALUE"),
+        (["DATA", "--shots", "5"], r"too few images for 5 shots: 'blue' has 4, .*--allow-fewer"),
+        (["DATA", "--phrase", "a photo"], "Phrase 'a photo' must hold {} once"),
+        (["DATA", "--phrase", "so " * 50 + "{}"], "Text too long: 'so so .*Shorten"),
+    ],
+)
+def test_fit_refuses(arguments, says, data, tmp_path):
+    arguments = [str(data) if argument == "DATA" else argument for argument in arguments]
+    shots = [] if "--shots" in arguments else ["--shots", 1]
+    result = run("fit", *arguments, *shots, "--out", tmp_path / "a", code=2)
+    assert re.match(rf"error: .*{says}", result.stderr) and result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_allow_fewer(data, tmp_path):
+    run("fit", data, "--method", "zero-shot", "--shots", 5, "--allow-fewer", "--out", tmp_path / "a")
+
+
+def test_places_that_cannot_be_written_are_found_before_the_data_is_read(tmp_path):
+    (tmp_path / "file").write_text("")
+    for arguments, says in (
+        (["--out", tmp_path], r"exists: choose another folder for the adapter, or remove it first"),
+        (
+            ["--out", tmp_path / "file" / "a"],
+            r"cannot write '.*a' \(Not a directory\): check the permissions",
+        ),
+        (
+            ["--out", tmp_path / "a", "--json", tmp_path / "file" / "j"],
+            r"cannot write '.*j' \(Not a directory\)",
+        ),
+        (["--out", tmp_path / "a", "--json", tmp_path], r"cannot write '.*': it is a folder; name a file"),
+    ):
+        assert re.search(says, run("fit", "no-such-data", *arguments, code=2).stderr)
+
+
+def test_interrupted_and_resumed(data, fitted, tmp_path, monkeypatch):
+    loss, calls = Cdc.loss, []
+
+    def stopping(self, views, labels, epoch):
+        calls.append(epoch)
+        if len(calls) == 10:
+            raise KeyboardInterrupt
+        return loss(self, views, labels, epoch)
+
+    out = tmp_path / "a"
+    arguments = ["fit", data, "--shots", 4, "--out", out, *QUICK]
+    with monkeypatch.context() as patch:
+        patch.setattr(Cdc, "loss", stopping)
+        stopped = run(*arguments, code=130)
+    assert re.search(r"stopped in epoch 3 of 4\. The first 2 are kept in '.*a\.checkpoint'", stopped.stderr)
+    assert not out.exists()
+    assert "is left of an interrupted run: add --resume" in run(*arguments, code=2).stderr
+    run(*arguments, "--resume")
+    tensors = "adapter.safetensors"
+    assert (out / tensors).read_bytes() == (fitted[0] / tensors).read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_collapsed_run_is_not_saved(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_examine", lambda *_: (0.25, "every image is taken for 'red'"))
+    refused = run("fit", data, "--shots", 1, "--out", tmp_path / "a", *QUICK, code=2)
+    assert "the run collapsed: every image is taken for 'red'. Nothing was saved" in refused.stderr
+    assert not list(tmp_path.iterdir())
