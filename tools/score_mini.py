@@ -2,9 +2,9 @@
 
     python tools/score_mini.py --photos caltech-101 eurosat --out results/miniworld-zero-shot.json
 
-Zero-shot accuracy on all MiniWorld data sets; on natural photos that it has not seen, where the folders of
-Caltech-101 or EuroSAT (one folder per class somewhere below) are given; and the task misalignment: how much closer
-an image is to its full description than to that of its object alone.
+Zero-shot accuracy on all MiniWorld data sets; on natural photos that it has not seen, where folders of
+Caltech-101 or EuroSAT (one folder per class somewhere below) are given; and the task misalignment: how much
+closer an image is to its full description than to that of its object alone.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def task_misalignment(backbone: Backbone, name: str, count: int = 400) -> dict[s
 
 def main() -> None:
     """Run the recipe."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--photos", type=Path, nargs="*", default=[], help="folders of natural photos")
     parser.add_argument("--backbone", default="mini")
     parser.add_argument("--out", type=Path, required=True)
@@ -84,7 +86,9 @@ def main() -> None:
     photos = {}
     for root in arguments.photos:
         # The class folders lie one or two levels down, as the archives unpack.
-        folder = next(p for p in itertools.chain([root], sorted(root.glob("*/"))) if len(list(p.glob("*/"))) > 2)
+        folder = next(
+            p for p in itertools.chain([root], sorted(root.glob("*/"))) if len(list(p.glob("*/"))) > 2
+        )
         photos[root.name] = zero_shot(backbone, read_folder(folder))
     result = {
         "command": "python tools/score_mini.py --photos caltech-101 eurosat --out results/miniworld-zero-shot.json",

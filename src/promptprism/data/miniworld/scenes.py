@@ -116,7 +116,8 @@ def _background(scene: Scene) -> _Ints:
             weight = 256 * (((_X + _Y) % p < p // 4 + 1) | ((_X - _Y) % p < p // 4 + 1))
         case _:
             raise ValueError(f"unknown pattern {scene.pattern!r}: {', '.join(PATTERNS + UNSEEN_PATTERNS)}")
-    return base + (tone - base) * weight[..., None].astype(np.int32) // 256
+    background: _Ints = base + (tone - base) * weight[..., None].astype(np.int32) // 256
+    return background
 
 
 def _over_255(value: _Ints) -> _Ints:

@@ -8,7 +8,7 @@ import json
 import zipfile
 from dataclasses import dataclass
 from importlib import resources
-from typing import IO, Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +36,7 @@ class Concept:
 
 @functools.cache
 def _archive() -> zipfile.ZipFile:
-    file = resources.files(__package__).joinpath("sprites.zip").open("rb")
-    return zipfile.ZipFile(cast("IO[bytes]", file))
+    return zipfile.ZipFile(resources.files(__package__).joinpath("sprites.zip").open("rb"))
 
 
 @functools.cache

@@ -1,8 +1,8 @@
 """MiniWorld's data sets: eleven label spaces, four shifts, and interventions on their scenes.
 
-A record of split s of data set d with index i depends only on (VERSION, d, s, i, rho): the same scene on any
-machine. The eleven stand for the eleven of the field, ``mini/general`` for ImageNet; settings may be chosen on
-DEVELOPMENT only.
+A record of split s of data set d with index i depends only on (VERSION, d, s, i, rho): the same scene on
+any machine. The eleven stand for the eleven of the field, ``mini/general`` for ImageNet; settings may be
+chosen on DEVELOPMENT only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 
 from promptprism.data.miniworld.scenes import COLOURS, MONOCHROME, PATTERNS, UNSEEN_PATTERNS, Scene, render
 from promptprism.data.miniworld.sprites import Concept, concepts
-from promptprism.data.records import Dataset, Record
+from promptprism.data.records import Dataset, Record, Records
 from promptprism.errors import PromptPrismError
 
 _T = TypeVar("_T")
@@ -161,8 +161,8 @@ def scenes(name: str, split: str, rho: float = RHO) -> Iterator[tuple[Scene, int
     """Yield the scenes of a split with their labels, class after class.
 
     In the train split a scene has its class's usual background colour with probability rho: the data
-    misalignment. In the others colour and class are independent; in the adversarial shift the colour is another
-    class's usual one.
+    misalignment. In the others colour and class are independent; in the adversarial shift the colour is
+    another class's usual one.
 
     Raises:
         PromptPrismError: If the data set is unknown or rho is no probability.
@@ -214,8 +214,10 @@ def load(name: str, rho: float = RHO) -> Dataset:
     Raises:
         PromptPrismError: If the data set is unknown or rho is no probability.
     """
-    splits = {
-        split: tuple(Record(SceneSource(scene), label) for scene, label in scenes(name, split, rho))
-        for split in (("test",) if name in SHIFTS else ("train", "val", "test"))
-    }
-    return Dataset(name=name, class_names=tuple(c.name for c in classes(name)), **splits)
+
+    def records(split: str) -> Records:
+        return tuple(Record(SceneSource(scene), label) for scene, label in scenes(name, split, rho))
+
+    names = tuple(concept.name for concept in classes(name))
+    train, val = ((), ()) if name in SHIFTS else (records("train"), records("val"))
+    return Dataset(name, names, train, val, records("test"))
