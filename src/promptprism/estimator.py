@@ -26,7 +26,7 @@ from promptprism.evidence import Opinion
 from promptprism.inference import Predictor
 from promptprism.inputs import Images, Labels, as_sources, label_images
 from promptprism.methods import Method, build_method, make_settings
-from promptprism.methods.names import spoken
+from promptprism.methods.names import name_key
 from promptprism.training.cost import BackboneFacts
 from promptprism.training.loop import TrainResult, train
 
@@ -196,8 +196,8 @@ class PromptPrism:
         """
         method = self._fitted
         dataset = self._dataset(images, labels, None if labels is None else self.classes_.tolist())
-        known = {spoken(name).casefold(): label for label, name in enumerate(method.class_names)}
-        places = [known.get(spoken(name).casefold()) for name in dataset.class_names]
+        known = {name_key(name): label for label, name in enumerate(method.class_names)}
+        places = [known.get(name_key(name)) for name in dataset.class_names]
         unknown = [name for name, place in zip(dataset.class_names, places, strict=True) if place is None]
         if unknown:
             raise PromptPrismError(

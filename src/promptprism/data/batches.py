@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from promptprism.data.images import ImageSource, load_image
-from promptprism.data.views import Picture
+from promptprism.data.images import ImageSource
 
 Batch = list[int]
-MakeViews = Callable[[Picture, int, int, int], Tensor]
+MakeViews = Callable[[ImageSource, int, int, int], Tensor]
 
 
 def shuffled_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[Batch]:
@@ -46,7 +45,7 @@ def view_batches(
     """
 
     def load(batch: Batch) -> tuple[Batch, Tensor]:
-        return batch, torch.stack([make(load_image(sources[i]), seed, epoch, i) for i in batch], dim=1)
+        return batch, torch.stack([make(sources[i], seed, epoch, i) for i in batch], dim=1)
 
     workers = min(4, os.cpu_count() or 1)
     rest = iter(batches)

@@ -69,7 +69,14 @@ def read_folder(root: str | Path, phrase: str = DEFAULT_PHRASE) -> Dataset:
 
     skipped += [path for paths in ignored.values() for path in paths]
     return Dataset(
-        str(root), names, records("train"), records("val"), records("test"), phrase, tuple(sorted(skipped))
+        str(root),
+        names,
+        records("train"),
+        records("val"),
+        records("test"),
+        phrase,
+        tuple(sorted(skipped)),
+        folder=root,
     )
 
 
@@ -115,7 +122,7 @@ def read_csv(path: str | Path, phrase: str = DEFAULT_PHRASE) -> Dataset:
         return tuple(Record(image, labels[label]) for image, label, split in entries if split == wanted)
 
     return Dataset(
-        str(path), names, train=records("train"), val=records("val"), test=records("test"), phrase=phrase
+        str(path), names, records("train"), records("val"), records("test"), phrase, folder=path.parent
     )
 
 

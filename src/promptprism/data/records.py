@@ -39,6 +39,7 @@ class Dataset:
         val: images for choosing settings; never used for learning.
         test: images to score on; empty if the data has no test split.
         skipped: files that lay among the images and are none.
+        folder: what the paths of few-shot lists are relative to; None if the images are no files below one.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Dataset:
     test: Records = ()
     phrase: str = DEFAULT_PHRASE
     skipped: tuple[Path, ...] = ()
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         for record in (*self.train, *self.val, *self.test):

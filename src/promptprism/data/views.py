@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from promptprism.data.images import ImageSource, load_image
 from promptprism.errors import PromptPrismError
 
 Picture = Image.Image
@@ -73,11 +74,15 @@ def make_view(name: str, image_size: int, mean: Sequence[float], std: Sequence[f
 
 def make_views(
     names: Sequence[str], image_size: int, mean: Sequence[float], std: Sequence[float]
-) -> Callable[[Picture, int, int, int], Tensor]:
-    """Build the views of all templates: (picture, seed, epoch, index) to tensor [M, 3, H, W]."""
+) -> Callable[[ImageSource, int, int, int], Tensor]:
+    """Build the views of all templates: (image, seed, epoch, index) to tensor [M, 3, H, W].
+
+    Large photos are shrunk to four times the image size first: a random crop of 8 % still has all its pixels.
+    """
     views = [make_view(name, image_size, mean, std) for name in names]
 
-    def make(image: Picture, seed: int, epoch: int, index: int) -> Tensor:
+    def make(source: ImageSource, seed: int, epoch: int, index: int) -> Tensor:
+        image = load_image(source, 4 * image_size)
         return torch.stack(
             [view(image, view_generator(seed, epoch, index, template)) for template, view in enumerate(views)]
         )

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from promptprism.errors import PromptPrismError
 
+#: Tells apart two classes that a data set gives the same name, as ImageNet does; not said in prompts.
+_WORDNET_ID = re.compile(r" \[n\d{8}\]$")
+
 
 def spoken(class_name: str) -> str:
-    """A class name as prompts say it: underscores are spaces, and no space is doubled."""
-    return " ".join(class_name.replace("_", " ").split())
+    """A class name as prompts say it: underscores are spaces, no space is doubled, no WordNet id."""
+    return " ".join(_WORDNET_ID.sub("", class_name).replace("_", " ").split())
+
+
+def name_key(class_name: str) -> str:
+    """What is equal for two class names that are taken for the same class."""
+    wordnet_id = _WORDNET_ID.search(class_name)
+    return spoken(class_name).casefold() + (wordnet_id[0] if wordnet_id else "")
 
 
 def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
@@ -27,8 +37,8 @@ def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
     for position, name in enumerate(class_names):
         if not isinstance(name, str):
             raise PromptPrismError(f"Class {position} is {name!r}: class names must be text.")
-        key = spoken(name).casefold()
-        if not key:
+        key = name_key(name)
+        if not spoken(name):
             raise PromptPrismError(f"Class {position} has the empty name {name!r}: give it a name.")
         if key in seen:
             raise PromptPrismError(
