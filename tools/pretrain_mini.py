@@ -5,9 +5,9 @@
 Contrastive, with a linear head that names the concept beside it, thrown away at the end. Muon moves the
 matrices of the blocks, AdamW the rest. The rate is constant and falls linearly over the last quarter of
 ``--steps``, so a run may go on with more of them. What a batch holds depends on its number and the seed
-only, however many processes share it (one for each core is quickest); a run that is stopped goes on where its last
-checkpoint is. The photos (Tiny ImageNet's tar with a ``classes.json`` of names) are not redistributed; without
-them the model learns drawings only.
+only, however many processes share it (one for each core is quickest); a run that is stopped goes on where
+its last checkpoint is. The photos (Tiny ImageNet's tar with a ``classes.json`` of names) are not
+redistributed; without them the model learns drawings only.
 """
 
 from __future__ import annotations
@@ -241,7 +241,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--photos", type=Path, help="tar of natural photos; left out without it")
-    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--steps", type=int, default=2800)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, required=True, help="folder of the checkpoint and the log")

@@ -86,12 +86,11 @@ def main() -> None:
     photos = {}
     for root in arguments.photos:
         # The class folders lie one or two levels down, as the archives unpack.
-        folder = next(
-            p for p in itertools.chain([root], sorted(root.glob("*/"))) if len(list(p.glob("*/"))) > 2
-        )
+        levels = itertools.chain([root], sorted(root.glob("*/")))
+        folder = next(p for p in levels if len(list(p.glob("*/"))) > 2)
         photos[root.name] = zero_shot(backbone, read_folder(folder))
     result = {
-        "command": "python tools/score_mini.py --photos caltech-101 eurosat --out results/miniworld-zero-shot.json",
+        "command": f"python tools/score_mini.py --photos caltech-101 eurosat --out {arguments.out}",
         "version": __version__,
         "miniworld": VERSION,
         "fingerprint": backbone.fingerprint,
