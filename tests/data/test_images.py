@@ -113,6 +113,21 @@ def test_one_pixel(tmp_path):
     assert saved(Image.new("RGB", (1, 1), RED), tmp_path / "1.png").size == (1, 1)
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_large_pictures_are_shrunk_but_never_below_what_is_asked(tmp_path, name):
+    ramp = np.linspace(0, 255, 900, dtype=np.uint8)[None, :, None].repeat(600, 0).repeat(3, 2)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(ramp).save(tmp_path / name, exif=exif)
+    whole = load_image(tmp_path / name)
+    assert whole.size == (600, 900) == load_image(tmp_path / name, 301).size
+    for least in (300, 100, 70, 1):
+        image = load_image(tmp_path / name, least)
+        assert least <= min(image.size) < 2 * least
+        peer = whole.resize(image.size, Image.Resampling.BOX)
+        assert np.abs(np.asarray(image, int) - np.asarray(peer, int)).max() <= 3
+
+
 def jpeg_bytes(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "whole.jpg")

@@ -45,8 +45,8 @@ def load_image(source: ImageSource, least: int | None = None) -> Image.Image:
     Args:
         source: path of a file, PIL image, array (uint8, uint16, or float in 0..1; H x W, H x W x 1, 3 or 4),
             or an object whose ``image()`` returns a PIL image.
-        least: shrink a picture with more than twice as many pixels a side, but not below this short side. Photos
-            are then decoded and handled many times faster.
+        least: shrink a picture whose short side is at least twice this, but not below this: large photos are
+            then decoded and handled many times faster.
 
     Raises:
         PromptPrismError: the file is missing, unreadable, cut short or too large, or the array is no image.
