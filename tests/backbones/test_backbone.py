@@ -45,6 +45,26 @@ def test_bfloat16_casts_matrices_and_keeps_norms_and_positions(tiny_factory):
         assert weight.dtype == torch.float32
 
 
+def test_quick_gelu_is_folded_and_the_model_stays_the_same():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        size = {"width": 64, "layers": 2}
+        model = open_clip.CLIP(
+            24,
+            {**size, "head_width": 32, "patch_size": 8, "image_size": 32},
+            {**size, "heads": 2, "vocab_size": 49408, "context_length": 16},
+            quick_gelu=True,
+        ).eval()
+        pixels = torch.randn(3, 3, 32, 32)
+    tokens = open_clip.SimpleTokenizer(context_length=16)(["a cat", "a photo of a dog"])
+    before = model.encode_image(pixels), model.encode_text(tokens), fingerprint(model)
+    backbone = Backbone(model, open_clip.SimpleTokenizer())
+    assert (backbone.activation, backbone.fingerprint) == ("quick_gelu", before[2])
+    assert {type(block.mlp.gelu) for block in model.visual.transformer.resblocks} == {torch.nn.SiLU}
+    torch.testing.assert_close(model.encode_image(pixels), before[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.encode_text(tokens), before[1], atol=1e-5, rtol=0)
+
+
 def test_tokenize_marks_the_end_and_refuses_what_is_too_long(tiny):
     tokens = tiny.tokenize(["a photo of a cat.", "日本語 🦊"])
     assert tokens.shape == (2, 40)

@@ -1,8 +1,10 @@
+from functools import partial
+
 import pytest
 import torch
 
 from benchmarks.reference import plain_image, plain_text
-from promptprism.prompts import block, encode_image, encode_text
+from promptprism.prompts import block, encode_image, encode_text, text
 
 NAMES = {
     "usual": ["cat", "golden retriever", "Boeing 737-800", "lemon"],
@@ -55,6 +57,54 @@ def test_class_right_behind_the_prompts_and_placeholders_that_differ(tiny):
     prompts = randn(2, 2, 3, tiny.text_width)
     tokens = tiny.tokenize(["X X X cat", "Y Y Y red fox"])
     assert_same(encode_text, plain_text, [prompts], tiny, tokens, prompts)
+
+
+@pytest.mark.parametrize("memory_mb", [0, 0.5])
+@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES.keys())
+def test_text_recomputed_in_chunks_is_the_plain_forward(tiny, names, memory_mb):
+    prompts = randn(2, 2, 2, tiny.text_width)
+    tokens = tiny.tokenize([f"a photo of a {name}." for name in names * 4])
+    encode = partial(encode_text, memory_mb=memory_mb)
+    assert_same(encode, plain_text, [prompts], tiny, tokens, prompts)
+    with torch.no_grad():
+        torch.testing.assert_close(encode(tiny, tokens, prompts), encode_text(tiny, tokens, prompts))
+
+
+def kept_mb(compute):
+    """MiB that autograd keeps for the backward pass of `compute()`, frozen weights aside."""
+    storages = {}
+
+    def pack(tensor):
+        if not isinstance(tensor, torch.nn.Parameter):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        compute()
+    return sum(storage.nbytes() for storage in storages.values()) / 2**20
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_text_keeps_what_it_says_and_no_more_than_its_budget(tiny_factory, precision):
+    backbone = tiny_factory(precision)
+    prompts = randn(3, 2, 2, backbone.text_width)
+    tokens = backbone.tokenize([f"a photo of a {'very ' * (i % 4)}red fox." for i in range(200)])
+    said = sum(size for *_, size in text._groups(backbone, sorted([4, 5, 6, 7] * 50), 5, 3, 1e9))
+    kept = kept_mb(lambda: encode_text(backbone, tokens, prompts))
+    assert said == pytest.approx(kept, rel=0.2)
+    for budget in (0.8 * kept, 0.3 * kept):
+        assert kept_mb(partial(encode_text, backbone, tokens, prompts, budget)) < budget
+
+
+def test_classes_are_grouped_by_length_and_memory(tiny):
+    def cuts(lengths, templates, limit_mb):
+        return [group[:2] for group in text._groups(tiny, lengths, 5, templates, limit_mb)]
+
+    assert cuts([2, 3, 4], 1, 1e9) == [(0, 3)]
+    assert cuts([2] * 50 + [3] * 2 + [4], 4, 1e9) == [(0, 50), (50, 53)]
+    assert cuts([2, 2, 2], 4, 0) == [(0, 1), (1, 2), (2, 3)]
+    size = next(text._groups(tiny, [3] * 7, 5, 2, 1e9))[2]
+    assert cuts([3] * 14, 2, size) == [(0, 7), (7, 14)]
 
 
 def test_text_needs_room_for_its_prompts(tiny):

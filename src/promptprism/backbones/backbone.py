@@ -24,7 +24,8 @@ class Backbone(nn.Module):
     `dtype`; layer norms, the residual stream and all features are float32.
 
     Args:
-        model: an open_clip `CLIP` or `CustomTextCLIP`; it is frozen, and cast, in place.
+        model: an open_clip `CLIP` or `CustomTextCLIP`; it is frozen and cast in place,
+            and its QuickGELU folded into weights.
         tokenizer: called as `tokenizer(texts, context_length=...)`, gives [N, L].
         name: what the backbone is called in messages and saved files.
         pretrained: open_clip's tag or the path of the weights, if any.
@@ -79,6 +80,7 @@ class Backbone(nn.Module):
         self.logit_scale = float(cast(Tensor, model.logit_scale).exp())
         quick = isinstance(self.visual.transformer.resblocks[0].mlp.gelu, QuickGELU)
         self.activation = "quick_gelu" if quick else "gelu"
+        _fold_quick_gelu(model)
         # Cast once here, not by autocast in every step: frozen weights need no float32 copy.
         self._dtype = getattr(torch, precision)
         if self._dtype != torch.float32:
@@ -146,6 +148,16 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(f"{key}{tuple(value.shape)}".encode())
         digest.update(memoryview(value.detach().cpu().float().contiguous().numpy()).cast("B"))
     return digest.hexdigest()[:16]
+
+
+def _fold_quick_gelu(model: nn.Module) -> None:
+    """Write x sigmoid(1.702 x) as silu(1.702 x) / 1.702, one kernel, with both factors in frozen weights."""
+    for block in model.modules():
+        if isinstance(block, ResidualAttentionBlock) and isinstance(block.mlp.gelu, QuickGELU):
+            block.mlp.c_fc.weight.data *= 1.702
+            block.mlp.c_fc.bias.data *= 1.702
+            block.mlp.c_proj.weight.data /= 1.702
+            block.mlp.gelu = nn.SiLU()
 
 
 def refusal(model: nn.Module) -> str | None:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from promptprism.methods.base import Method, MethodSettings
 from promptprism.prompts import PromptLearner, encode_image, encode_text
+from promptprism.prompts.text import TEXT_MEMORY_MB
 
 #: MaPLe's depth in the base-to-new protocol.
 _USUAL_DEPTH = 9
@@ -34,6 +35,12 @@ class TemplateSettings(MethodSettings):
     phrase_init: bool = Field(
         default=True,
         description="If false, the context starts from N(0, 0.02) and stands before the bare class name.",
+    )
+    text_memory_mb: float = Field(
+        default=TEXT_MEMORY_MB,
+        ge=0,
+        description="MiB that the text tower may keep for the backward pass; classes beyond it are computed "
+        "twice instead. Changes the last digits at most.",
     )
 
 
@@ -65,7 +72,8 @@ class TemplateMethod(Method):
 
     def text_features(self) -> Tensor:
         """Text features [M, K, D]."""
-        return encode_text(self.backbone, self.tokens, self.learner.context)
+        memory_mb = self.settings.text_memory_mb
+        return encode_text(self.backbone, self.tokens, self.learner.context, memory_mb)
 
     def image_features(self, views: Tensor) -> Tensor:
         """Image features [M, B, D] of views [M or 1, B, 3, H, W]; uncoupled, as many as there are views."""

@@ -1,21 +1,33 @@
 """The text tower with prompts, computing only what the text feature depends on.
 
-The tower is causal and its feature is read at [EOT]. So what follows the last [EOT] is cut, the last layer
-answers only there, and the tokens that all classes begin with, prompts included, run once per template: the
-classes' own tokens attend to their keys and values. All three are exact, in values and gradients.
+The tower is causal and its feature is read at [EOT]. So what follows an [EOT] is cut, the last layer answers
+only there, and the tokens that all classes begin with, prompts included, run once per template: the classes'
+own tokens attend to their keys and values. All are exact, in values and gradients. Classes run in groups of
+like length; groups beyond a memory budget are computed a second time in the backward pass, not kept for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from promptprism.backbones import Backbone
-from promptprism.prompts.block import causal_mask, keys_values, run_block
+from promptprism.prompts.block import KeysValues, causal_mask, keys_values, run_block
+
+#: Fixed, not read from the machine: the order of sums, hence the last digits, depends on it.
+TEXT_MEMORY_MB = 2048
+
+# Starting another group costs about as much as this many more tokens in the last one.
+_GROUP_COST = 64
 
 
-def encode_text(backbone: Backbone, tokens: Tensor, prompts: Tensor | None = None) -> Tensor:
+def encode_text(
+    backbone: Backbone, tokens: Tensor, prompts: Tensor | None = None, memory_mb: float = TEXT_MEMORY_MB
+) -> Tensor:
     """Text features of K tokenised texts under M templates.
 
     Args:
@@ -24,47 +36,33 @@ def encode_text(backbone: Backbone, tokens: Tensor, prompts: Tensor | None = Non
         prompts: [M, J, n, Dt]: layer 1 takes the first of the J in place of the token embeddings at positions
             1..n, layers 2..J take the others in place of the states there (MaPLe, Khattak et al., CVPR 2023,
             eqs. 3-5). None is the plain tower, with M = 1.
+        memory_mb: about how many MiB may be kept for the backward pass. Classes beyond it are recomputed
+            there: memory no longer grows with K, and time by a third of what they take.
 
     Returns:
         Features [M, K, D], float32, L2-normalised.
     """
-    text = backbone.text
-    blocks = text.transformer.resblocks
-    templates, depth, n = (1, 0, 0) if prompts is None else prompts.shape[:3]
+    templates, n = (1, 0) if prompts is None else (prompts.shape[0], prompts.shape[2])
     end = backbone.end_positions(tokens)
-    first_end, last_end = int(end.min()), int(end.max())
+    first_end = int(end.min())
     if first_end <= n:
         raise ValueError(f"{n} prompts need {n} placeholder tokens; a text has only {first_end - 1} tokens")
     start = _shared_length(tokens, first_end, n)
+    prefix = _run_prefix(backbone, tokens[0, :start], prompts)
 
-    states = text.token_embedding(tokens[:, : last_end + 1]) + text.positional_embedding[: last_end + 1]
-    prefix = states[:1, :start].expand(templates, 1, -1, -1)
-    suffix = states[:, start:].expand(templates, -1, -1, -1)
-    like = suffix.new_empty(0, dtype=backbone.dtype)
-    prefix_mask, suffix_mask = causal_mask(start, like), causal_mask(last_end + 1 - start, like)
-
-    for layer, block in enumerate(blocks):
-        if prompts is not None and layer < depth:
-            inserted = prompts[:, layer, None]
-            if layer == 0:
-                inserted = inserted + text.positional_embedding[1 : n + 1]
-            prefix = torch.cat([prefix[:, :, :1], inserted, prefix[:, :, n + 1 :]], dim=2)
-        if layer < len(blocks) - 1:
-            prefix, (keys, values) = run_block(block, prefix, mask=prefix_mask)
-            suffix, _ = run_block(block, suffix, mask=suffix_mask, prefix=(keys[:, :, 0], values[:, :, 0]))
-    keys, values = keys_values(blocks[-1], prefix)
-    row = end - start
-    feature, _ = run_block(
-        blocks[-1],
-        suffix,
-        queries=suffix[:, torch.arange(len(tokens), device=row.device), row].unsqueeze(2),
-        mask=suffix_mask[row].unsqueeze(1),
-        prefix=(keys[:, :, 0], values[:, :, 0]),
-    )
-    feature = text.ln_final(feature.squeeze(2))
-    if text.text_projection is not None:
-        feature = (feature.to(backbone.dtype) @ text.text_projection).float()
-    return F.normalize(feature, dim=-1)
+    order = end.argsort(stable=True)
+    tokens, end = tokens[order, start:], end[order] - start
+    features, kept = [], 0.0
+    group_mb = memory_mb / 4
+    for first, last, size_mb in _groups(backbone, (end + 1).tolist(), start, templates, group_mb):
+        arguments = backbone, tokens[first:last], end[first:last], start, prefix
+        if kept + size_mb <= memory_mb - group_mb:
+            kept += size_mb
+            features.append(_run_suffixes(*arguments))
+        else:
+            again = checkpoint(_run_suffixes, *arguments, use_reentrant=False, preserve_rng_state=False)
+            features.append(again)
+    return torch.cat(features, dim=1)[:, order.argsort()]
 
 
 def _shared_length(tokens: Tensor, first_end: int, n: int) -> int:
@@ -72,3 +70,82 @@ def _shared_length(tokens: Tensor, first_end: int, n: int) -> int:
     same = (tokens[:, :first_end] == tokens[:1, :first_end]).all(0)
     same[1 : n + 1] = True
     return int(same.int().cumprod(0).sum())
+
+
+def _groups(
+    backbone: Backbone, lengths: list[int], start: int, templates: int, limit_mb: float
+) -> Iterator[tuple[int, int, float]]:
+    """Cut ascending lengths into groups: first class, last class + 1, and MiB kept for the backward pass."""
+    first = 0
+    for place in range(1, len(lengths) + 1):
+        tokens = templates * (place - first) * lengths[place - 1]
+        size = tokens * _kept_bytes(backbone, start + lengths[place - 1]) / 2**20
+        if place < len(lengths):
+            padding = templates * (place - first) * (lengths[place] - lengths[place - 1])
+            following = size * (place - first + 1) / (place - first) * lengths[place] / lengths[place - 1]
+            if padding <= _GROUP_COST and following <= limit_mb:
+                continue
+        yield first, place, size
+        first = place
+
+
+def _kept_bytes(backbone: Backbone, keys: int) -> int:
+    """Bytes that autograd keeps of one token that attends to so many keys, over all layers.
+
+    Two float32 states; queries, keys, values and four widths of the MLP in the products' precision; and the
+    attention weights, which the shared prefix makes it keep twice. The last layer keeps one state, keys and
+    values.
+    """
+    width, item = backbone.text_width, backbone.dtype.itemsize
+    heads: int = backbone.text.transformer.resblocks[0].attn.num_heads
+    layer = 8 * width + item * (8 * width + 2 * heads * keys)
+    return (backbone.text_layers - 1) * layer + (4 + 2 * item) * width
+
+
+def _run_prefix(backbone: Backbone, tokens: Tensor, prompts: Tensor | None) -> list[KeysValues]:
+    """Keys and values [M, H, P, Dt / H] of the shared tokens [P] in every layer."""
+    text = backbone.text
+    blocks = text.transformer.resblocks
+    templates, depth, n = (1, 0, 0) if prompts is None else prompts.shape[:3]
+    states = text.token_embedding(tokens) + text.positional_embedding[: len(tokens)]
+    x = states.expand(templates, 1, -1, -1)
+    mask = causal_mask(len(tokens), x.new_empty(0, dtype=backbone.dtype))
+    pairs = []
+    for layer, block in enumerate(blocks):
+        if prompts is not None and layer < depth:
+            inserted = prompts[:, layer, None]
+            if layer == 0:
+                inserted = inserted + text.positional_embedding[1 : n + 1]
+            x = torch.cat([x[:, :, :1], inserted, x[:, :, n + 1 :]], dim=2)
+        if layer < len(blocks) - 1:
+            x, pair = run_block(block, x, mask=mask)
+        else:
+            pair = keys_values(block, x)
+        pairs.append((pair[0][:, :, 0], pair[1][:, :, 0]))
+    return pairs
+
+
+def _run_suffixes(
+    backbone: Backbone, tokens: Tensor, end: Tensor, start: int, prefix: list[KeysValues]
+) -> Tensor:
+    """Features [M, K, D] of classes by their own tokens [K, S], read at `end` [K], behind a shared prefix."""
+    text = backbone.text
+    blocks = text.transformer.resblocks
+    length = int(end[-1]) + 1
+    tokens = tokens[:, :length]
+    x = text.token_embedding(tokens) + text.positional_embedding[start : start + length]
+    x = x.expand(len(prefix[0][0]), -1, -1, -1)
+    mask = causal_mask(length, x.new_empty(0, dtype=backbone.dtype))
+    for block, pair in zip(blocks[:-1], prefix[:-1], strict=True):
+        x, _ = run_block(block, x, mask=mask, prefix=pair)
+    feature, _ = run_block(
+        blocks[-1],
+        x,
+        queries=x[:, torch.arange(len(tokens), device=end.device), end].unsqueeze(2),
+        mask=mask[end].unsqueeze(1),
+        prefix=prefix[-1],
+    )
+    feature = text.ln_final(feature.squeeze(2))
+    if text.text_projection is not None:
+        feature = (feature.to(backbone.dtype) @ text.text_projection).float()
+    return F.normalize(feature, dim=-1)
