@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,7 +11,9 @@ import typer
 from typer.core import TyperGroup
 
 from promptprism import __version__
+from promptprism.cli_data import Json, Root, data_app
 from promptprism.errors import PromptPrismError
+from promptprism.reports.output import Output
 
 if TYPE_CHECKING:
     from promptprism.data.records import Dataset
@@ -41,20 +42,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(data_app, name="data")
+
 Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
         help="Folder with one subfolder per class (inside train/ and test/, or not), CSV of "
-        "path,label[,split], or a name such as mini/food.",
+        "path,label[,split], or a name such as mini/food or caltech101.",
         show_default=False,
     ),
 ]
 Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder that fit made.", show_default=False)]
-Json = Annotated[
-    str | None,
-    typer.Option("--json", metavar="FILE", help="Write the result as JSON; - means standard output."),
-]
 BackboneName = Annotated[
     str, typer.Option("--backbone", help="mini, an open_clip name, hf-hub:..., or local-dir:...")
 ]
@@ -64,39 +63,6 @@ Pretrained = Annotated[
 Precision = Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the matrix products.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the draw of images, start values, order and views.")]
-
-
-class _Output:
-    """Where a result goes: tables to standard output; JSON to a file, or alone to standard output."""
-
-    def __init__(self, command: str, target: str | None) -> None:
-        from rich.console import Console
-
-        from promptprism.reports.documents import check_place
-
-        self.command, self.target = command, target
-        if target not in (None, "-"):
-            check_place(Path(target))
-        self.console = Console(quiet=target == "-", highlight=False, markup=False)
-
-    def show(self, *things: Any) -> None:
-        for thing in things:
-            self.console.print(thing)
-
-    def warn(self, text: str) -> None:
-        self.console.print(text, style="yellow")
-
-    def write(self, **content: Any) -> None:
-        if self.target is None:
-            return
-        from promptprism.files import write_bytes
-        from promptprism.reports.documents import document, to_json
-
-        text = to_json(document(self.command, **content))
-        if self.target == "-":
-            sys.stdout.write(text)
-        else:
-            write_bytes(Path(self.target), text.encode())
 
 
 @app.callback(invoke_without_command=True)
@@ -116,6 +82,7 @@ def fit(
     ],
     method: Annotated[str, typer.Option(help="cdc, maple, cocoop, coop or zero-shot.")] = "cdc",
     shots: Annotated[int, typer.Option(min=1, help="Training images drawn per class.")] = 16,
+    root: Root = None,
     seed: Seed = 1,
     backbone: BackboneName = "mini",
     pretrained: Pretrained = None,
@@ -135,7 +102,7 @@ def fit(
     json_file: Json = None,
 ) -> None:
     """Learn from a few labelled images per class, and save an adapter."""
-    output = _Output("fit", json_file)
+    output = Output("fit", json_file)
     chosen = _parse_settings(settings or [])
     checkpoint = _check_out(out, resume)
     from promptprism.adapter import read_card
@@ -145,7 +112,7 @@ def fit(
     from promptprism.reports.rows import card_facts
 
     make_settings(method, **chosen)
-    dataset = _load(data, output)
+    dataset = _load(data, output, root)
     model = PromptPrism(
         method,
         backbone,
@@ -189,7 +156,7 @@ def predict(
     json_file: Json = None,
 ) -> None:
     """Name the class of images, and say how sure that is."""
-    output = _Output("predict", json_file)
+    output = Output("predict", json_file)
     from promptprism.estimator import load_model
     from promptprism.reports import tables
     from promptprism.reports.rows import prediction_rows
@@ -207,16 +174,17 @@ def evaluate(
     data_classes: Annotated[
         bool, typer.Option("--data-classes", help="Score among the classes of DATA, also such never trained.")
     ] = False,
+    root: Root = None,
     pretrained: Pretrained = None,
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
     """Score an adapter on the test images of data, or on all where there is no test split."""
-    output = _Output("evaluate", json_file)
+    output = Output("evaluate", json_file)
     from promptprism.estimator import load_model
     from promptprism.reports import tables
 
-    dataset = _load(data, output)
+    dataset = _load(data, output, root)
     model = load_model(adapter, pretrained=pretrained, device=device)
     learned_from = model.data_ and Path(model.data_.name).resolve()
     if not dataset.test and learned_from == Path(data).resolve():
@@ -243,7 +211,7 @@ def demo(
     json_file: Json = None,
 ) -> None:
     """Compare the five methods from base to new classes, and look at some opinions."""
-    output = _Output("demo", json_file)
+    output = Output("demo", json_file)
     from promptprism.demo import run_demo
     from promptprism.reports import tables
 
@@ -261,7 +229,7 @@ def demo(
 @app.command()
 def datasets(json_file: Json = None) -> None:
     """List the registered data sets."""
-    output = _Output("datasets", json_file)
+    output = Output("datasets", json_file)
     from promptprism.data.registry import registered
     from promptprism.reports import tables
 
@@ -279,6 +247,23 @@ def datasets(json_file: Json = None) -> None:
 
 
 @app.command()
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[METHOD]", help="Show the settings of one.", show_default=False)
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """List the methods, or the settings of one for fit --set."""
+    output = _Output("methods", json_file)
+    from promptprism.reports import tables
+    from promptprism.reports.rows import method_rows
+
+    rows = method_rows(name)
+    output.show(tables.settings(rows[name]["settings"]) if name else tables.summaries(rows))
+    output.write(methods=rows)
+
+
+@app.command()
 def info(
     adapter: Annotated[
         Path | None, typer.Argument(metavar="[ADAPTER]", help="Show what an adapter is.", show_default=False)
@@ -286,7 +271,7 @@ def info(
     json_file: Json = None,
 ) -> None:
     """Show versions, device and the shipped model; or what an adapter is."""
-    output = _Output("info", json_file)
+    output = Output("info", json_file)
     from promptprism.adapter import read_card
     from promptprism.reports import tables
     from promptprism.reports.rows import card_facts, machine, machine_facts
@@ -301,10 +286,10 @@ def info(
     output.write(**content)
 
 
-def _load(data: str, output: _Output) -> Dataset:
+def _load(data: str, output: Output, root: Path | None = None) -> Dataset:
     from promptprism.data.registry import load_data
 
-    dataset = load_data(data)
+    dataset = load_data(data, root)
     if dataset.skipped:
         output.warn(f"{len(dataset.skipped)} files are no images and skipped, such as '{dataset.skipped[0]}'")
     return dataset

@@ -1,0 +1,120 @@
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from promptprism.cli import app
+from promptprism.data.lists import read_list, write_list
+from promptprism.data.registry import load_data
+from promptprism.data.splits import few_shot
+from promptprism.errors import PromptPrismError
+
+REAL = Path(__file__).parents[3] / "shared" / "data"
+real = pytest.mark.skipif(not REAL.is_dir(), reason="the real lists are not here")
+
+
+@pytest.fixture
+def data(tmp_path):
+    for split, count in (("train", 4), ("test", 1)):
+        for name in ("red_fox", "wolf"):
+            for i in range(count):
+                path = tmp_path / "data" / split / name / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (4, 4)).save(path)
+    return load_data(tmp_path / "data")
+
+
+def test_a_list_brings_back_the_very_images(data, tmp_path):
+    drawn = few_shot(data.train, 2, seed=1)
+    write_list(tmp_path / "list.jsonl", data, drawn)
+    rows = [json.loads(line) for line in (tmp_path / "list.jsonl").read_text().splitlines()]
+    assert len(rows) == 4 and rows[0].keys() == {"path", "label", "classname"}
+    assert rows[0]["classname"] == "red_fox" and rows[0]["path"].startswith("train/red_fox/")
+    assert read_list(tmp_path / "list.jsonl", data) == drawn
+    run = CliRunner().invoke(
+        app, ["data", "split", str(tmp_path / "data"), "-o", str(tmp_path / "b"), "--shots", "2"]
+    )
+    assert run.exit_code == 0 and (tmp_path / "b").read_text() == (tmp_path / "list.jsonl").read_text()
+
+
+GOOD = {"path": "train/wolf/0.png", "label": 1, "classname": "wolf"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([], "is empty"),
+        ([GOOD, GOOD], "line 2 of .*: 'train/wolf/0.png' is listed twice"),
+        ([GOOD | {"path": "test/wolf/0.png"}], r"is a test image of .*: never train on it"),
+        ([GOOD | {"path": "train/wolf/9.png"}], r"1 of 1 images of .* are not among the training images"),
+        ([GOOD | {"classname": "dog"}], "label 1 is 'dog', but 'wolf'"),
+        ([GOOD | {"label": 2}], "label 2 is 'wolf', but 'no class'"),
+        ([GOOD | {"label": 0, "classname": "red fox"}], "has label 1 in"),
+        ([{"path": "x"}], "line 1 of .* is not"),
+    ],
+)
+def test_lists_that_do_not_fit(data, tmp_path, rows, words):
+    path = tmp_path / "list.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(PromptPrismError, match=words):
+        read_list(path, data)
+
+
+def test_scenes_have_no_paths(tmp_path):
+    data = load_data("mini/clothing")
+    with pytest.raises(PromptPrismError, match="images of 'mini/clothing' are no files"):
+        write_list(tmp_path / "x", data, data.train[:1])
+
+
+@real
+@pytest.mark.parametrize("name", ["caltech101", "eurosat"])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_published_lists(name, seed):
+    data = load_data(name, root=REAL)
+    records = read_list(REAL / "metadata" / "fewshot" / f"{name}-16shot-seed{seed}.jsonl", data)
+    assert set(data.counts(records).values()) == {16}
+
+
+def check(*args):
+    run = CliRunner().invoke(app, ["data", "check", *map(str, args), "--json", "-"])
+    return run, json.loads(run.stdout) if run.stdout else None
+
+
+def test_check(tmp_path):
+    from test_catalog import miniature
+
+    lists = miniature(tmp_path, "eurosat")
+    folder = tmp_path / "eurosat" / "2750"
+    Image.new("CMYK", (4, 4)).save(folder / "c0" / "train0.jpg", "JPEG")
+    Image.new("L", (4, 4)).save(folder / "c0" / "train1.jpg", "GIF")
+    Image.new("1", (4, 4)).save(folder / "c1" / "train0.jpg", "PNG")
+    (folder / "c1" / "notes.mat").write_bytes(b"MATLAB 5.0")
+    run, report = check("eurosat", "--root", tmp_path)
+    assert run.exit_code == 0 and report["usable"] and report["other_files"] == 1
+    assert report["splits"]["train"] == {"listed": 20, "present": 20, "expected": 13500}
+    assert report["notes"] and not report["unreadable"] and not report["faults"]
+    (folder / "c1" / "train0.jpg").write_bytes(b"half")
+    run, report = check("eurosat", "--root", tmp_path)
+    assert run.exit_code == 1 and not report["usable"] and "c1/train0.jpg" in report["unreadable"][0]
+    for row in lists["train"][:10]:
+        (folder / row[0]).unlink()
+    run, report = check("eurosat", "--root", tmp_path, "--quick")
+    assert run.exit_code == 1 and report["splits"]["train"]["present"] == 10
+    assert "10 of 60 listed images are not in" in report["faults"][0]
+    run, _ = check("euro", "--root", tmp_path)
+    assert run.exit_code == 2 and "no data set 'euro' to check" in run.stderr
+
+
+def test_list(tmp_path):
+    (tmp_path / "dtd").mkdir()
+    run = CliRunner().invoke(app, ["data", "list", "--root", str(tmp_path), "--json", "-"])
+    rows = {row["name"]: row for row in json.loads(run.stdout)["datasets"]}
+    assert len(rows) == 15 and rows["dtd"]["present"] and not rows["eurosat"]["present"]
+
+
+@real
+def test_check_real_eurosat():
+    run, report = check("eurosat", "--root", REAL)
+    assert run.exit_code == 0 and report["usable"] and report["splits"]["test"]["present"] == 1500
