@@ -254,7 +254,7 @@ def methods(
     json_file: Json = None,
 ) -> None:
     """List the methods, or the settings of one for fit --set."""
-    output = _Output("methods", json_file)
+    output = Output("methods", json_file)
     from promptprism.reports import tables
     from promptprism.reports.rows import method_rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,27 @@ def card_facts(card: Mapping[str, Any]) -> dict[str, str | None]:
             for name, scores in card["scores"].items()
         },
     }
+
+
+def method_rows(name: str | None = None) -> dict[str, dict[str, Any]]:
+    """Each method, or the one, with its summary and its settings: default and meaning by name.
+
+    Raises:
+        PromptPrismError: no such method.
+    """
+    from promptprism.methods import METHODS, make_settings
+
+    rows: dict[str, dict[str, Any]] = {}
+    for method in METHODS if name is None else (name,):
+        defaults = make_settings(method).model_dump(mode="json")
+        fields = METHODS[method].Settings.model_fields
+        rows[method] = {
+            "summary": inspect.cleandoc(METHODS[method].__doc__ or "").splitlines()[0],
+            "settings": {
+                key: {"default": value, "meaning": fields[key].description} for key, value in defaults.items()
+            },
+        }
+    return rows
 
 
 def machine() -> dict[str, Any]:

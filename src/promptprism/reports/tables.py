@@ -1,5 +1,6 @@
 """Tables for the terminal."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -73,6 +74,28 @@ def datasets(entries: Sequence[Row]) -> Table:
     for entry in entries:
         counts = [f"{entry['images'][split] or '–'}" for split in ("train", "test")]
         table.add_row(entry["name"], str(entry["classes"]), *counts, escape(entry["summary"]))
+    return table
+
+
+def summaries(rows: Mapping[str, Row]) -> Table:
+    """Methods with what they are."""
+    table = _grid(caption="promptprism methods METHOD shows the settings of one")
+    table.add_column("method", style="bold", no_wrap=True)
+    table.add_column("what it is")
+    for name, row in rows.items():
+        table.add_row(name, escape(row["summary"]))
+    return table
+
+
+def settings(rows: Mapping[str, Row]) -> Table:
+    """Settings of a method with default and meaning."""
+    table = _grid(caption="change one by fit --set NAME=VALUE")
+    table.add_column("setting", style="bold", no_wrap=True)
+    table.add_column("default", overflow="fold", max_width=24)
+    table.add_column("meaning")
+    for name, row in rows.items():
+        default = row["default"] if isinstance(row["default"], str) else json.dumps(row["default"])
+        table.add_row(name, escape(default), escape(row["meaning"] or ""))
     return table
 
 
