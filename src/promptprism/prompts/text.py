@@ -47,7 +47,7 @@ def encode_text(
     first_end = int(end.min())
     if first_end <= n:
         raise ValueError(f"{n} prompts need {n} placeholder tokens; a text has only {first_end - 1} tokens")
-    start = _shared_length(tokens, first_end, n)
+    start = shared_length(tokens, first_end, n)
     prefix = _run_prefix(backbone, tokens[0, :start], prompts)
 
     order = end.argsort(stable=True)
@@ -65,7 +65,7 @@ def encode_text(
     return torch.cat(features, dim=1)[:, order.argsort()]
 
 
-def _shared_length(tokens: Tensor, first_end: int, n: int) -> int:
+def shared_length(tokens: Tensor, first_end: int, n: int) -> int:
     """How many tokens all texts begin with, placeholders counted as equal, ending before the first [EOT]."""
     same = (tokens[:, :first_end] == tokens[:1, :first_end]).all(0)
     same[1 : n + 1] = True

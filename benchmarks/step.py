@@ -1,0 +1,221 @@
+"""One training step: CDC with M templates against the plain reference, in one process, interleaved.
+
+    python -m benchmarks.step --classes 50 --templates 4 --json -
+
+The references train MaPLe's objective as its public code does (77 tokens, every class whole, one template at
+a time): M = 1 in float32, and M as ours in the same dtype. Ours trains all of CDC's losses. Before anything
+is timed, both ways must agree in float32 on features and gradients to 1e-4 on the same objective.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+
+from benchmarks.measure import (
+    CPU,
+    append_rows,
+    class_names,
+    gigaflops_per_second,
+    interleave,
+    random_backbone,
+    random_model,
+)
+from benchmarks.reference import plain_gradients
+from promptprism.backbones.backbone import Precision
+from promptprism.errors import PromptPrismError
+from promptprism.methods import Cdc, build_method
+from promptprism.prompts.arithmetic import image_flops, text_flops
+from promptprism.training.cost import Meter
+
+TOLERANCE = 1e-4
+#: With these CDC's loss is MaPLe's, averaged over templates: what the reference computes.
+PLAIN_LOSS = {"head": "softmax", "diversity_weight": 0.0, "consistency_weight": 0.0}
+
+
+def build(backbone: Any, names: list[str], templates: int, depth: int, **settings: Any) -> Cdc:
+    """CDC for random weights; depth is cut to the backbone's layers."""
+    layers = min(backbone.text_layers, backbone.vision_layers)
+    method = build_method("cdc", backbone, names, templates=templates, depth=min(depth, layers), **settings)
+    assert isinstance(method, Cdc)
+    method.zero_shot_features()  # made once per training, not once per step
+    return method
+
+
+def draw(image_size: int, templates: int, batch: int, classes: int) -> tuple[Tensor, Tensor]:
+    """Random views [M, B, 3, H, W] and labels [B]."""
+    generator = torch.Generator().manual_seed(0)
+    views = torch.randn(templates, batch, 3, image_size, image_size, generator=generator)
+    return views, torch.randint(classes, (batch,), generator=generator)
+
+
+def our_step(method: Cdc, views: Tensor, labels: Tensor) -> Callable[[], None]:
+    """Loss, gradients and the optimizer's step of our path."""
+    optimizer = torch.optim.SGD(method.parameters(), lr=1e-5, momentum=0.9)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        method.loss(views, labels, 0).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return run
+
+
+def plain_step(model: Any, method: Cdc, views: Tensor, labels: Tensor) -> Callable[[], None]:
+    """The same of the reference; of the method only learner and tokens are used."""
+    optimizer = torch.optim.SGD(method.parameters(), lr=1e-5, momentum=0.9)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        plain_gradients(model, method.learner, method.tokens, views, labels)
+        optimizer.step()
+
+    return run
+
+
+def differences(
+    name: str, names: list[str], templates: int, depth: int, views: Tensor, labels: Tensor
+) -> dict[str, float]:
+    """Largest differences of both ways in float32; gradients in units of the largest one."""
+    method = build(random_backbone(name, "float32"), names, templates, depth, **PLAIN_LOSS)
+    method.loss(views, labels, 0).backward()  # type: ignore[no-untyped-call]
+    ours = {key: value.grad for key, value in method.named_parameters()}
+    with torch.no_grad():
+        text, image = method.text_features(), method.image_features(views)
+    method.zero_grad()
+    plain_text, plain_image = plain_gradients(
+        random_model(name), method.learner, method.tokens, views, labels
+    )
+    found = {"text": text - plain_text, "image": image - plain_image}
+    for key, value in method.named_parameters():
+        gradient, expected = ours[key], value.grad
+        assert gradient is not None and expected is not None
+        found[f"gradient of {key}"] = (gradient - expected) / expected.abs().max()
+    return {key: float(value.abs().max()) for key, value in found.items()}
+
+
+def compare(
+    backbone: str,
+    classes: int,
+    templates: int,
+    batch: int,
+    depth: int,
+    precision: Precision,
+    repeats: int,
+    same_m: bool = True,
+    agreement_classes: int = 50,
+) -> dict[str, Any]:
+    """Measure one point; see the module.
+
+    Raises:
+        PromptPrismError: the two ways disagree.
+    """
+    names = class_names(classes)
+    fast = build(random_backbone(backbone, precision), names, templates, depth)
+    views, labels = draw(fast.backbone.image_size, templates, batch, classes)
+
+    few = names[:: max(1, classes // agreement_classes)]
+    found = differences(backbone, few, templates, depth, views, labels % len(few))
+    worst = max(found.values())
+    if not worst <= TOLERANCE:
+        raise PromptPrismError(f"our path and the plain one differ by up to {worst:.1e}: {found}")
+
+    work = {"ours": our_step(fast, views, labels)}
+    one = build(fast.backbone, names, 1, depth)
+    work["reference_m1"] = plain_step(random_model(backbone), one, views[:1], labels)
+    if same_m:
+        other = build(fast.backbone, names, templates, depth)
+        work["reference_same_m"] = plain_step(random_model(backbone, precision), other, views, labels)
+    work["ours"]()  # lazy initialisations
+    samples = interleave(work, repeats)
+
+    n = fast.settings.context_length
+    text, image = text_flops(fast.backbone, fast.tokens, n), image_flops(fast.backbone, n)
+    rate = gigaflops_per_second(precision)
+    cost = Meter(CPU).cost()
+    result: dict[str, Any] = {
+        "backbone": backbone,
+        "classes": classes,
+        "templates": templates,
+        "batch": batch,
+        "depth": depth,
+        "precision": precision,
+        "ratio_to_reference_m1": samples["ours"].median / samples["reference_m1"].median,
+    }
+    if same_m:
+        result["ratio_to_reference_same_m"] = samples["ours"].median / samples["reference_same_m"].median
+    return result | {
+        "max_abs_difference": worst,
+        "agreement_classes": len(few),
+        "differences": found,
+        # Forward, and backward to the inputs: frozen weights want no gradient.
+        "floor_seconds": 2 * templates * (batch * image + text) / rate / 1e9,
+        "image_floor_seconds": 2 * templates * batch * image / rate / 1e9,
+        "gigaflops_per_second": rate,
+        "paths": {name: sample.row() for name, sample in samples.items()},
+        "device": cost.device,
+        "threads": cost.threads,
+        "versions": cost.versions,
+    }
+
+
+def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row of CSV for each path."""
+    shared = ("backbone", "classes", "batch", "depth")
+    return [
+        {key: result[key] for key in shared}
+        | {
+            "path": name,
+            "templates": 1 if name == "reference_m1" else result["templates"],
+            "precision": "float32" if name == "reference_m1" else result["precision"],
+            **sample,
+            "ours_to_this": round(result["paths"]["ours"]["seconds"] / sample["seconds"], 4),
+            "max_abs_difference": f"{result['max_abs_difference']:.1e}",
+            "floor_seconds": round(result["floor_seconds"], 3) if name == "ours" else "",
+            "device": result["device"],
+            "threads": result["threads"],
+            "torch": result["versions"]["torch"],
+            "open_clip": result["versions"]["open_clip_torch"],
+        }
+        for name, sample in result["paths"].items()
+    ]
+
+
+def main(
+    classes: Annotated[int, typer.Option(min=2, help="K.")] = 50,
+    templates: Annotated[int, typer.Option(min=1, help="M.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 4,
+    depth: Annotated[int, typer.Option(min=1, help="J, layers with prompts.")] = 9,
+    backbone: Annotated[str, typer.Option(help="A ViT of open_clip's.")] = "ViT-B-16-quickgelu",
+    precision: Annotated[str, typer.Option(help="Of ours: float32 or bfloat16.")] = "bfloat16",
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; medians are reported.")] = 3,
+    same_m: Annotated[bool, typer.Option(help="Measure the reference with M templates as well.")] = True,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write JSON; - is standard output.")
+    ] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", help="Add rows to this file, e.g. benchmarks/results/step.csv.")
+    ] = None,
+) -> None:
+    """Measure a training step against the plain reference."""
+    if precision not in ("float32", "bfloat16"):
+        raise typer.BadParameter(f"{precision} is neither float32 nor bfloat16")
+    chosen: Precision = "bfloat16" if precision == "bfloat16" else "float32"
+    result = compare(backbone, classes, templates, batch, depth, chosen, repeats, same_m)
+    if csv_file:
+        append_rows(csv_file, rows(result))
+    text = json.dumps(result, indent=2)
+    if json_file and json_file != "-":
+        Path(json_file).write_text(text + "\n", encoding="utf-8")
+    else:
+        typer.echo(text)
+
+
+if __name__ == "__main__":
+    typer.run(main)
