@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from promptprism.adapter import Card, DataSummary, load_adapter, save_adapter
+from promptprism.anytime import EarlyOpinions
 from promptprism.backbones import Backbone, load_backbone
 from promptprism.backbones.backbone import Precision
+from promptprism.data.images import ImageSource
 from promptprism.data.records import Dataset, Record
 from promptprism.data.registry import load_data
 from promptprism.data.splits import few_shot
@@ -182,6 +184,23 @@ class PromptPrism:
             templates=Opinion(torch.cat([templates.weight.cpu() for templates, _ in batches], dim=1)),
         )
 
+    def early_opinions(self, images: Images, margin: float) -> EarlyOpinions:
+        """Fused opinions that ask no more templates than each image takes; see `promptprism.anytime`.
+
+        Args:
+            images: as for `predict`.
+            margin: how far, in nats per template still to come, the leading class must be ahead. More is
+                slower and nearer to `opinions`; infinity is `opinions`.
+
+        Raises:
+            PromptPrismError: the method has no opinions, or the margin is negative.
+        """
+        batches = list(self._predictor.early_opinions(self._sources(images), margin))
+        return EarlyOpinions(
+            fused=Opinion(torch.cat([batch.fused.weight.cpu() for batch in batches])),
+            templates_used=torch.cat([batch.templates_used.cpu() for batch in batches]),
+        )
+
     def score(self, images: Images | Dataset, labels: Labels | None = None) -> float:
         """Accuracy on labelled images; arguments as for `evaluate`."""
         return self.evaluate(images, labels).accuracy
@@ -265,10 +284,13 @@ class PromptPrism:
         self.scores_: dict[str, dict[str, float]] = {}
 
     def _logits(self, images: Images) -> Iterator[Tensor]:
-        predictor, sources = self._predictor, as_sources(images)
+        return self._predictor.logits(self._sources(images))
+
+    def _sources(self, images: Images) -> list[ImageSource]:
+        sources = as_sources(images)
         if not sources:
             raise PromptPrismError("there is no image to look at: give at least one")
-        return predictor.logits(sources)
+        return sources
 
     def _dataset(self, images: Any, labels: Any, class_names: Sequence[str] | None) -> Dataset:
         if labels is None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from promptprism.anytime import EarlyOpinions, check_early, early_opinions
 from promptprism.data.batches import plain_batches, view_batches
 from promptprism.data.images import ImageSource
 from promptprism.data.records import Record
@@ -45,13 +46,30 @@ class Predictor:
         Raises:
             PromptPrismError: an image cannot be read.
         """
+        text = self.text_features() if self.method.text_is_fixed else None
+        for views in self._views(sources, batch_size):
+            with torch.no_grad():
+                logits = self.method(views, text)
+            yield logits
+
+    def early_opinions(
+        self, sources: Sequence[ImageSource], margin: float, batch_size: int = 32
+    ) -> Iterator[EarlyOpinions]:
+        """Yield fused opinions of as many templates as each image takes; see `promptprism.anytime`.
+
+        Raises:
+            PromptPrismError: an image cannot be read, the method has no opinions, or the margin is negative.
+        """
+        check_early(self.method, margin)
+        text = self.text_features()
+        for views in self._views(sources, batch_size):
+            yield early_opinions(self.method, views, text, margin)
+
+    def _views(self, sources: Sequence[ImageSource], batch_size: int) -> Iterator[Tensor]:
         backbone = self.method.backbone
         make = make_views(("test",), backbone.image_size, backbone.mean, backbone.std)
-        text = self.text_features() if self.method.text_is_fixed else None
         for _, views in view_batches(sources, plain_batches(len(sources), batch_size), make):
-            with torch.no_grad():
-                logits = self.method(views.to(backbone.device), text)
-            yield logits
+            yield views.to(backbone.device)
 
 
 def check_labels(records: Sequence[Record], classes: int) -> None:

@@ -85,6 +85,13 @@ class TemplateMethod(Method):
         text = self.text_features() if text is None else text
         return self.logits(self.image_features(views), text)
 
+    def template_logits(self, template: int, views: Tensor, text: Tensor) -> Tensor:
+        """Logits [1, B, K] of one template, of views [1, B, 3, H, W] and all text features [M, K, D]."""
+        one = slice(template, template + 1)
+        _, vision_prompts = self.learner()
+        chosen = None if vision_prompts is None else vision_prompts[one]
+        return self.logits(encode_image(self.backbone, views, chosen), text[one])
+
     def loss(self, views: Tensor, labels: Tensor, epoch: int) -> Tensor:  # noqa: ARG002
         """Cross-entropy, averaged over templates and images."""
         return softmax_loss(self(views), labels)
