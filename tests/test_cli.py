@@ -181,7 +181,7 @@ def test_methods():
     assert content.keys() == documented("methods") | HEAD
     assert content["methods"]["cdc"]["settings"]["templates"]["default"] == 4
     assert all(each["meaning"] for row in content["methods"].values() for each in row["settings"].values())
-    assert "MaPLe" in run("methods").output
+    assert "Zero-shot CLIP" in run("methods").output
     assert re.search(r"templates +4 +M, the number of templates", run("methods", "cdc").output)
     assert "Unknown method 'cdd'" in run("methods", "cdd", code=2).stderr
 
