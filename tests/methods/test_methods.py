@@ -271,3 +271,13 @@ def test_bfloat16_backbone_leaves_everything_learned_in_float32(tiny_factory, na
     if method.state_dict():
         method.loss(pixels(), LABELS, epoch=0).backward()
         assert all(value.grad.dtype == torch.float32 for value in method.parameters())
+
+
+def test_late_vision_prompts_train_and_predict_template_by_template(tiny):
+    method = build_method("cdc", tiny, NAMES, templates=2, depth=2, vision_from=1)
+    method.loss(pixels(2), LABELS, epoch=0).backward()
+    assert all(value.grad.isfinite().all() and value.grad.any() for value in method.parameters())
+    logits, text = method(pixels()), method.text_features()
+    for template in range(2):
+        one = method.template_logits(template, pixels(), text)
+        torch.testing.assert_close(one[0], logits[template], atol=1e-4, rtol=0)

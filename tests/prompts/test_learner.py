@@ -66,6 +66,16 @@ def test_number_of_values_on_vit_b_16(tiny):
     assert sum(p.numel() for p in learner.parameters()) == 14_220_288
 
 
+def test_late_vision_prompts_come_from_the_upper_layers(tiny):
+    learner = PromptLearner(tiny, depth=2, coupled=True, vision_from=1)
+    text, vision = learner()
+    assert text.shape == (1, 2, 2, 48) and vision.shape == (1, 1, 2, 64)
+    expected = learner.context[0, 1] @ learner.to_vision_weight[0, 0].T + learner.to_vision_bias[0, 0]
+    torch.testing.assert_close(vision[0, 0], expected)
+    with pytest.raises(PromptPrismError, match="vision_from=2 leaves no layer with vision prompts"):
+        PromptLearner(tiny, depth=2, coupled=True, vision_from=2)
+
+
 def test_too_deep_or_too_long(tiny):
     with pytest.raises(PromptPrismError, match="depth 9 is more than the 2 layers of backbone 'tiny'"):
         PromptLearner(tiny, depth=9, coupled=True)

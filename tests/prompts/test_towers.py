@@ -130,6 +130,24 @@ def test_image_with_prompts_is_the_plain_forward(tiny, monkeypatch, longest, vie
     assert_same(encode_image, plain_image, [prompts, pixels], tiny, pixels, prompts)
 
 
+def test_late_prompts_meet_the_plain_states_and_send_no_gradient_below(tiny):
+    prompts, pixels = randn(2, 1, 2, tiny.vision_width), randn(1, 3, 3, 32, 32, scale=1.0)
+    visual = tiny.visual
+    first, second = visual.transformer.resblocks
+    x = visual.conv1(pixels[0]).flatten(2).transpose(1, 2)
+    x = torch.cat([visual.class_embedding.expand(3, 1, -1), x], dim=1) + visual.positional_embedding
+    x = first(visual.ln_pre(x)).expand(2, -1, -1, -1)
+    x = torch.cat([x, prompts[:, 0, None].expand(-1, 3, -1, -1)], dim=2).flatten(0, 1)
+    expected = torch.nn.functional.normalize(visual.ln_post(second(x)[:, 0]) @ visual.proj, dim=-1)
+    late = encode_image(tiny, pixels.detach(), prompts, first_layer=1)
+    torch.testing.assert_close(late, expected.unflatten(0, (2, 3)), atol=1e-5, rtol=0)
+    seen = []
+    handle = first.mlp.gelu.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    encode_image(tiny, pixels.detach(), prompts, first_layer=1)
+    handle.remove()
+    assert [(len(state), state.requires_grad) for state in seen] == [(1, False)]
+
+
 def test_image_without_prompts_is_open_clip(tiny):
     pixels = randn(2, 3, 3, 32, 32, scale=1.0)
     expected = torch.stack([tiny.model.encode_image(view, normalize=True) for view in pixels])

@@ -36,6 +36,12 @@ class TemplateSettings(MethodSettings):
         default=True,
         description="If false, the context starts from N(0, 0.02) and stands before the bare class name.",
     )
+    vision_from: int = Field(
+        default=0,
+        ge=0,
+        description="L0, vision layers below the first vision prompts: cheaper to train and, the templates "
+        "sharing them, to predict with. 0 is MaPLe.",
+    )
     text_memory_mb: float = Field(
         default=TEXT_MEMORY_MB,
         ge=0,
@@ -60,6 +66,7 @@ class TemplateMethod(Method):
             context_length=settings.context_length,
             depth=min(_USUAL_DEPTH, layers) if settings.depth is None else settings.depth,
             coupled=settings.coupled,
+            vision_from=settings.vision_from,
             phrase=settings.initial_phrase,
             phrase_init=settings.phrase_init,
             seed=seed,
@@ -78,7 +85,7 @@ class TemplateMethod(Method):
     def image_features(self, views: Tensor) -> Tensor:
         """Image features [M, B, D] of views [M or 1, B, 3, H, W]; uncoupled, as many as there are views."""
         _, vision_prompts = self.learner()
-        return encode_image(self.backbone, views, vision_prompts)
+        return encode_image(self.backbone, views, vision_prompts, self.settings.vision_from)
 
     def forward(self, views: Tensor, text: Tensor | None = None) -> Tensor:
         """Logits [M, B, K] of views [M or 1, B, 3, H, W]."""
@@ -90,7 +97,8 @@ class TemplateMethod(Method):
         one = slice(template, template + 1)
         _, vision_prompts = self.learner()
         chosen = None if vision_prompts is None else vision_prompts[one]
-        return self.logits(encode_image(self.backbone, views, chosen), text[one])
+        image = encode_image(self.backbone, views, chosen, self.settings.vision_from)
+        return self.logits(image, text[one])
 
     def loss(self, views: Tensor, labels: Tensor, epoch: int) -> Tensor:  # noqa: ARG002
         """Cross-entropy, averaged over templates and images."""

@@ -26,14 +26,15 @@ class PromptLearner(nn.Module):
         context_length: n.
         depth: J; layer 1 takes the context itself, layers 2..J further prompts that start from N(0, 0.02).
         coupled: learn a linear map per layer from text to vision prompts; those of layers 2..J start equal.
+        vision_from: number of vision layers below the first prompts, L0; layers L0 + 1..J get a map.
         phrase: text with {} for the class; its first n tokens become the context and are its start.
         phrase_init: if False the context starts from N(0, 0.02) and stands before the bare class name.
         seed: of the start values.
 
     Attributes:
         context: [M, J, n, Dt].
-        to_vision_weight: [M, J, Dv, Dt] if coupled.
-        to_vision_bias: [M, J, Dv] if coupled.
+        to_vision_weight: [M, J - L0, Dv, Dt] if coupled.
+        to_vision_bias: [M, J - L0, Dv] if coupled.
         phrase: the text to tokenise; its first n tokens are placeholders.
 
     Raises:
@@ -51,6 +52,7 @@ class PromptLearner(nn.Module):
         context_length: int = 2,
         depth: int = 1,
         coupled: bool = False,
+        vision_from: int = 0,
         phrase: str = "a photo of a {}.",
         phrase_init: bool = True,
         seed: int = 1,
@@ -62,6 +64,12 @@ class PromptLearner(nn.Module):
                 f"Prompt depth {depth} is more than the {layers} layers of backbone {backbone.name!r}: "
                 f"set depth to {layers} or less."
             )
+        if not 0 <= vision_from < depth:
+            raise PromptPrismError(
+                f"vision_from={vision_from} leaves no layer with vision prompts at depth {depth}: "
+                f"set vision_from to {depth - 1} or less."
+            )
+        self.vision_from = vision_from
         self.phrase = phrase if phrase_init else " ".join(["X"] * context_length + ["{}."])
         before_class = self.phrase.partition("{}")[0]
         words = backbone.tokenize([before_class])
@@ -83,7 +91,7 @@ class PromptLearner(nn.Module):
             if coupled:
                 # The first layer has a Linear of its own, the others start as copies of a second one.
                 maps = [linear_start(text_width, vision_width, generator) for _ in range(2)]
-                copies = [maps[min(layer, 1)] for layer in range(depth)]
+                copies = [maps[min(layer, 1)] for layer in range(vision_from, depth)]
                 weights.append(torch.stack([weight for weight, _ in copies]))
                 biases.append(torch.stack([bias for _, bias in copies]))
         self.context = nn.Parameter(torch.stack(contexts).to(device))
@@ -91,10 +99,10 @@ class PromptLearner(nn.Module):
         self.to_vision_bias = nn.Parameter(torch.stack(biases).to(device)) if coupled else None
 
     def forward(self) -> tuple[Tensor, Tensor | None]:
-        """Give the prompts of the text tower [M, J, n, Dt] and of the vision tower [M, J, n, Dv] or None."""
+        """Give text prompts [M, J, n, Dt], and vision prompts [M, J - L0, n, Dv] or None."""
         if self.to_vision_weight is None or self.to_vision_bias is None:
             return self.context, None
-        vision = self.context @ self.to_vision_weight.transpose(-1, -2)
+        vision = self.context[:, self.vision_from :] @ self.to_vision_weight.transpose(-1, -2)
         return self.context, vision + self.to_vision_bias.unsqueeze(2)
 
 

@@ -10,7 +10,9 @@ from promptprism.backbones import Backbone
 from promptprism.prompts.block import run_block
 
 
-def encode_image(backbone: Backbone, views: Tensor, prompts: Tensor | None = None) -> Tensor:
+def encode_image(
+    backbone: Backbone, views: Tensor, prompts: Tensor | None = None, first_layer: int = 0
+) -> Tensor:
     """Image features of B images under M templates, all templates in one forward.
 
     Args:
@@ -20,6 +22,8 @@ def encode_image(backbone: Backbone, views: Tensor, prompts: Tensor | None = Non
         prompts: [M, J, n, Dv]: the first of the J is appended after the patch tokens, behind the positional
             embedding and before the first layer norm; layers 2..J take the others in place of the last n
             tokens (MaPLe, Khattak et al., CVPR 2023, eqs. 6-7). None is the plain tower.
+        first_layer: append the first prompts only before this layer (from 0). The layers below are then the
+            plain tower's: no gradient goes through them, and templates that share a view share them.
 
     Returns:
         Features [M, B, D], float32, L2-normalised.
@@ -32,15 +36,15 @@ def encode_image(backbone: Backbone, views: Tensor, prompts: Tensor | None = Non
     x = torch.cat([class_token, patches.float()], dim=1) + visual.positional_embedding
     x = visual.ln_pre(x).unflatten(0, (-1, images))
 
-    depth, n = 0, 0
-    if prompts is not None:
-        templates, depth, n = prompts.shape[:3]
-        appended = visual.ln_pre(prompts[:, 0])[:, None].expand(-1, images, -1, -1)
-        x = torch.cat([x.expand(templates, -1, -1, -1), appended], dim=2)
     for layer, block in enumerate(blocks):
-        if prompts is not None and 0 < layer < depth:
-            replaced = prompts[:, layer, None].expand(-1, images, -1, -1)
-            x = torch.cat([x[:, :, :-n], replaced], dim=2)
+        place = layer - first_layer
+        if prompts is not None and 0 <= place < prompts.shape[1]:
+            inserted = prompts[:, place, None].expand(-1, images, -1, -1)
+            if place:
+                x = x[:, :, : -prompts.shape[2]]
+            elif layer == 0:
+                inserted = visual.ln_pre(inserted)
+            x = torch.cat([x.expand(len(prompts), -1, -1, -1), inserted], dim=2)
         # Only the class token is read after the last layer.
         x, _ = run_block(block, x, queries=x[:, :, :1] if layer == len(blocks) - 1 else None)
     feature = visual.ln_post(x.squeeze(2)).to(backbone.dtype) @ visual.proj

@@ -1,0 +1,69 @@
+"""Seconds and memory of our training step as the label space grows.
+
+    python -m benchmarks.classes --classes 10 --classes 100 --classes 1000
+
+Beyond the text tower's memory budget classes are recomputed in the backward pass, so memory levels off.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.measure import CPU, Samples, append_rows, class_names, random_backbone
+from benchmarks.step import build, draw, our_step
+from promptprism.backbones import Backbone
+from promptprism.prompts.text import TEXT_MEMORY_MB
+from promptprism.training.cost import Meter
+
+
+def measure(
+    backbone: Backbone, classes: int, templates: int, batch: int, repeats: int, text_memory_mb: float
+) -> dict[str, Any]:
+    """One row: a step with so many classes."""
+    method = build(backbone, class_names(classes), templates, 9, text_memory_mb=text_memory_mb)
+    run = our_step(method, *draw(backbone.image_size, templates, batch, classes))
+    samples = Samples()
+    for _ in range(repeats):
+        samples.take(run)
+    meter = Meter(CPU)
+    cost = meter.cost()
+    return {
+        "backbone": backbone.name,
+        "classes": classes,
+        "templates": templates,
+        "batch": batch,
+        "precision": str(backbone.dtype).removeprefix("torch."),
+        "text_memory_mb": text_memory_mb,
+        **samples.row(),
+        "device": cost.device,
+        "threads": cost.threads,
+        "torch": cost.versions["torch"],
+        "open_clip": cost.versions["open_clip_torch"],
+    }
+
+
+def main(
+    classes: Annotated[list[int], typer.Option(help="K; may be given more than once.")],
+    templates: Annotated[int, typer.Option(min=1, help="M.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 4,
+    backbone: Annotated[str, typer.Option(help="A ViT of open_clip's.")] = "ViT-B-16-quickgelu",
+    repeats: Annotated[int, typer.Option(min=1)] = 3,
+    text_memory_mb: Annotated[float, typer.Option(min=0, help="The budget.")] = TEXT_MEMORY_MB,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", help="Add rows to this file, e.g. benchmarks/results/classes.csv.")
+    ] = None,
+) -> None:
+    """Measure the growth with K, in bfloat16."""
+    tower = random_backbone(backbone, "bfloat16")
+    for count in classes:
+        row = measure(tower, count, templates, batch, repeats, text_memory_mb)
+        typer.echo(f"K={count}: {row['seconds']} s, {row['memory_mb']} MiB")
+        if csv_file:
+            append_rows(csv_file, [row])
+
+
+if __name__ == "__main__":
+    typer.run(main)
