@@ -1,16 +1,15 @@
 """Score the shipped mini CLIP without any training, and check that it behaves like a CLIP.
 
-    python tools/score_mini.py --photos caltech-101 eurosat --out results/miniworld-zero-shot.json
+    python tools/score_mini.py --photos DATA --out results/miniworld-zero-shot.json
 
-Zero-shot accuracy on all MiniWorld data sets; on natural photos that it has not seen, where folders of
-Caltech-101 or EuroSAT (one folder per class somewhere below) are given; and the task misalignment: how much
-closer an image is to its full description than to that of its object alone.
+Zero-shot accuracy on all MiniWorld data sets; on natural photos that it has not seen (Caltech-101 and
+EuroSAT, where they lie below DATA in the field's layout); and the task misalignment: how much closer an image
+is to its full description than to that of its object alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from promptprism.backbones import Backbone, load_backbone
 from promptprism.data.images import load_image
 from promptprism.data.miniworld import NAMES, REPORTED, describe, load, render, scenes
 from promptprism.data.miniworld.worlds import ELEVEN, VERSION
-from promptprism.data.readers import read_folder
 from promptprism.data.records import Dataset
+from promptprism.data.registry import load_data
 from promptprism.data.views import make_views
 from promptprism.evaluation.evaluate import evaluate
 from promptprism.files import write_text
@@ -77,20 +76,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--photos", type=Path, nargs="*", default=[], help="folders of natural photos")
+    parser.add_argument("--photos", type=Path, help="folder with caltech-101/ and eurosat/")
     parser.add_argument("--backbone", default="mini")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     backbone = load_backbone(arguments.backbone)
     rows = {name: zero_shot(backbone, load(name)) for name in NAMES}
-    photos = {}
-    for root in arguments.photos:
-        # The class folders lie one or two levels down, as the archives unpack.
-        levels = itertools.chain([root], sorted(root.glob("*/")))
-        folder = next(p for p in levels if len(list(p.glob("*/"))) > 2)
-        photos[root.name] = zero_shot(backbone, read_folder(folder))
+    photos = {
+        name: zero_shot(backbone, load_data(name, arguments.photos))
+        for name in (("caltech101", "eurosat") if arguments.photos else ())
+    }
     result = {
-        "command": f"python tools/score_mini.py --photos caltech-101 eurosat --out {arguments.out}",
+        "command": f"python tools/score_mini.py --photos DATA --out {arguments.out}",
         "version": __version__,
         "miniworld": VERSION,
         "fingerprint": backbone.fingerprint,
