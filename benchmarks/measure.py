@@ -62,7 +62,7 @@ def gigaflops_per_second(precision: Precision) -> float:
     a = torch.randn(size, size).to(getattr(torch, precision))
     b = a.T.contiguous()
     samples = []
-    for _ in range(8):
+    for _ in range(20):
         start = time.perf_counter()
         torch.mm(a, b)
         samples.append(time.perf_counter() - start)
@@ -71,9 +71,13 @@ def gigaflops_per_second(precision: Precision) -> float:
 
 @dataclass
 class Samples:
-    """Seconds of repeated work, and how much memory it took on top of what was there, MiB."""
+    """Seconds of repeated work, and how much memory it took on top of what was there, MiB.
+
+    Seconds of the processor, over all threads, leave out what other programs took meanwhile.
+    """
 
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     memory_mb: float = 0.0
 
     def take(self, work: Callable[[], object]) -> None:
@@ -81,9 +85,10 @@ class Samples:
         gc.collect()
         _give_back()
         meter = Meter(CPU)
-        before, start = meter.peak_memory_mb, time.perf_counter()
+        before, start, cpu_start = meter.peak_memory_mb, time.perf_counter(), time.process_time()
         work()
         self.seconds.append(time.perf_counter() - start)
+        self.cpu_seconds.append(time.process_time() - cpu_start)
         self.memory_mb = max(self.memory_mb, meter.peak_memory_mb - before)
 
     @property
@@ -91,12 +96,18 @@ class Samples:
         """Median of the seconds."""
         return statistics.median(self.seconds)
 
+    @property
+    def cpu_median(self) -> float:
+        """Median of the processor's seconds."""
+        return statistics.median(self.cpu_seconds)
+
     def row(self) -> dict[str, float]:
         """As it goes into a table."""
         return {
             "seconds": round(self.median, 4),
             "seconds_min": round(min(self.seconds), 4),
             "seconds_max": round(max(self.seconds), 4),
+            "cpu_seconds": round(self.cpu_median, 4),
             "repeats": len(self.seconds),
             "memory_mb": round(self.memory_mb),
         }

@@ -139,6 +139,7 @@ def compare(
     text, image = text_flops(fast.backbone, fast.tokens, n), image_flops(fast.backbone, n)
     rate = gigaflops_per_second(precision)
     cost = Meter(CPU).cost()
+    ours = samples["ours"]
     result: dict[str, Any] = {
         "backbone": backbone,
         "classes": classes,
@@ -146,10 +147,11 @@ def compare(
         "batch": batch,
         "depth": depth,
         "precision": precision,
-        "ratio_to_reference_m1": samples["ours"].median / samples["reference_m1"].median,
     }
-    if same_m:
-        result["ratio_to_reference_same_m"] = samples["ours"].median / samples["reference_same_m"].median
+    for name, reference in samples.items():
+        if name != "ours":
+            result[f"ratio_to_{name}"] = ours.median / reference.median
+            result[f"cpu_ratio_to_{name}"] = ours.cpu_median / reference.cpu_median
     return result | {
         "max_abs_difference": worst,
         "agreement_classes": len(few),
@@ -175,7 +177,8 @@ def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
             "templates": 1 if name == "reference_m1" else result["templates"],
             "precision": "float32" if name == "reference_m1" else result["precision"],
             **sample,
-            "ours_to_this": round(result["paths"]["ours"]["seconds"] / sample["seconds"], 4),
+            "ours_to_this": round(result.get(f"ratio_to_{name}", 1.0), 4),
+            "ours_to_this_cpu": round(result.get(f"cpu_ratio_to_{name}", 1.0), 4),
             "max_abs_difference": f"{result['max_abs_difference']:.1e}",
             "floor_seconds": round(result["floor_seconds"], 3) if name == "ours" else "",
             "device": result["device"],
@@ -195,6 +198,8 @@ def main(
     backbone: Annotated[str, typer.Option(help="A ViT of open_clip's.")] = "ViT-B-16-quickgelu",
     precision: Annotated[str, typer.Option(help="Of ours: float32 or bfloat16.")] = "bfloat16",
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; medians are reported.")] = 3,
+    agreement_classes: Annotated[int, typer.Option(min=2, help="Classes that both ways agree on.")] = 50,
+    threads: Annotated[int | None, typer.Option(min=1, help="PyTorch's threads; all by default.")] = None,
     same_m: Annotated[bool, typer.Option(help="Measure the reference with M templates as well.")] = True,
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Write JSON; - is standard output.")
@@ -207,7 +212,9 @@ def main(
     if precision not in ("float32", "bfloat16"):
         raise typer.BadParameter(f"{precision} is neither float32 nor bfloat16")
     chosen: Precision = "bfloat16" if precision == "bfloat16" else "float32"
-    result = compare(backbone, classes, templates, batch, depth, chosen, repeats, same_m)
+    if threads:
+        torch.set_num_threads(threads)
+    result = compare(backbone, classes, templates, batch, depth, chosen, repeats, same_m, agreement_classes)
     if csv_file:
         append_rows(csv_file, rows(result))
     text = json.dumps(result, indent=2)
