@@ -51,7 +51,7 @@ def test_a_result_goes_through_json_unchanged_and_cannot_be_altered(tiny):
 def test_a_collapsed_run_has_no_harmonic_mean(tiny, monkeypatch):
     collapsed = train(build_method("coop", tiny, DATA.class_names, epochs=1), DATA.train)
     collapsed = collapsed.model_copy(update={"collapsed": "says the test"})
-    monkeypatch.setattr("promptprism.evaluation.base_to_new.train", lambda *_, **__: collapsed)
+    monkeypatch.setattr("promptprism.evaluation.protocols.train", lambda *_, **__: collapsed)
     assert base_to_new("coop", tiny, DATA, shots=2, epochs=1).hm is None
 
 

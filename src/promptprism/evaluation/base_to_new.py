@@ -9,14 +9,11 @@ from pydantic import BaseModel, ConfigDict
 
 from promptprism.backbones import Backbone
 from promptprism.data.records import Dataset
-from promptprism.data.splits import base_new, few_shot
-from promptprism.errors import PromptPrismError
-from promptprism.evaluation.evaluate import Evaluation, evaluate
+from promptprism.evaluation.evaluate import Evaluation
 from promptprism.evaluation.metrics import harmonic_mean
-from promptprism.inference import Predictor
-from promptprism.methods import build_method
+from promptprism.evaluation.protocols import PROTOCOLS, draw, learn, score
 from promptprism.training.cost import BackboneFacts
-from promptprism.training.loop import TrainResult, train
+from promptprism.training.loop import TrainResult
 
 
 class BaseToNew(BaseModel):
@@ -73,20 +70,13 @@ def base_to_new(
     Raises:
         PromptPrismError: no test split, too few images or classes, or anything `train` refuses.
     """
-    if not dataset.test:
-        raise PromptPrismError(
-            f"data set '{dataset.name}' has no test split: base-to-new trains and scores on different "
-            "images. "
-            "Put them into train/ and test/ folders"
-        )
-    base, new = base_new(dataset)
-    records = few_shot(base.train, shots, seed, allow_fewer, base.class_names)
-    model = build_method(method, backbone, base.class_names, phrase=dataset.phrase, seed=seed, **settings)
-    training = train(model, records, seed=seed, checkpoint=checkpoint, progress=progress)
-    predictor = Predictor(model)
-    on_base = evaluate(predictor, base.test, base.name)
-    model.set_classes(new.class_names)
-    on_new = evaluate(predictor, new.test, new.name)
+    protocol = PROTOCOLS["base-to-new"]
+    base, records = draw(protocol, dataset, shots, seed, allow_fewer)
+    model, training = learn(
+        method, backbone, base, records, seed=seed, checkpoint=checkpoint, progress=progress, **settings
+    )
+    scores = score(model, protocol.scored(dataset, {}))
+    on_base, on_new = scores["base"], scores["new"]
     return BaseToNew(
         method=method,
         settings=model.settings.model_dump(mode="json"),

@@ -146,6 +146,12 @@ class SceneSource:
         """Draw the scene."""
         return render(self.scene)
 
+    @property
+    def key(self) -> str:
+        """Tells the scene from others on every machine; its seed is drawn after all else."""
+        scene = self.scene
+        return f"{VERSION}/{scene.concept.name}/{scene.artist}/{scene.colour}/{scene.pattern}/{scene.seed}"
+
     def __str__(self) -> str:
         return f"a MiniWorld scene of '{self.scene.concept.name}'"
 

@@ -1,0 +1,230 @@
+"""Run the cells of a suite: learn, then score what was learned; any process may be killed at any time."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from promptprism.adapter import Card, DataSummary, load_adapter, save_adapter
+from promptprism.backbones import Backbone
+from promptprism.data.lists import read_list
+from promptprism.data.records import Dataset, Records
+from promptprism.data.registry import load_data
+from promptprism.errors import PromptPrismError
+from promptprism.evaluation.protocols import PROTOCOLS, draw, learn, score
+from promptprism.evaluation.store import CellResult, Store, read_result
+from promptprism.evaluation.suites import Cell, Suite, fingerprint, keys
+from promptprism.training.cost import BackboneFacts
+
+Stage = Literal["all", "train", "test"]
+
+
+@dataclass
+class Progress:
+    """Where a run is: cells by state; shown by whoever called."""
+
+    total: int
+    done: int = 0
+    failed: int = 0
+    running: str = ""
+
+
+@dataclass
+class Outcome:
+    """What became of the cells of a suite.
+
+    Attributes:
+        results: of the finished cells, in the order of the suite.
+        failures: cell and error of those that failed.
+        ran: number of cells that this call ran itself.
+    """
+
+    results: list[CellResult] = field(default_factory=list)
+    failures: list[tuple[Cell, str]] = field(default_factory=list)
+    ran: int = 0
+
+
+@dataclass(frozen=True)
+class _Job:
+    cell: Cell
+    learning: Dataset
+    records: Records
+    parts: Mapping[str, Dataset]
+    fingerprints: dict[str, str]
+    learned: str
+    key: str
+
+
+class _Work:
+    """One run's data and backbone, read once."""
+
+    def __init__(self, store: Store, backbone: Backbone, root: Path | None, lists: Path | None) -> None:
+        self.store, self.backbone, self.lists = store, backbone, lists
+        self._load = cache(lambda name: load_data(name, root))
+        self._fingerprint = cache(lambda name: fingerprint(self._load(name)))
+
+    def job(self, cell: Cell) -> _Job:
+        protocol, dataset = PROTOCOLS[cell.protocol], self._load(cell.data)
+        targets = {name: self._load(name) for name in cell.targets}
+        listed = None
+        if self.lists is not None:
+            name = f"{cell.data.replace('/', '-')}-{cell.shots}shot-seed{cell.seed}.jsonl"
+            listed = read_list(self.lists / name, dataset)
+        learning, records = draw(protocol, dataset, cell.shots, cell.seed, cell.allow_fewer, listed)
+        if not cell.settings["epochs"]:
+            records = ()
+        prints = {name: self._fingerprint(name) for name in (cell.data, *cell.targets)}
+        learned, key = keys(cell, self.backbone, prints, records)
+        return _Job(cell, learning, records, protocol.scored(dataset, targets), prints, learned, key)
+
+    def run(self, job: _Job, stage: Stage) -> None:
+        if stage != "test":
+            self._train(job)
+        if stage != "train":
+            self.store.finish(self._test(job))
+
+    def _train(self, job: _Job) -> None:
+        place, cell = self.store.adapter(job.learned), job.cell
+        # Another cell may be learning the very same; it is worth waiting for.
+        with self.store.claim(job.learned, patience=7 * 24 * 3600.0):
+            if place.exists():
+                return
+            checkpoint = place.with_name(f"{job.learned}.checkpoint")
+            model, training = learn(
+                cell.method,
+                self.backbone,
+                job.learning,
+                job.records,
+                seed=cell.seed,
+                checkpoint=checkpoint,
+                **cell.settings,
+            )
+            images = job.learning.counts(job.records)
+            data = DataSummary(name=job.learning.name, images=images, shots=cell.shots, seed=cell.seed)
+            card = Card(
+                method=model.name,
+                settings=cell.settings,
+                backbone=BackboneFacts.of(self.backbone),
+                class_names=tuple(model.class_names),
+                phrase=model.phrase,
+                seed=cell.seed,
+                data=data if job.records else None,
+                training=training,
+            )
+            save_adapter(place, model, card)
+            checkpoint.unlink(missing_ok=True)
+
+    def _test(self, job: _Job) -> CellResult:
+        place = self.store.adapter(job.learned)
+        if not place.exists():
+            raise PromptPrismError(
+                f"nothing is learned for {job.cell}: run the suite with --stage train first"
+            )
+        model, card = load_adapter(place, self.backbone)
+        scores = score(model, job.parts)
+        summary = PROTOCOLS[job.cell.protocol].summary({part: one.accuracy for part, one in scores.items()})
+        return CellResult(
+            key=job.key,
+            learned=job.learned,
+            revision=_revision(),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            cell=job.cell,
+            phrase=card.phrase,
+            backbone=card.backbone,
+            fingerprints=job.fingerprints,
+            training=card.training,
+            scores=scores,
+            images={name: part.counts(part.test) for name, part in job.parts.items()},
+            summary=None if card.training.collapsed else summary,
+        )
+
+
+def run_suite(
+    suite: Suite,
+    out: Path,
+    backbone: Backbone,
+    *,
+    root: Path | None = None,
+    lists: Path | None = None,
+    stage: Stage = "all",
+    show: Callable[[Progress], None] = lambda _: None,
+) -> Outcome:
+    """Run the cells that have no result yet. Several processes may run suites into one folder.
+
+    A cell that fails is recorded, and the rest goes on; it is tried again by the next run.
+
+    Args:
+        suite: the cells.
+        out: results folder.
+        backbone: the suite's, loaded.
+        root: folder of the field's data sets.
+        lists: folder of few-shot lists ``DATA-16shot-seed1.jsonl`` to learn from instead of own draws.
+        stage: only learn, only score what was learned (which never trains), or both.
+        show: called whenever something has changed.
+
+    Raises:
+        PromptPrismError: invalid settings, or the results folder cannot be written.
+    """
+    store, cells, outcome = Store(out), list(suite.cells()), Outcome()
+    work, progress = _Work(store, backbone, root, lists), Progress(len(cells))
+    waiting: Sequence[Cell] = cells
+    results: dict[int, CellResult] = {}
+    places = {id(cell): place for place, cell in enumerate(cells)}
+    while waiting:
+        elsewhere = []
+        for cell in waiting:
+            progress.running = str(cell)
+            show(progress)
+            try:
+                job = work.job(cell)
+            except PromptPrismError as error:
+                outcome.failures.append((cell, str(error)))
+                progress.failed += 1
+                continue
+            finished = store.adapter(job.learned) if stage == "train" else store.result(job.key)
+            with store.claim(job.key) as mine:
+                if not mine:
+                    elsewhere.append(cell)
+                    continue
+                if not finished.exists():
+                    try:
+                        work.run(job, stage)
+                        outcome.ran += 1
+                    except Exception as error:  # whatever it is, the other cells can still be run
+                        text = str(error) if isinstance(error, PromptPrismError) else repr(error)
+                        store.fail(job.key, cell, text)
+                        outcome.failures.append((cell, text))
+                        progress.failed += 1
+                        continue
+            if stage != "train":
+                results[places[id(cell)]] = read_result(finished)
+            progress.done += 1
+        if elsewhere and len(elsewhere) == len(waiting):
+            progress.running = f"waiting for {len(elsewhere)} cells that run elsewhere"
+            show(progress)
+            time.sleep(1)
+        waiting = elsewhere
+    progress.running = ""
+    show(progress)
+    outcome.results = [results[place] for place in sorted(results)]
+    return outcome
+
+
+@cache
+def _revision() -> str | None:
+    """Git revision of the code, with + if it was changed since; None outside of a work tree."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
+            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

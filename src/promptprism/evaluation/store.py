@@ -1,0 +1,182 @@
+"""A folder of results that many processes may fill at once, and any of them may be killed.
+
+``results/KEY.json`` is the truth: one immutable file per finished cell, renamed into place when it is
+whole. ``adapters/KEY`` is what was learned, ``index.sqlite`` says what failed, ``locks/`` who works at what:
+the operating system takes a lock from a process that dies.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+import promptprism
+from promptprism.errors import PromptPrismError
+from promptprism.evaluation.evaluate import Evaluation
+from promptprism.evaluation.suites import Cell
+from promptprism.files import write_bytes
+from promptprism.training.cost import BackboneFacts
+from promptprism.training.loop import TrainResult
+
+_TABLE = """CREATE TABLE IF NOT EXISTS cells (
+    key TEXT PRIMARY KEY, state TEXT NOT NULL, cell TEXT NOT NULL, error TEXT, time TEXT NOT NULL)"""
+
+
+class CellResult(BaseModel):
+    """Result of one finished cell.
+
+    Attributes:
+        format: version of this layout.
+        key: see `promptprism.evaluation.suites.keys`.
+        learned: key of the adapter that was scored.
+        promptprism: version that wrote it.
+        revision: git revision of the code, None if it is not known.
+        finished: time, UTC.
+        cell: what was run.
+        phrase: hand-crafted text of the data learned from.
+        backbone: the frozen model.
+        fingerprints: of the data set and the targets.
+        training: what training was and cost.
+        scores: by part, such as base and new.
+        images: number of test images of each class, by part.
+        summary: the figures that papers print; None if the run collapsed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    key: str
+    learned: str
+    promptprism: str = promptprism.__version__
+    revision: str | None
+    finished: str
+    cell: Cell
+    phrase: str
+    backbone: BackboneFacts
+    fingerprints: dict[str, str]
+    training: TrainResult
+    scores: dict[str, Evaluation]
+    images: dict[str, dict[str, int]]
+    summary: dict[str, float] | None
+
+
+class Store:
+    """A results folder; made if it is not there.
+
+    Raises:
+        PromptPrismError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            for name in ("results", "adapters", "locks"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PromptPrismError(
+                f"cannot write results to '{folder}' ({error.strerror}): choose another folder"
+            ) from error
+        with self._index() as index:
+            index.execute(_TABLE)
+
+    def adapter(self, key: str) -> Path:
+        """Where what was learned under this key is, or goes."""
+        return self.folder / "adapters" / key
+
+    def result(self, key: str) -> Path:
+        """Where the result of a cell is, or goes."""
+        return self.folder / "results" / f"{key}.json"
+
+    @contextmanager
+    def claim(self, key: str, patience: float = 0.0) -> Iterator[bool]:
+        """Hold a key for this process, unless another holds it for longer than ``patience`` seconds.
+
+        What the last holder left half-done is removed.
+        """
+        path = self.folder / "locks" / f"{key}.lock"
+        with closing(sqlite3.connect(path, timeout=patience, isolation_level=None)) as lock:
+            try:
+                lock.execute("BEGIN EXCLUSIVE")
+            except sqlite3.OperationalError:
+                yield False
+                return
+            for place in ("results", "adapters"):
+                for rest in (self.folder / place).glob(f".{key}*.partial"):
+                    shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
+            yield True
+
+    def finish(self, result: CellResult) -> None:
+        """Write the result of a cell."""
+        write_bytes(self.result(result.key), (result.model_dump_json(indent=1) + "\n").encode())
+        self._note(result.key, "done", result.cell, None)
+
+    def fail(self, key: str, cell: Cell, error: str) -> None:
+        """Record why a cell has no result; it is tried again by the next run."""
+        self._note(key, "failed", cell, error)
+
+    def failures(self) -> list[tuple[str, Cell, str]]:
+        """Key, cell and error of every cell whose last attempt failed."""
+        with self._index() as index:
+            rows = index.execute("SELECT key, cell, error FROM cells WHERE state = 'failed'").fetchall()
+        return [
+            (key, Cell.model_validate_json(cell), error)
+            for key, cell, error in rows
+            if not self.result(key).exists()
+        ]
+
+    def _note(self, key: str, state: str, cell: Cell, error: str | None) -> None:
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        with self._index() as index:
+            index.execute(
+                "REPLACE INTO cells VALUES (?, ?, ?, ?, ?)", (key, state, cell.model_dump_json(), error, time)
+            )
+
+    @contextmanager
+    def _index(self) -> Iterator[sqlite3.Connection]:
+        path = self.folder / "index.sqlite"
+        try:
+            with closing(sqlite3.connect(path, timeout=60)) as index, index:
+                yield index
+        except sqlite3.Error as error:
+            raise PromptPrismError(
+                f"cannot use '{path}' ({error}): free some space, or delete it; the results themselves are "
+                f"in '{self.folder / 'results'}'"
+            ) from error
+
+
+def read_result(path: Path) -> CellResult:
+    """Read one result.
+
+    Raises:
+        PromptPrismError: it is damaged or of another version.
+    """
+    try:
+        return CellResult.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise PromptPrismError(f"cannot read result '{path}' ({error.strerror})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise PromptPrismError(
+            f"'{path}' is no result that this promptprism ({promptprism.__version__}) reads: "
+            f"{'.'.join(map(str, first['loc']))}: {first['msg']}. Use the version that wrote it, or "
+            "move it away"
+        ) from error
+
+
+def read_results(folder: Path) -> list[CellResult]:
+    """Read all results of a folder that suites were run into, in the order of their keys.
+
+    Raises:
+        PromptPrismError: it is no such folder, or holds none; see `read_result`.
+    """
+    paths = sorted((folder / "results").glob("*.json"))
+    if not paths:
+        raise PromptPrismError(f"'{folder}' holds no results: give the folder of `promptprism suite --out`")
+    return [read_result(path) for path in paths]

@@ -1,0 +1,227 @@
+"""Suites: a protocol, methods, data sets and seeds, written as YAML; each combination is a cell."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+import promptprism
+from promptprism.backbones import Backbone
+from promptprism.backbones.backbone import Precision
+from promptprism.data.images import ImageSource, load_image
+from promptprism.data.records import Dataset, Record
+from promptprism.errors import PromptPrismError
+from promptprism.evaluation.protocols import PROTOCOLS
+from promptprism.methods import make_settings
+from promptprism.training.cost import BackboneFacts
+
+NAMED = Path(__file__).parents[1] / "suites"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BackboneSpec(_Frozen):
+    """Which backbone to load; see `load_backbone`."""
+
+    name: str = "mini"
+    pretrained: str | None = None
+    precision: Precision = "float32"
+
+
+class Cell(_Frozen):
+    """One method on one data set with one seed.
+
+    Attributes:
+        protocol: a name of `PROTOCOLS`.
+        method: a name of `METHODS`.
+        settings: all settings of the method.
+        data: what is learned from.
+        targets: what else is scored.
+        shots: training images per class.
+        seed: of the run.
+        allow_fewer: take what there is of classes with fewer images than shots.
+    """
+
+    protocol: str
+    method: str
+    settings: dict[str, Any]
+    data: str
+    targets: tuple[str, ...] = ()
+    shots: int
+    seed: int
+    allow_fewer: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.method} on {self.data}, {self.shots} shots, seed {self.seed}"
+
+
+class Suite(_Frozen):
+    """A grid of cells.
+
+    Attributes:
+        name: to call it by.
+        note: what it reproduces, and how long that takes.
+        protocol: a name of `PROTOCOLS`.
+        backbone: the frozen model.
+        methods: settings of each row of the grid. The row's name is the method, unless ``method`` is among
+            the settings.
+        datasets: what is learned from.
+        targets: what else is scored (cross-dataset and cross-domain).
+        shots: training images per class.
+        seeds: of the runs.
+        allow_fewer: take what there is of classes with fewer images than shots.
+    """
+
+    name: str
+    note: str = ""
+    protocol: str
+    backbone: BackboneSpec = BackboneSpec()
+    methods: dict[str, dict[str, Any]] = Field(min_length=1)
+    datasets: tuple[str, ...] = Field(min_length=1)
+    targets: tuple[str, ...] = ()
+    shots: tuple[int, ...] = Field(default=(16,), min_length=1)
+    seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1)
+    allow_fewer: bool = False
+
+    @field_validator("protocol")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in PROTOCOLS:
+            raise ValueError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
+        return name
+
+    def only(
+        self, methods: Sequence[str] = (), datasets: Sequence[str] = (), seeds: Sequence[int] = ()
+    ) -> Suite:
+        """A part of the suite; nothing given takes all. Seeds need not be among the suite's.
+
+        Raises:
+            PromptPrismError: a method or data set that the suite has not.
+        """
+        for kind, wanted, there in (("method", methods, self.methods), ("data set", datasets, self.datasets)):
+            if unknown := [name for name in wanted if name not in there]:
+                raise PromptPrismError(
+                    f"suite '{self.name}' has no {kind} '{unknown[0]}': it has {', '.join(there)}"
+                )
+        return self.model_copy(
+            update={
+                "methods": {name: self.methods[name] for name in methods or self.methods},
+                "datasets": tuple(datasets) or self.datasets,
+                "seeds": tuple(seeds) or self.seeds,
+            }
+        )
+
+    def cells(self) -> Iterator[Cell]:
+        """Yield the cells, data set by data set. What learns nothing runs with the first seed only.
+
+        Raises:
+            PromptPrismError: an unknown method, or settings that it cannot have.
+        """
+        if bool(self.targets) != PROTOCOLS[self.protocol].targets:
+            what = "has no" if self.targets else "needs"
+            raise PromptPrismError(f"suite '{self.name}': protocol {self.protocol} {what} targets")
+        for data in self.datasets:
+            for row, given in self.methods.items():
+                settings = dict(given)
+                method = settings.pop("method", row)
+                whole = make_settings(method, **settings)
+                for shots in self.shots if whole.epochs else self.shots[:1]:
+                    for seed in self.seeds if whole.epochs else self.seeds[:1]:
+                        yield Cell(
+                            protocol=self.protocol,
+                            method=method,
+                            settings=whole.model_dump(mode="json"),
+                            data=data,
+                            targets=self.targets,
+                            shots=shots,
+                            seed=seed,
+                            allow_fewer=self.allow_fewer,
+                        )
+
+
+def named_suites() -> list[str]:
+    """Names of the suites that come with the package."""
+    return sorted(path.relative_to(NAMED).with_suffix("").as_posix() for path in NAMED.rglob("*.yaml"))
+
+
+def load_suite(source: str) -> Suite:
+    """Read a suite from a YAML file, or by name.
+
+    Raises:
+        PromptPrismError: no such suite, no YAML, or not valid; the message names the field.
+    """
+    path = NAMED / f"{source}.yaml" if source in named_suites() else Path(source)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PromptPrismError(
+            f"no suite '{source}': give a YAML file, or one of {', '.join(named_suites())}"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PromptPrismError(f"suite '{path}' is no YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise PromptPrismError(f"suite '{path}' must be a mapping with protocol, methods and datasets")
+    try:
+        return Suite.model_validate({"name": source, **content})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise PromptPrismError(f"suite '{path}' is not valid: {place}: {first['msg']}") from error
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """Digest of a data set's class names, phrase, and which images have which label in which split."""
+    digest = hashlib.sha256(json.dumps([dataset.class_names, dataset.phrase]).encode())
+    for split, records in (("train", dataset.train), ("test", dataset.test)):
+        for record in records:
+            digest.update(f"{split} {record.label} {_identity(record.source, dataset.folder)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def digest_of(**facts: Any) -> str:
+    """Short digest of facts that JSON can say, whatever their order."""
+    text = json.dumps({"promptprism": promptprism.__version__, **facts}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def keys(
+    cell: Cell, backbone: Backbone, fingerprints: Mapping[str, str], images: Sequence[Record]
+) -> tuple[str, str]:
+    """Keys of what a cell learns and of its result: everything that determines them, and nothing else.
+
+    Args:
+        cell: the cell.
+        backbone: that it runs with.
+        fingerprints: of its data set and targets.
+        images: that it learns from.
+    """
+    labels = sorted(f"{record.label} {_identity(record.source, None)}" for record in images)
+    learned = digest_of(
+        # Protocols that learn the same share it: cross-dataset and cross-domain.
+        classes="base" if cell.protocol == "base-to-new" else "all",
+        method=cell.method,
+        settings=cell.settings,
+        backbone=BackboneFacts.of(backbone).model_dump(include={"fingerprint", "precision"}),
+        data=fingerprints[cell.data],
+        images=hashlib.sha256("\n".join(labels).encode()).hexdigest(),
+        seed=cell.seed,
+    )
+    return learned, digest_of(learned=learned, cell=cell.model_dump(mode="json"), data=dict(fingerprints))
+
+
+def _identity(source: ImageSource, folder: Path | None) -> str:
+    """What tells an image from others, on every machine."""
+    if isinstance(source, str | Path):
+        path = Path(source)
+        return path.relative_to(folder).as_posix() if folder else "/".join(path.parts[-2:])
+    if (key := getattr(source, "key", None)) is not None:
+        return str(key)
+    return hashlib.sha256(load_image(source).tobytes()).hexdigest()

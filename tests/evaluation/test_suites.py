@@ -1,0 +1,257 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+from toys import COLOURS, picture
+from typer.testing import CliRunner
+
+import promptprism.backbones
+from promptprism.cli import app
+from promptprism.data.catalog import CATALOG
+from promptprism.data.registry import load_data, registered
+from promptprism.errors import PromptPrismError
+from promptprism.evaluation import run_suite as running
+from promptprism.evaluation.base_to_new import base_to_new
+from promptprism.evaluation.run_suite import run_suite
+from promptprism.evaluation.store import Store, read_result, read_results
+from promptprism.evaluation.suites import Suite, fingerprint, load_suite, named_suites
+
+QUICK = {"epochs": 2, "batch_size": 4, "lr": 0.002}
+METHODS = {"zero-shot": {}, "cdc": {**QUICK, "templates": 2}, "two": {"method": "maple", **QUICK}}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("suite") / "colours"
+    for name in list(COLOURS)[:4]:
+        for split, numbers in (("train", range(4)), ("test", range(4, 7))):
+            (root / split / name).mkdir(parents=True)
+            for number in numbers:
+                Image.fromarray(picture(name, number)).save(root / split / name / f"{number}.png")
+    return str(root)
+
+
+def make(data, **changes):
+    fields = {"name": "s", "protocol": "base-to-new", "methods": METHODS, "datasets": (data,), "shots": (2,)}
+    return Suite.model_validate(fields | {"seeds": (1, 2)} | changes)
+
+
+def figures(outcome):
+    return {r.key: {part: one.metrics for part, one in r.scores.items()} for r in outcome.results}
+
+
+def test_cells_are_the_protocol_and_are_run_once(tiny, data, tmp_path):
+    shown = []
+    outcome = run_suite(make(data), tmp_path, tiny, show=lambda p: shown.append((p.done, p.running)))
+    assert outcome.ran == 5 and not outcome.failures  # zero-shot learns nothing: one seed is enough
+    assert [(r.cell.method, r.cell.seed) for r in outcome.results] == [
+        ("zero-shot", 1), ("cdc", 1), ("cdc", 2), ("maple", 1), ("maple", 2)
+    ]  # fmt: skip
+    assert shown[0][0] == 0 and shown[-1] == (5, "")
+    plain = base_to_new("cdc", tiny, load_data(data), shots=2, seed=2, **METHODS["cdc"])
+    result = outcome.results[2]
+    assert result.scores["base"].metrics == plain.base.metrics
+    assert result.scores["new"].metrics == plain.new.metrics
+    assert result.training.collapsed or result.summary == {"hm": plain.hm}
+    assert result.images == {"base": {"blue": 3, "green": 3}, "new": {"red": 3, "yellow": 3}}
+    assert result.backbone.fingerprint == tiny.fingerprint and result.cell.settings["templates"] == 2
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("results/*.json")}
+    again = run_suite(make(data), tmp_path, tiny)
+    assert again.ran == 0 and again.results == outcome.results
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("results/*.json")} == before
+    more = run_suite(make(data, methods={"cdc": {**METHODS["cdc"], "epochs": 1}}), tmp_path, tiny)
+    assert more.ran == 2 and len(read_results(tmp_path)) == 7  # other settings are other cells
+
+
+def test_learning_and_scoring_are_separate(tiny, data, tmp_path, monkeypatch):
+    suite = make(data, methods={"cdc": METHODS["cdc"]})
+    refused = run_suite(suite, tmp_path, tiny, stage="test")
+    assert "run the suite with --stage train first" in refused.failures[0][1]
+    assert len(Store(tmp_path).failures()) == 2
+    learned = run_suite(suite, tmp_path, tiny, stage="train")
+    assert learned.ran == 2 and not learned.results and not list(tmp_path.glob("results/*.json"))
+
+    def never(*_, **__):
+        raise AssertionError("scoring must not train")
+
+    monkeypatch.setattr("promptprism.evaluation.protocols.train", never)
+    monkeypatch.setattr(running, "learn", never)
+    scored = run_suite(suite, tmp_path, tiny, stage="test")
+    assert scored.ran == 2 and len(scored.results) == 2 and not Store(tmp_path).failures()
+
+
+def test_transfer_protocols_share_what_was_learned(tiny, data, tmp_path):
+    kept = {"methods": {"cdc": METHODS["cdc"]}, "targets": (data,), "seeds": (1,)}
+    first = run_suite(make(data, protocol="cross-dataset", **kept), tmp_path, tiny).results[0]
+    second = run_suite(make(data, protocol="cross-domain", **kept), tmp_path, tiny).results[0]
+    assert first.key != second.key and first.learned == second.learned
+    assert len(list((tmp_path / "adapters").iterdir())) == 1
+    assert first.scores.keys() == {"source", data} and first.scores["source"].classes == 4
+    assert first.summary is None or first.summary == {"average": first.scores[data].accuracy}
+    few = run_suite(
+        make(data, protocol="few-shot", shots=(1, 2), methods={"cdc": METHODS["cdc"]}), tmp_path, tiny
+    )
+    assert [(r.cell.shots, r.cell.seed, r.training.images) for r in few.results] == [
+        (1, 1, 4), (1, 2, 4), (2, 1, 8), (2, 2, 8)
+    ]  # fmt: skip
+
+
+def test_a_failed_cell_is_recorded_and_the_rest_goes_on(tiny, data, tmp_path, monkeypatch):
+    suite = make(data, methods={"maple": QUICK, "cdc": METHODS["cdc"]}, seeds=(1,))
+    real = running.learn
+
+    def learn(method, *args, **options):
+        if method == "maple":
+            raise MemoryError("too large")
+        return real(method, *args, **options)
+
+    monkeypatch.setattr(running, "learn", learn)
+    outcome = run_suite(suite, tmp_path, tiny)
+    assert [r.cell.method for r in outcome.results] == ["cdc"]
+    assert outcome.failures[0][1] == "MemoryError('too large')"
+    assert [(cell.method, error) for _, cell, error in Store(tmp_path).failures()] == [
+        ("maple", "MemoryError('too large')")
+    ]
+    monkeypatch.setattr(running, "learn", real)
+    assert run_suite(suite, tmp_path, tiny).ran == 1 and not Store(tmp_path).failures()
+    gone = run_suite(make("mini/nothing", methods={"zero-shot": {}}), tmp_path, tiny)
+    assert "no data 'mini/nothing'" in gone.failures[0][1]
+
+
+SCRIPT = """
+import sys
+sys.path[:0] = [{tests!r}]
+from conftest import make_tiny
+from pathlib import Path
+from promptprism.evaluation.run_suite import run_suite
+from promptprism.evaluation.suites import load_suite
+show = lambda p: print(p.done, p.running, flush=True)
+run_suite(load_suite({suite!r}), Path({out!r}), make_tiny(), show=show)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_killed_at_any_moment_it_goes_on_and_two_may_run_at_once(tiny, data, tmp_path):
+    suite = make(data, methods={"cdc": {**METHODS["cdc"], "epochs": 4}, "zero-shot": {}}, seeds=(1, 2, 3))
+    path = tmp_path / "suite.yaml"
+    path.write_text(yaml.safe_dump(suite.model_dump(mode="json")))
+    whole = run_suite(suite, tmp_path / "whole", tiny)
+    script = SCRIPT.format(tests=str(Path(__file__).parents[1]), suite=str(path), out=str(tmp_path / "out"))
+
+    def start():
+        env = {**os.environ, "OMP_NUM_THREADS": str(1)}
+        return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=env)
+
+    process = start()
+    for line in process.stdout:
+        if line.startswith("1 "):
+            break  # in the middle of the second cell
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = {file: file.read_bytes() for file in (tmp_path / "out" / "results").glob("*.json")}
+    assert 1 <= len(finished) < 4
+    (tmp_path / "out" / "results" / f".{whole.results[-1].key}.json.1.partial").write_text("{ha")
+    other = start()
+    ended = run_suite(suite, tmp_path / "out", tiny)
+    assert other.communicate() and other.returncode == 0
+    assert not ended.failures and figures(ended) == figures(whole)
+    assert all(file.read_bytes() == content for file, content in finished.items())
+    assert not list((tmp_path / "out").rglob("*.partial")) and not list(
+        (tmp_path / "out").rglob("*.checkpoint")
+    )
+
+
+def test_results_of_another_version_are_refused(tiny, data, tmp_path):
+    run_suite(make(data, methods={"zero-shot": {}}), tmp_path, tiny)
+    path = next(tmp_path.glob("results/*.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    with pytest.raises(PromptPrismError, match=r"is no result that this promptprism .* reads: format"):
+        read_result(path)
+    with pytest.raises(PromptPrismError, match="holds no results"):
+        read_results(tmp_path / "elsewhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(PromptPrismError, match="cannot write results to"):
+        Store(tmp_path / "file")
+
+
+def test_a_claim_is_for_one(tmp_path):
+    one, two = Store(tmp_path), Store(tmp_path)
+    with one.claim("k") as first, two.claim("k") as second, two.claim("other") as third:
+        assert (first, second, third) == (True, False, True)
+    with two.claim("k") as later:
+        assert later
+
+
+def test_fingerprints_follow_images_and_names(data):
+    assert (
+        fingerprint(load_data(data)) == fingerprint(load_data(data)) != fingerprint(load_data("mini/sport"))
+    )
+    known = fingerprint(load_data("mini/clothing"))
+    code = "from promptprism.evaluation.suites import *; from promptprism.data.registry import load_data; "
+    code += "print(fingerprint(load_data('mini/clothing')))"
+    env = {**os.environ, "PYTHONHASHSEED": "7"}
+    assert (
+        subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True).stdout.strip()
+        == known
+    )
+
+
+@pytest.mark.parametrize("name", named_suites())
+def test_named_suites_name_what_there_is(name):
+    suite = load_suite(name)
+    cells = list(suite.cells())
+    assert cells and set(suite.datasets) | set(suite.targets) <= registered().keys()
+    if name.startswith("paper/"):
+        assert suite.backbone.name == "ViT-B-16" and {*suite.datasets} <= CATALOG.keys()
+    assert len({cell.model_dump_json() for cell in cells}) == len(cells)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [", "is no YAML"),
+        ("[1]", "must be a mapping"),
+        ("{protocol: nope, methods: {cdc: {}}, datasets: [x]}", "protocol: .*unknown protocol 'nope'"),
+        ("{protocol: base-to-new, methods: {cdc: {}}}", "datasets: Field required"),
+        ("{protocol: base-to-new, methods: {cdc: {}}, datasets: [x], seed: 1}", "seed: Extra inputs"),
+    ],
+)
+def test_bad_suites(tmp_path, text, words):
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(PromptPrismError, match=words):
+        load_suite(str(tmp_path / "s.yaml"))
+
+
+def test_bad_parts():
+    with pytest.raises(
+        PromptPrismError, match="no suite 'mini/nope': give a YAML file, or one of mini/base-to"
+    ):
+        load_suite("mini/nope")
+    suite = load_suite("mini/base-to-new")
+    with pytest.raises(PromptPrismError, match="has no method 'clip'"):
+        suite.only(methods=["clip"])
+    with pytest.raises(PromptPrismError, match="needs targets"):
+        list(make("x", protocol="cross-domain").cells())
+
+
+def test_commands(tiny, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(promptprism.backbones, "load_backbone", lambda *_, **__: tiny)
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump(make(data).model_dump(mode="json")))
+    args = ["suite", str(path), "--methods", "zero-shot,cdc", "--seeds", "1", "--json", "-"]
+    run = CliRunner().invoke(app, [*args, "--out", str(tmp_path / "R")])
+    content = json.loads(run.stdout)
+    assert run.exit_code == 0 and content["ran"] == 2 and len(content["cells"]) == 2
+    assert content["cells"][0]["accuracy"].keys() == {"base", "new"}
+    report = CliRunner().invoke(app, ["report", str(tmp_path / "R"), "--table", "base-to-new"])
+    assert report.exit_code == 0 and "| data | method | base | new | HM | gain | note |" in report.stdout
+    assert CliRunner().invoke(app, ["suite", str(path)]).exit_code == 2
+    assert CliRunner().invoke(app, [*args, "--seeds", "x", "--out", "R"]).exit_code == 2
+    dry = CliRunner().invoke(app, ["suite", "paper/base-to-new", "--root", str(tmp_path), "--dry-run"])
+    assert dry.exit_code == 0 and "143 cells" in dry.stdout and "imagenet missing: no folder" in dry.stdout

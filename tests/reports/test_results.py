@@ -1,0 +1,144 @@
+import csv
+from statistics import stdev
+
+import pytest
+
+from promptprism.errors import PromptPrismError
+from promptprism.evaluation.evaluate import Evaluation
+from promptprism.evaluation.metrics import harmonic_mean
+from promptprism.evaluation.protocols import PROTOCOLS
+from promptprism.evaluation.store import CellResult
+from promptprism.evaluation.suites import Cell
+from promptprism.methods import make_settings
+from promptprism.reports.results import make_table, render
+from promptprism.training.cost import BackboneFacts, Cost
+from promptprism.training.loop import TrainResult
+
+COST = Cost(seconds=1, peak_memory_mb=1, device="cpu", threads=1, versions={})
+MINI = BackboneFacts(name="mini", pretrained=None, fingerprint="f" * 16, precision="float32")
+OPENAI = BackboneFacts(name="ViT-B-16", pretrained="openai", fingerprint="e" * 16, precision="float32")
+
+
+def result(
+    method,
+    data,
+    seed,
+    accuracies,
+    protocol="base-to-new",
+    backbone=MINI,
+    collapsed=None,
+    shots=16,
+    **settings,
+):
+    cell = Cell(
+        protocol=protocol, method=method, settings=make_settings(method, **settings).model_dump(mode="json"),
+        data=data, shots=shots, seed=seed,
+    )  # fmt: skip
+    scores = {
+        part: Evaluation(
+            data=part, classes=2, images=10, metrics={"cls/accuracy": value}, class_accuracy={},
+            template_accuracy=(), images_per_second=1.0, cost=COST,
+        )
+        for part, value in accuracies.items()
+    }  # fmt: skip
+    training = TrainResult(
+        seed=seed, images=1, trainable=1, steps=1, seconds_per_step=None, history=(), accuracy=None,
+        collapsed=collapsed, cost=COST,
+    )  # fmt: skip
+    return CellResult(
+        key=f"{method}{data}{seed}{shots}{settings}", learned="x", revision=None, finished="now", cell=cell, phrase="{}",
+        backbone=backbone, fingerprints={}, training=training, scores=scores, images={},
+        summary=None if collapsed else PROTOCOLS[protocol].summary(accuracies),
+    )  # fmt: skip
+
+
+def two(base, new):
+    return {"base": base, "new": new}
+
+
+def rows(table):
+    return {(row[0], row[1]): row[2:] for row in table.rows}
+
+
+def test_base_to_new_is_averaged_as_the_field_does():
+    results = [
+        result("cdc", "a", 1, two(0.8, 0.6)), result("cdc", "a", 2, two(0.9, 0.5)),
+        result("cdc", "b", 1, two(0.5, 0.4)), result("cdc", "b", 2, two(0.7, 0.4)),
+        result("maple", "a", 1, two(0.8, 0.5)), result("maple", "a", 2, two(0.8, 0.5)),
+        result("maple", "b", 1, two(0.6, 0.3)), result("maple", "b", 2, two(0.6, 0.3)),
+    ]  # fmt: skip
+    found = rows(make_table(results, "base-to-new"))
+    base, new, hm, gain, note = found["average", "cdc"]
+    assert (base.mean, new.mean) == pytest.approx((0.725, 0.475)) and note is None
+    assert hm.mean == pytest.approx(harmonic_mean(0.725, 0.475))  # not the mean of 2 x 2 HMs
+    by_seed = [harmonic_mean(0.65, 0.5), harmonic_mean(0.8, 0.45)]
+    assert hm.std == pytest.approx(stdev(by_seed)) and base.std == pytest.approx(stdev([0.65, 0.8]))
+    rival = harmonic_mean(0.7, 0.4)
+    assert gain == f"{100 * (harmonic_mean(0.725, 0.475) - rival):+.2f}"
+    assert (
+        found["a", "maple"][2].mean == pytest.approx(harmonic_mean(0.8, 0.5))
+        and found["a", "maple"][3] is None
+    )
+
+
+def test_collapsed_and_missing_seeds_are_marked_and_not_averaged():
+    results = [
+        result("cdc", "a", 1, two(0.8, 0.6)), result("cdc", "a", 2, two(0.1, 0.1), collapsed="so"),
+        result("maple", "a", 1, two(0.8, 0.5)), result("maple", "a", 2, two(0.8, 0.5)),
+        result("maple", "a", 3, two(0.8, 0.5)), result("zero-shot", "a", 1, two(0.7, 0.7)),
+    ]  # fmt: skip
+    found = rows(make_table(results, "base-to-new"))
+    base, new, hm, _, note = found["a", "cdc"]
+    assert (base.mean, new.mean, hm.std) == (0.8, 0.6, None)
+    assert note == "seed 2 collapsed; seed 3 missing" and found["a", "zero-shot"][4] is None
+    fewer = [*results, result("cdc", "b", 1, two(0.9, 0.9))]
+    assert "of 1 of 2 data sets" in rows(make_table(fewer, "base-to-new"))["average", "maple"][4]
+    assert rows(make_table(fewer, "base-to-new"))["average", "cdc"][3] is None  # no gain over another average
+
+
+def test_rows_tell_settings_apart_and_published_figures_need_their_backbone():
+    results = [result("cdc", "dtd", 1, two(0.8, 0.6)), result("cdc", "dtd", 1, two(0.8, 0.7), templates=2)]
+    assert {row[1] for row in make_table(results, "base-to-new").rows} == {
+        "cdc (templates=4)",
+        "cdc (templates=2)",
+    }
+    table = make_table([result("cdc", "dtd", 1, two(0.8, 0.6), backbone=OPENAI)], "base-to-new")
+    base, new, hm, *_ = rows(table)["dtd", "MaPLe (published)"]
+    assert (base.mean, new.mean) == pytest.approx((0.8036, 0.5918)) and hm.mean == pytest.approx(
+        0.6816, abs=1e-4
+    )
+    assert any("not re-run" in note for note in table.notes)
+    assert not any("published" in str(row[1]) for row in make_table(results, "base-to-new").rows)
+
+
+def test_transfer_and_few_shot():
+    parts = {"source": 0.7, "imagenetv2": 0.6, "imagenet_sketch": 0.4, "imagenet_a": 0.5, "imagenet_r": 0.7}
+    table = make_table([result("cdc", "imagenet", 1, parts, "cross-domain", OPENAI)], "cross-domain")
+    assert table.columns[2:] == (*parts, "average", "note")
+    assert rows(table)["imagenet", "cdc"][-2].mean == pytest.approx(0.55)
+    assert rows(table)["imagenet", "MaPLe (published)"][-2].mean == pytest.approx(0.60275)
+    few = [
+        result("cdc", "a", s, {"test": 0.1 * n + 0.01 * s}, "few-shot", shots=n)
+        for n in (1, 2)
+        for s in (1, 2)
+    ]
+    table = make_table(few, "few-shot")
+    assert table.columns == ("data", "method", "1 shots", "2 shots", "note")
+    assert [figure.mean for figure in rows(table)["a", "cdc"][:2]] == pytest.approx([0.115, 0.215])
+    with pytest.raises(
+        PromptPrismError, match="no results of protocol 'base-to-new': there are those of few-shot"
+    ):
+        make_table(few, "base-to-new")
+
+
+def test_formats():
+    table = make_table([result("cdc", "a_b", s, two(0.8, 0.1 * s)) for s in (1, 2)], "base-to-new")
+    assert "| a_b | cdc | 80.00 ± 0.00 | 15.00 ± 7.07 | 25.26 ± " in render(table, "md")
+    latex = render(table, "latex")
+    assert r"a\_b & cdc & $80.00 \pm 0.00$" in latex and latex.count(r"\\") == 2
+    read = list(csv.DictReader(render(table, "csv").splitlines()))
+    assert float(read[0]["new"]) == pytest.approx(15) and float(read[0]["new std"]) == pytest.approx(
+        7.0710678
+    )
+    with pytest.raises(PromptPrismError, match="unknown format"):
+        render(table, "doc")
