@@ -46,7 +46,8 @@ def result(
         collapsed=collapsed, cost=COST,
     )  # fmt: skip
     return CellResult(
-        key=f"{method}{data}{seed}{shots}{settings}", learned="x", revision=None, finished="now", cell=cell, phrase="{}",
+        key=f"{method}{data}{seed}{shots}{settings}", learned="x", revision=None,
+        finished="now", cell=cell, phrase="{}",
         backbone=backbone, fingerprints={}, training=training, scores=scores, images={},
         summary=None if collapsed else PROTOCOLS[protocol].summary(accuracies),
     )  # fmt: skip
