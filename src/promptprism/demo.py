@@ -16,6 +16,7 @@ from promptprism.data.splits import base_new
 from promptprism.estimator import PromptPrism
 from promptprism.evaluation.base_to_new import base_to_new
 from promptprism.reports.rows import prediction_rows
+from promptprism.reports.tables import duration
 
 SHOTS = 16
 _IMAGES = 3
@@ -23,7 +24,7 @@ _IMAGES = 3
 #: Settings that differ from the methods' defaults, so that all five together take minutes on two cores.
 SETTINGS: dict[str, dict[str, Any]] = {
     "zero-shot": {},
-    "coop": {"epochs": 50},
+    "coop": {"epochs": 20},
     "cocoop": {"epochs": 2},
     "maple": {},
     "cdc": {},
@@ -80,6 +81,7 @@ def run_demo(
                 "collapsed": training.collapsed,
                 "settings": result.settings,
             }
+            say(f"  {name} done in {duration(training.cost.seconds)}")
         # The finished run's checkpoint gives the trained model without training again.
         model = PromptPrism("cdc", backbone, shots=SHOTS, seed=seed, **SETTINGS["cdc"])
         model.fit(base, checkpoint=checkpoint)
