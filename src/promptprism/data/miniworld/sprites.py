@@ -7,7 +7,7 @@ import io
 import json
 import zipfile
 from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class Concept:
 
 @functools.cache
 def _archive() -> zipfile.ZipFile:
-    return zipfile.ZipFile(resources.files(__package__).joinpath("sprites.zip").open("rb"))
+    return zipfile.ZipFile(Path(__file__).with_name("sprites.zip"))
 
 
 @functools.cache
