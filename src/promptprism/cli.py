@@ -196,7 +196,11 @@ def evaluate(
         model = model.with_classes(dataset.class_names)
     result = model.evaluate(dataset)
     content = result.model_dump(mode="json")
-    output.show(tables.evaluation(content), f"{result.images_per_second:.0f} images/s")
+    output.show(
+        f"{result.images} images of {result.data}, {result.classes} classes, "
+        f"{result.images_per_second:.0f} images/s",
+        tables.evaluation(content),
+    )
     output.write(
         adapter=str(adapter),
         method=model.method,

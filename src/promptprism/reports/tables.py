@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,11 +52,8 @@ def facts(title: str, rows: Mapping[str, str | Text | None]) -> Table:
     return table
 
 
-def _grid(title: str | None = None, caption: str | None = None) -> Table:
+def _grid(caption: str | None = None) -> Table:
     return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
         caption=caption,
         caption_justify="left",
         caption_style="dim",
@@ -115,9 +113,12 @@ def predictions(rows: Sequence[Row]) -> Table:
         shown = [Text(opinion["class"]), _measure(opinion["probability"], "cyan")]
         return shown + ([_measure(opinion["uncertainty"], "magenta")] if evidential else [])
 
-    for row in rows:
+    # Full paths would leave no room for the rest.
+    names = [Path(row["image"]).name for row in rows]
+    names = names if len(set(names)) == len(names) else [row["image"] for row in rows]
+    for row, name in zip(rows, names, strict=True):
         last = _verdict(row) if truth else _next_best(row)
-        table.add_row(Text(row["image"]), *cells(row), last, style="bold" if "templates" in row else None)
+        table.add_row(Text(name), *cells(row), last, style="bold" if "templates" in row else None)
         for number, opinion in enumerate(row.get("templates", ()), start=1):
             table.add_row(Text(f"  S{number}"), *cells(opinion), style="dim")
             table.caption = "S1, S2, ...: the opinions of the templates, which are fused above them"
@@ -165,7 +166,7 @@ def evaluation(result: Row) -> Table:
     """Accuracy, fused and of each template, and the calibration of the probabilities."""
     metrics = result["metrics"]
     several = len(result["template_accuracy"]) > 1
-    table = _grid(f"{result['images']} images of {result['data']}, {result['classes']} classes")
+    table = _grid()
     table.add_column("")
     table.add_column("accuracy %", no_wrap=True)
     for number, share in enumerate(result["template_accuracy"] if several else (), start=1):
