@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 from toys import COLOURS, picture
@@ -145,7 +146,7 @@ def test_killed_at_any_moment_it_goes_on_and_two_may_run_at_once(tiny, data, tmp
     script = SCRIPT.format(tests=str(Path(__file__).parents[1]), suite=str(path), out=str(tmp_path / "out"))
 
     def start():
-        env = {**os.environ, "OMP_NUM_THREADS": str(1)}
+        env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
         return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=env)
 
     process = start()
