@@ -95,7 +95,7 @@ class Cdc(TemplateMethod):
         self.evidential = self.settings.head == "evidential"
 
     def loss(self, views: Tensor, labels: Tensor, epoch: int) -> Tensor:
-        """Trusted loss + beta * diversity + gamma * consistency (method.md section 3, item 5)."""
+        """Trusted loss + beta * diversity + gamma * consistency."""
         settings = self.settings
         image, text = self.image_features(views), self.text_features()
         logits = self.logits(image, text)
