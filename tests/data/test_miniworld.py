@@ -80,7 +80,7 @@ def test_rho_ties_colour_to_class_in_train_only():
     assert usual_share("mini/food", "test", 0.7) < 0.3
 
 
-def test_artists_of_the_world_were_not_seen_in_pretraining():
+def test_artists_of_the_world_are_not_the_main_ones_of_pretraining():
     assert not set(PRETRAINING_ARTISTS) & {*WORLD_ARTISTS, *RENDITION_ARTISTS, *MONOCHROME}
     assert {s.artist for s, _ in scenes("mini/food", "test")} == set(WORLD_ARTISTS)
     assert {s.artist for s, _ in scenes("mini/general-rendition", "test")} == set(RENDITION_ARTISTS)

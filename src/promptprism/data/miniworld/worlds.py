@@ -47,10 +47,10 @@ REPORTED = tuple(name for name in ELEVEN if name not in DEVELOPMENT)
 SHIFTS = ("mini/general-v2", "mini/general-sketch", "mini/general-adversarial", "mini/general-rendition")
 NAMES = (*ELEVEN, *SHIFTS)
 
-#: Artists of the eleven data sets, and of the rendition shift; the mini CLIP has seen neither.
+#: Artists of the eleven data sets, of whom the mini CLIP has seen little, and of the rendition shift, unseen.
 WORLD_ARTISTS = ("fluent-emoji", "emojione")
 RENDITION_ARTISTS = ("streamline-emojis",)
-#: Artists of the mini CLIP's pre-training.
+#: Main artists of the mini CLIP's pre-training.
 PRETRAINING_ARTISTS = ("noto", "noto-v1", "twemoji", "fluent-emoji-flat", "fxemoji")
 PER_CLASS = {"train": 40, "val": 8, "test": 24}
 
