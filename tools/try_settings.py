@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", metavar="NAME=VALUE,VALUE", help="one axis of the grid each")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 1")
     parser.add_argument("--data", nargs="*", default=list(DEVELOPMENT))
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -48,7 +49,7 @@ def main() -> None:
         for name, values in (s.split("=") for s in arguments.settings)
     }
     rows: list[dict[str, Any]] = json.loads(arguments.out.read_text()) if arguments.out.exists() else []
-    backbone = load_backbone()
+    backbone = load_backbone(precision=arguments.precision)
     for combination in itertools.product(*axes.values()):
         settings = dict(zip(axes, combination, strict=True))
         own = []
@@ -58,6 +59,7 @@ def main() -> None:
                 "given": settings,
                 "data": data,
                 "seed": seed,
+                "precision": arguments.precision,
                 "fingerprint": backbone.fingerprint,
             }
             row = next((r for r in rows if key.items() <= r.items()), None)
