@@ -88,7 +88,7 @@ def test_info_on_an_adapter(fitted):
 def test_evaluate(fitted, data):
     content = json.loads(run("evaluate", fitted[0], data, "--json", "-").stdout)
     assert content.keys() == documented("evaluate") | HEAD
-    assert content["split"] == "test" and content["images"] == 12 and len(content["template_accuracy"]) == 2
+    assert content["split"] == "test" and content["images"] == 12 and len(content["templates"]) == 2
     assert content["accuracy"] == content["metrics"]["cls/accuracy"]
     output = run("evaluate", fitted[0], data).output
     assert "12 images of" in output and re.search(r"S2 +\d", output) and re.search(r"fused +\d", output)
@@ -113,7 +113,7 @@ def test_evaluate_in_another_label_space(fitted, data, tmp_path):
         (tmp_path / "d" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8), name).save(tmp_path / "d" / name / "1.png")
     refused = run("evaluate", fitted[0], tmp_path / "d", code=2)
-    assert "2 classes that the model does not know" in refused.stderr
+    assert re.search("2 classes that the model does not know.*--data-classes", refused.stderr)
     content = json.loads(run("evaluate", fitted[0], tmp_path / "d", "--data-classes", "--json", "-").stdout)
     assert content["class_accuracy"].keys() == {"crimson", "navy"}
 
@@ -252,6 +252,12 @@ def test_interrupted_and_resumed(data, fitted, tmp_path, monkeypatch):
     tensors = "adapter.safetensors"
     assert (out / tensors).read_bytes() == (fitted[0] / tensors).read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_resuming_nothing_says_that_it_starts_from_the_beginning(data, tmp_path):
+    arguments = ["--method", "zero-shot", "--shots", 1, "--out", tmp_path / "a", "--resume"]
+    output = "".join(run("fit", data, *arguments).output.split("\n"))
+    assert "a.checkpoint' to go on from: starting from the beginning" in output
 
 
 def test_a_collapsed_run_is_not_saved(data, tmp_path, monkeypatch):

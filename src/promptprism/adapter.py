@@ -113,8 +113,7 @@ def read_card(path: Path) -> Card:
     if content["format"] != 1:
         raise PromptPrismError(
             f"adapter '{path}' has format {content['format']!r}, this promptprism "
-            f"({promptprism.__version__}) reads "
-            "format 1: use the version that wrote it, or a newer one"
+            f"({promptprism.__version__}) reads format 1: use the version that wrote it, or a newer one"
         )
     try:
         return Card.model_validate(content)
@@ -127,17 +126,7 @@ def read_card(path: Path) -> Card:
 def load_adapter(
     path: Path, backbone: Backbone | None = None, pretrained: str | None = None, device: str = "auto"
 ) -> tuple[Method, Card]:
-    """Read an adapter folder and build its method.
-
-    Args:
-        path: the folder.
-        backbone: the frozen model, if it is at hand; else the one named on the card is loaded.
-        pretrained: where its weights are on this machine, if not where the card says.
-        device: where to load the backbone.
-
-    Raises:
-        PromptPrismError: anything missing, damaged, of another format or of another backbone.
-    """
+    """Read an adapter folder and build its method; see `promptprism.load_model`."""
     card = read_card(path)
     tensors, _ = read_tensors(path / TENSORS)
     if backbone is None:
@@ -150,8 +139,7 @@ def load_adapter(
         raise PromptPrismError(
             f"adapter '{path}' was learned for backbone {card.backbone.name!r} with fingerprint "
             f"{card.backbone.fingerprint}, but {backbone.name!r} has {backbone.fingerprint}: the weights "
-            "differ. "
-            "Give the weights it was trained with (backbone=... or pretrained=...)"
+            "differ. Give the weights it was trained with (backbone=... or pretrained=...)"
         )
     method = build_method(
         card.method, backbone, card.class_names, phrase=card.phrase, seed=card.seed, **card.settings
@@ -164,9 +152,8 @@ def load_adapter(
         found = tensors[name]
         if found.shape != value.shape or found.dtype != value.dtype:
             raise PromptPrismError(
-                f"tensor '{name}' in '{path / TENSORS}' is {tuple(found.shape)} {found.dtype}, but the "
-                "card's settings "
-                f"need {tuple(value.shape)} {value.dtype}: the files do not belong together"
+                f"tensor '{name}' in '{path / TENSORS}' is {tuple(found.shape)} {found.dtype}, but the card's "
+                f"settings need {tuple(value.shape)} {value.dtype}: the files do not belong together"
             )
         if not found.isfinite().all():
             raise PromptPrismError(

@@ -116,6 +116,8 @@ def fit(
 
     make_settings(method, **chosen)
     dataset = _load(data, output, root)
+    if resume and not checkpoint.exists():
+        output.warn(f"no '{checkpoint}' to go on from: starting from the beginning")
     model = PromptPrism(
         method,
         backbone,

@@ -221,8 +221,8 @@ class PromptPrism:
         if unknown:
             raise PromptPrismError(
                 f"data '{dataset.name}' has {len(unknown)} classes that the model does not know, first: "
-                f"{', '.join(map(repr, unknown[:5]))}. Score in the label space of the data: "
-                "with_classes(data.class_names)"
+                f"{', '.join(map(repr, unknown[:5]))}. To score among the classes of the data: "
+                "with_classes(data.class_names), or --data-classes on the command line"
             )
         records = [Record(record.source, places[record.label] or 0) for record in dataset.evaluation]
         result = evaluate(self._predictor, records, dataset.name)
@@ -298,9 +298,8 @@ class PromptPrism:
                 raise PromptPrismError("labels are missing: give one for each image")
             if not isinstance(images, Dataset | str | Path):
                 raise PromptPrismError(
-                    f"cannot take data from {type(images).__name__}: give images and labels, a Dataset, a "
-                    "folder, a "
-                    "CSV or a registered name"
+                    f"cannot take data from {type(images).__name__}: give images and labels, a Dataset, "
+                    "a folder, a CSV or a registered name"
                 )
             return load_data(images)
         return label_images(as_sources(images), labels, class_names)

@@ -147,6 +147,7 @@ def png_claiming(side):
         (lambda t: jpeg_bytes(t)[:-2000], "is truncated or damaged .*: replace or remove the file"),
         (lambda t: b"", "is empty: replace or remove it"),
         (lambda t: b"hello, world", "is not an image that can be read: replace or remove it, or convert"),
+        (lambda t: png_claiming(14_200), r"is too large \(14200 x 14200 pixels, 200 million .*: shrink it"),
         (lambda t: png_claiming(60_000), "is too large .*: shrink it"),
     ],
 )
@@ -155,6 +156,13 @@ def test_unreadable_files_are_named_with_the_remedy(tmp_path, content, says):
     path.write_bytes(content(tmp_path))
     with pytest.raises(PromptPrismError, match=rf"image '{re.escape(str(path))}' {says}"):
         load_image(path)
+
+
+def test_photos_of_large_cameras_are_read_without_a_warning(tmp_path, recwarn):
+    Image.new("1", (12_000, 9_000), 1).save(tmp_path / "large.png")
+    limit = Image.MAX_IMAGE_PIXELS
+    assert pixel(load_image(tmp_path / "large.png", 64)) == WHITE
+    assert not recwarn.list and limit == Image.MAX_IMAGE_PIXELS < 12_000 * 9_000
 
 
 def test_missing_file_and_folder(tmp_path):

@@ -1,6 +1,7 @@
 """One door for every image: whatever the user holds becomes an 8-bit RGB picture."""
 
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +15,12 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif"}
     | {".ppm", ".pgm", ".pbm"}
 )
+
+#: Pixels of the largest file that is decoded; the largest cameras make half of that.
+MOST_PIXELS = 200_000_000
+
+# Pillow warns of files from 89 million pixels on, and has one limit for the whole process.
+_PILLOW_LIMIT = Lock()
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -66,7 +73,11 @@ def load_image(source: ImageSource, least: int | None = None) -> Image.Image:
 
 def _read_file(path: Path, least: int | None) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise Image.DecompressionBombError(
+                    f"{image.width} x {image.height} pixels, {MOST_PIXELS // 10**6} million are the most"
+                )
             if least is not None:
                 image.draft(None, (least, least))  # a JPEG can be decoded at 1/2, 1/4 or 1/8
             return _to_rgb(image, least)
@@ -90,6 +101,16 @@ def _read_file(path: Path, least: int | None) -> Image.Image:
         raise PromptPrismError(
             f"image '{path}' is truncated or damaged ({error}): replace or remove the file"
         ) from error
+
+
+def _open(path: Path) -> Image.Image:
+    """Read an image's header without Pillow's limit, which is left as it was."""
+    with _PILLOW_LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _to_rgb(image: Image.Image, least: int | None) -> Image.Image:
