@@ -21,7 +21,7 @@ from promptprism.evaluation import run_suite as running
 from promptprism.evaluation.base_to_new import base_to_new
 from promptprism.evaluation.run_suite import run_suite
 from promptprism.evaluation.store import Store, read_result, read_results
-from promptprism.evaluation.suites import Suite, fingerprint, load_suite, named_suites
+from promptprism.evaluation.suites import Suite, fingerprint, keys, load_suite, named_suites
 
 QUICK = {"epochs": 2, "batch_size": 4, "lr": 0.002}
 METHODS = {"zero-shot": {}, "cdc": {**QUICK, "templates": 2}, "two": {"method": "maple", **QUICK}}
@@ -171,7 +171,7 @@ def test_killed_at_any_moment_it_goes_on_and_two_may_run_at_once(tiny, data, tmp
 def test_results_of_another_version_are_refused(tiny, data, tmp_path):
     run_suite(make(data, methods={"zero-shot": {}}), tmp_path, tiny)
     path = next(tmp_path.glob("results/*.json"))
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
     with pytest.raises(PromptPrismError, match=r"is no result that this promptprism .* reads: format"):
         read_result(path)
     with pytest.raises(PromptPrismError, match="holds no results"):
@@ -179,6 +179,26 @@ def test_results_of_another_version_are_refused(tiny, data, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(PromptPrismError, match="cannot write results to"):
         Store(tmp_path / "file")
+
+
+def test_keys_follow_settings_data_and_precision_and_no_version(tiny, tiny_factory, data, monkeypatch):
+    dataset, cell = load_data(data), next(make(data, methods={"cdc": QUICK}).cells())
+
+    def of(cell=cell, backbone=tiny, prints="f", images=dataset.train):
+        return keys(cell, backbone, {data: prints}, images)
+
+    first = of()
+    for learned, key in (
+        of(backbone=tiny_factory("bfloat16")),
+        of(prints="g"),
+        of(images=dataset.train[1:]),
+        of(cell.model_copy(update={"seed": 2})),
+        of(cell.model_copy(update={"settings": {**cell.settings, "lr": 0.1}})),
+    ):
+        assert learned != first[0] and key != first[1]
+    monkeypatch.setattr(promptprism, "__version__", "9")
+    monkeypatch.setattr(running, "_revision", lambda: "9")
+    assert of() == first
 
 
 def test_a_claim_is_for_one(tmp_path):

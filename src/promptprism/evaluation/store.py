@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 import promptprism
 from promptprism.errors import PromptPrismError
@@ -47,11 +47,12 @@ class CellResult(BaseModel):
         scores: by part, such as base and new.
         images: number of test images of each class, by part.
         summary: the figures that papers print; None if the run collapsed.
+        extra: what else is known of the cell; it is no part of the key, and tables do without it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     key: str
     learned: str
     promptprism: str = promptprism.__version__
@@ -65,6 +66,7 @@ class CellResult(BaseModel):
     scores: dict[str, Evaluation]
     images: dict[str, dict[str, int]]
     summary: dict[str, float] | None
+    extra: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class Store:

@@ -11,7 +11,6 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-import promptprism
 from promptprism.backbones import Backbone
 from promptprism.backbones.backbone import Precision
 from promptprism.data.images import ImageSource, load_image
@@ -188,14 +187,15 @@ def fingerprint(dataset: Dataset) -> str:
 
 def digest_of(**facts: Any) -> str:
     """Short digest of facts that JSON can say, whatever their order."""
-    text = json.dumps({"promptprism": promptprism.__version__, **facts}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def keys(
     cell: Cell, backbone: Backbone, fingerprints: Mapping[str, str], images: Sequence[Record]
 ) -> tuple[str, str]:
-    """Keys of what a cell learns and of its result: everything that determines them, and nothing else.
+    """Keys of what a cell learns and of its result: settings, data and backbone, and nothing else.
+
+    Versions of the code and its libraries are noted in results, but a new one repeats no finished cell.
 
     Args:
         cell: the cell.
