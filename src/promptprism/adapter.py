@@ -152,8 +152,8 @@ def load_adapter(
         found = tensors[name]
         if found.shape != value.shape or found.dtype != value.dtype:
             raise PromptPrismError(
-                f"tensor '{name}' in '{path / TENSORS}' is {tuple(found.shape)} {found.dtype}, but the card's "
-                f"settings need {tuple(value.shape)} {value.dtype}: the files do not belong together"
+                f"tensor '{name}' in '{path / TENSORS}' is {tuple(found.shape)} {found.dtype}, but the "
+                f"card's settings need {tuple(value.shape)} {value.dtype}: the files do not belong together"
             )
         if not found.isfinite().all():
             raise PromptPrismError(
