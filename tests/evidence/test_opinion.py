@@ -99,7 +99,28 @@ def test_gradients_match_finite_differences(name):
 
 
 def test_the_class_axis_is_not_fused_or_indexed():
-    with pytest.raises(ValueError, match="last axis"):
-        Opinion(torch.zeros(2, 3)).fuse(-1)
+    with pytest.raises(ValueError, match="nothing to fuse"):
+        Opinion(torch.zeros(3)).fuse()
     with pytest.raises(IndexError):
         Opinion(torch.zeros(3))[0]
+
+
+@pytest.mark.parametrize("rule", ["cautious", "averaging", "tempered"])
+@given(evidence=evidences)
+@settings(max_examples=30, deadline=None)
+def test_rules_for_dependent_opinions_do_not_count_the_same_twice(rule, evidence):
+    opinion = Opinion.from_evidence(torch.from_numpy(evidence))
+    one = Opinion(opinion.weight[:1].expand_as(opinion.weight))
+    torch.testing.assert_close(one.fuse(rule).weight, opinion.weight[0])
+    order = list(reversed(range(len(evidence))))
+    torch.testing.assert_close(Opinion(opinion.weight[order]).fuse(rule).weight, opinion.fuse(rule).weight)
+    # Never surer than Dempster's rule, which counts everything.
+    assert (opinion.fuse(rule).uncertainty >= opinion.fuse().uncertainty - 1e-9).all()
+
+
+def test_rules_of_fusion_by_hand():
+    opinion = Opinion.from_evidence(torch.tensor([[2.0, 0.0], [6.0, 2.0]], dtype=torch.float64))
+    assert opinion.fuse().evidence.tolist() == pytest.approx([2 * (2 * 4 - 1), 2 * (1 * 2 - 1)])
+    assert opinion.fuse("cautious").evidence.tolist() == pytest.approx([6.0, 2.0])
+    assert opinion.fuse("averaging").evidence.tolist() == pytest.approx([4.0, 1.0])
+    assert opinion.fuse("tempered").evidence.tolist() == pytest.approx([2 * (8**0.5 - 1), 2 * (2**0.5 - 1)])

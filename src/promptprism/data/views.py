@@ -3,8 +3,8 @@
 Every random number comes from a local generator made from (seed, epoch, index, template), so that a view does
 not depend on threads, batch size, or whether a run was interrupted.
 
-Which augmentations the paper uses is not known. "maple" is the field's; set 1 gives every template another
-common augmentation; set 2 puts a random crop before each.
+Which augmentations the paper uses is not known. "maple" is the field's crop and flip; "flip" leaves the crop
+out; set 1 gives every template another common augmentation; set 2 puts a random crop before each.
 """
 
 import math
@@ -206,5 +206,6 @@ VIEW_SETS: dict[str, tuple[str, ...]] = {
     "set1": tuple(name for name in _VIEWS if name.startswith("set1:")),
     "set2": tuple(name for name in _VIEWS if name.startswith("set2:")),
     "maple": ("maple",),
+    "flip": ("set1:0",),
     "test": ("test",),
 }

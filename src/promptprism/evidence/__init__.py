@@ -2,10 +2,11 @@
 
 from promptprism.evidence.losses import kl_to_vacuous, trusted_cross_entropy
 from promptprism.evidence.maps import EvidenceKind, default_temperature, to_evidence
-from promptprism.evidence.opinion import Opinion
+from promptprism.evidence.opinion import FusionRule, Opinion
 
 __all__ = [
     "EvidenceKind",
+    "FusionRule",
     "Opinion",
     "default_temperature",
     "kl_to_vacuous",

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from promptprism.evidence.maps import MAX_EXPONENT
+
+FusionRule = Literal["dempster", "cautious", "averaging", "tempered"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +92,31 @@ class Opinion:
         """Parameters of the Dirichlet distribution, evidence + 1, [..., K]."""
         return self.evidence + 1
 
-    def fuse(self, dim: int = 0) -> Opinion:
-        """Fuse the opinions stacked along ``dim`` (not the last) by Dempster's reduced rule."""
-        if dim % self.weight.dim() == self.weight.dim() - 1:
-            raise ValueError("the last axis holds the classes; fuse along another")
-        return Opinion(self.weight.sum(dim))
+    def fuse(self, rule: FusionRule = "dempster") -> Opinion:
+        """Fuse the opinions stacked along the first axis.
+
+        The weights are those of an opinion's canonical decomposition into simple support functions (1/v of
+        Denoeux, Conjunctive and disjunctive combination of belief functions induced by nondistinct bodies of
+        evidence, Artificial Intelligence 2008), so his cautious rule is their maximum.
+
+        Args:
+            rule: ``dempster`` adds weights, right for independent opinions; ``cautious`` takes the largest of
+                each class, so that an opinion fused with itself stays as it is; ``averaging`` is the mean
+                of the evidence (averaging belief fusion, Josang, Subjective Logic, 2016, ch. 12);
+                ``tempered`` is the mean of the weights, Dempster's rule to the power 1/M.
+        """
+        if self.weight.dim() < 2:
+            raise ValueError("a single opinion has no axis but its classes: nothing to fuse")
+        match rule:
+            case "dempster":
+                return Opinion(self.weight.sum(0))
+            case "cautious":
+                return Opinion(self.weight.amax(0))
+            case "tempered":
+                return Opinion(self.weight.mean(0))
+            case "averaging":
+                # log mean exp of the weights: 1 + e / K is what is averaged.
+                return Opinion(torch.logsumexp(self.weight, 0) - math.log(len(self.weight)))
 
     def fuse_with(self, other: Opinion) -> Opinion:
         """Fuse one more opinion of the same shape, so that a certain fusion can stop early."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from promptprism.backbones import Backbone
+from promptprism.data.views import view_names
 from promptprism.errors import PromptPrismError
 from promptprism.evidence import Opinion
 from promptprism.methods.names import check_class_names, check_phrase, fill
@@ -36,6 +37,11 @@ class MethodSettings(BaseModel):
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of SGD.")
     weight_decay: float = Field(default=5e-4, ge=0, description="Weight decay of SGD on everything learned.")
     warmup_lr: float = Field(default=1e-5, ge=0, description="Constant learning rate of the first epoch.")
+    views: Literal["maple", "flip", "set1", "set2"] = Field(
+        default="maple",
+        description="Augmentations in training: maple is the field's random crop (8 to 100 %) and flip, flip "
+        "has no crop; set1 is another one for each template, set2 the same after a random crop.",
+    )
 
 
 class Method(nn.Module):
@@ -60,7 +66,7 @@ class Method(nn.Module):
     """Whether the method forms opinions; all others give probabilities only."""
     text_is_fixed: bool = True
     """Whether text features are the same for all images: made once, they can be given to `forward`."""
-    views: tuple[str, ...] = ("maple",)
+    views: tuple[str, ...]
     """The augmentation of each distinct view in training, for `data.make_views`."""
 
     def __init__(
@@ -78,6 +84,7 @@ class Method(nn.Module):
                 f"Method {self.name!r} takes {self.Settings.__name__}, not {type(settings).__name__}."
             )
         self.settings = settings
+        self.views = view_names(settings.views, 1)
         self.phrase = check_phrase(phrase)
         # Not registered as a submodule: state_dict() is the adapter.
         object.__setattr__(self, "backbone", backbone)

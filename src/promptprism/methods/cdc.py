@@ -12,8 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from promptprism.data.views import view_names
-from promptprism.evidence import EvidenceKind, Opinion, to_evidence, trusted_cross_entropy
+from promptprism.evidence import EvidenceKind, FusionRule, Opinion, to_evidence, trusted_cross_entropy
 from promptprism.methods.base import MethodSettings
 from promptprism.methods.objectives import (
     ConsistencyForm,
@@ -31,10 +30,11 @@ class CdcSettings(TemplateSettings):
     """CDC's settings; those of training and of each template are MaPLe's."""
 
     templates: int = Field(default=4, ge=1, description="M, the number of templates.")
-    views: Literal["set1", "set2", "maple"] = Field(
+    views: Literal["maple", "flip", "set1", "set2"] = Field(
         default="set1",
         description="Augmentations of the templates: set1 is another one for each template, set2 adds a "
-        "random crop, maple is crop and flip for all. Their contents are not known.",
+        "random crop before it (the contents of both are not known); maple is crop and flip for all, flip "
+        "has no crop.",
     )
     head: Literal["evidential", "softmax"] = Field(
         default="evidential",
@@ -46,6 +46,12 @@ class CdcSettings(TemplateSettings):
     )
     temperature: float | None = Field(
         default=None, gt=0, description="Divides the logits before the map; None is the map's own. Not known."
+    )
+    fusion: FusionRule = Field(
+        default="dempster",
+        description="How opinions are fused: dempster takes them for independent, and agreeing ones add up; "
+        "cautious (Denoeux, 2008) counts what they share once; averaging (Josang, 2016) is the mean of their "
+        "evidence; tempered the mean of their weights, Dempster's rule to the power 1/M.",
     )
     loss_on: Literal["both", "templates", "fused"] = Field(
         default="both",
@@ -89,9 +95,8 @@ class Cdc(TemplateMethod):
     settings: CdcSettings
 
     def build(self, seed: int) -> None:
-        """Make the learner; choose the views."""
+        """Make the learner."""
         super().build(seed)
-        self.views = view_names(self.settings.views, self.settings.templates)
         self.evidential = self.settings.head == "evidential"
 
     def loss(self, views: Tensor, labels: Tensor, epoch: int) -> Tensor:
@@ -114,7 +119,7 @@ class Cdc(TemplateMethod):
             return super().opinions(logits)
         evidence = to_evidence(logits, self.settings.evidence, self.settings.temperature)
         opinions = Opinion.from_evidence(evidence)
-        return opinions, opinions.fuse()
+        return opinions, opinions.fuse(self.settings.fusion)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Class probabilities [B, K]: the fused opinion's expected ones."""

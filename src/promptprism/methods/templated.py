@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from promptprism.data.views import view_names
 from promptprism.methods.base import Method, MethodSettings
 from promptprism.prompts import PromptLearner, encode_image, encode_text
 from promptprism.prompts.text import TEXT_MEMORY_MB
@@ -57,8 +58,9 @@ class TemplateMethod(Method):
     settings: TemplateSettings
 
     def build(self, seed: int) -> None:
-        """Make the learner."""
+        """Make the learner; choose the views."""
         settings, backbone = self.settings, self.backbone
+        self.views = view_names(settings.views, settings.templates)
         layers = min(backbone.text_layers, backbone.vision_layers)
         self.learner = PromptLearner(
             backbone,

@@ -43,7 +43,6 @@ class ZeroShot(Method):
     name = "zero-shot"
     Settings: ClassVar[type[MethodSettings]] = ZeroShotSettings
     settings: ZeroShotSettings
-    views = ("test",)
 
     def phrases(self) -> tuple[str, ...]:
         """The data set's phrase, and the ensemble's if wanted."""
