@@ -4,6 +4,7 @@ from statistics import stdev
 import pytest
 
 from promptprism.errors import PromptPrismError
+from promptprism.evaluation.calibration import Reliability
 from promptprism.evaluation.evaluate import Evaluation
 from promptprism.evaluation.metrics import harmonic_mean
 from promptprism.evaluation.protocols import PROTOCOLS
@@ -37,7 +38,8 @@ def result(
     scores = {
         part: Evaluation(
             data=part, classes=2, images=10, metrics={"cls/accuracy": value}, class_accuracy={},
-            template_accuracy=(), images_per_second=1.0, cost=COST,
+            templates=(), reliability=Reliability(count=(), confidence=(), accuracy=()), risk_coverage={},
+            images_per_second=1.0, cost=COST,
         )
         for part, value in accuracies.items()
     }  # fmt: skip

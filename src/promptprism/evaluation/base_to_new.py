@@ -11,7 +11,7 @@ from promptprism.backbones import Backbone
 from promptprism.data.records import Dataset
 from promptprism.evaluation.evaluate import Evaluation
 from promptprism.evaluation.metrics import harmonic_mean
-from promptprism.evaluation.protocols import PROTOCOLS, draw, learn, score
+from promptprism.evaluation.protocols import PROTOCOLS, calibrate, draw, learn, score
 from promptprism.training.cost import BackboneFacts
 from promptprism.training.loop import TrainResult
 
@@ -75,7 +75,8 @@ def base_to_new(
     model, training = learn(
         method, backbone, base, records, seed=seed, checkpoint=checkpoint, progress=progress, **settings
     )
-    scores = score(model, protocol.scored(dataset, {}))
+    calibrator = calibrate(model, base, records, seed)
+    scores = score(model, protocol.scored(dataset, {}), protocol.home, calibrator)
     on_base, on_new = scores["base"], scores["new"]
     return BaseToNew(
         method=method,

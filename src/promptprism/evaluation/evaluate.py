@@ -6,11 +6,21 @@ from collections.abc import Sequence
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from promptprism.data.records import Record
 from promptprism.errors import PromptPrismError
-from promptprism.evaluation.metrics import class_accuracies, classification_metrics
+from promptprism.evaluation.calibration import Calibrator, PostHoc, Reliability, reliability
+from promptprism.evaluation.metrics import (
+    calibration_metrics,
+    class_accuracies,
+    prediction_metrics,
+    predictions,
+    shift_metrics,
+)
+from promptprism.evaluation.selective import risk_curve
 from promptprism.inference import Predictor, check_labels
+from promptprism.methods import Method
 from promptprism.training.cost import Cost, Meter
 
 
@@ -21,10 +31,14 @@ class Evaluation(BaseModel):
         data: name of the data.
         classes: size of the label space, K.
         images: number of images.
-        metrics: see `classification_metrics`; evidential methods add ``cal/uncertainty``, the mean
-            uncertainty of the fused opinion.
+        metrics: of the final prediction (the fused opinion's), see `prediction_metrics`. Protocols add
+            ``ood/...``, see `shift_metrics`, and ``cal/ece_ts``, ``cal/nll_dac`` and so on, see `Calibrator`.
+        templates: the metrics of each template's own prediction, in the order of the templates.
         class_accuracy: accuracy on the images of each class, None where there are none.
-        template_accuracy: accuracy of each template's own prediction, in the order of the templates.
+        reliability: of the final prediction.
+        risk_coverage: risk at 1/20, 2/20, ..., 20/20 of the images when the final prediction answers the
+            least doubtful ones, by score of doubt.
+        post_hoc: how the post-hoc baselines were fitted; None without them.
         images_per_second: reading the images and making the text features included.
         cost: seconds, memory, device, versions.
     """
@@ -35,8 +49,11 @@ class Evaluation(BaseModel):
     classes: int
     images: int
     metrics: dict[str, float]
+    templates: tuple[dict[str, float], ...]
     class_accuracy: dict[str, float | None]
-    template_accuracy: tuple[float, ...]
+    reliability: Reliability
+    risk_coverage: dict[str, tuple[float, ...]]
+    post_hoc: PostHoc | None = None
     images_per_second: float
     cost: Cost
 
@@ -45,6 +62,11 @@ class Evaluation(BaseModel):
         """The metric ``cls/accuracy``."""
         return self.metrics["cls/accuracy"]
 
+    @property
+    def template_accuracy(self) -> tuple[float, ...]:
+        """``cls/accuracy`` of each template."""
+        return tuple(metrics["cls/accuracy"] for metrics in self.templates)
+
 
 def evaluate(predictor: Predictor, records: Sequence[Record], data: str, batch_size: int = 32) -> Evaluation:
     """Score a method on records whose labels point into its class names.
@@ -52,33 +74,81 @@ def evaluate(predictor: Predictor, records: Sequence[Record], data: str, batch_s
     Raises:
         PromptPrismError: no records, a label out of range, or an unreadable image.
     """
-    method = predictor.method
-    names = method.class_names
+    check_scored(records, data, len(predictor.method.class_names))
+    meter = Meter(predictor.method.backbone.device)
+    return summarize(predictor.method, all_logits(predictor, records, batch_size), records, data, meter)
+
+
+def check_scored(records: Sequence[Record], data: str, classes: int) -> None:
+    """Raise PromptPrismError unless there are records, with labels that lie in 0..classes-1."""
     if not records:
         raise PromptPrismError(f"data '{data}' has no image to score on: it needs a test split, or images")
-    check_labels(records, len(names))
-    meter = Meter(method.backbone.device)
-    probabilities, templates, uncertainties = [], [], []
-    for logits in predictor.logits([record.source for record in records], batch_size):
-        probabilities.append(method.probabilities(logits).cpu())
-        templates.append(logits.argmax(-1).cpu())
-        if method.evidential:
-            uncertainties.append(method.opinions(logits)[1].uncertainty.cpu())
-    labels = torch.tensor([record.label for record in records])
-    predicted = torch.cat(probabilities)
-    metrics = classification_metrics(predicted, labels)
-    if uncertainties:
-        metrics["cal/uncertainty"] = torch.cat(uncertainties).double().mean().item()
+    check_labels(records, classes)
+
+
+def all_logits(predictor: Predictor, records: Sequence[Record], batch_size: int = 32) -> Tensor:
+    """Logits [M, B, K] of all records, on the CPU.
+
+    Raises:
+        PromptPrismError: an image cannot be read.
+    """
+    batches = predictor.logits([record.source for record in records], batch_size)
+    return torch.cat([logits.cpu() for logits in batches], dim=1)
+
+
+def labels_of(records: Sequence[Record]) -> Tensor:
+    """Labels [B]."""
+    return torch.tensor([record.label for record in records])
+
+
+def summarize(
+    method: Method,
+    logits: Tensor,
+    records: Sequence[Record],
+    data: str,
+    meter: Meter,
+    calibrator: Calibrator | None = None,
+    shift: tuple[Tensor, Tensor] | None = None,
+) -> Evaluation:
+    """Compute all scores.
+
+    Args:
+        method: that made the logits, in the label space of the records.
+        logits: [M, B, K].
+        records: B records.
+        data: name of the data.
+        meter: started when the work on this data began.
+        calibrator: the post-hoc baselines.
+        shift: logits of images that these are to be told from, and logits of these, both in the label space
+            learned.
+    """
+    labels, names = labels_of(records), method.class_names
+    each, final = predictions(method, logits)
+    metrics = [prediction_metrics(one, labels) for one in (*each, final)]
+    if shift is not None:
+        usual, other = ([*each, final] for each, final in (predictions(method, both) for both in shift))
+        for found, pair in zip(metrics, zip(usual, other, strict=True), strict=True):
+            found |= shift_metrics(*pair)
+    if calibrator is not None:
+        for name, probabilities in calibrator.calibrated(final.logits, method).items():
+            found = calibration_metrics(probabilities, labels)
+            metrics[-1] |= {f"cal/{metric}_{name}": value for metric, value in found.items()}
+    right = final.answer == labels
     cost = meter.cost()
     return Evaluation(
         data=data,
         classes=len(names),
         images=len(records),
-        metrics=metrics,
-        class_accuracy=dict(
-            zip(names, class_accuracies(predicted.argmax(-1), labels, len(names)), strict=True)
-        ),
-        template_accuracy=tuple((torch.cat(templates, -1) == labels).double().mean(-1).tolist()),
+        metrics=metrics[-1],
+        templates=tuple(metrics[:-1]),
+        class_accuracy=dict(zip(names, class_accuracies(final.answer, labels, len(names)), strict=True)),
+        reliability=reliability(final.probabilities.amax(-1), right),
+        risk_coverage={
+            name: risk_curve(doubt, right)
+            for name, doubt in final.doubts.items()
+            if name in ("uncertainty", "max_prob")
+        },
+        post_hoc=None if calibrator is None else calibrator.fit,
         images_per_second=len(records) / cost.seconds,
         cost=cost,
     )

@@ -10,17 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from promptprism.backbones import Backbone
 from promptprism.data.records import Dataset, Records
 from promptprism.data.splits import base_new, few_shot
 from promptprism.errors import PromptPrismError
-from promptprism.evaluation.evaluate import Evaluation, evaluate
+from promptprism.evaluation.calibration import Calibrator, FittedOn
+from promptprism.evaluation.evaluate import Evaluation, all_logits, check_scored, labels_of, summarize
 from promptprism.evaluation.metrics import harmonic_mean
 from promptprism.inference import Predictor
 from promptprism.methods import Method, build_method
+from promptprism.methods.names import name_key
+from promptprism.training.cost import Meter
 from promptprism.training.loop import TrainResult, train
 
 Accuracies = Mapping[str, float]
+#: Images per class that post-hoc baselines are fitted on at most.
+_CALIBRATION_SHOTS = 16
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class Protocol:
         learning: the data that is learned from, of the data set.
         scored: the parts that are scored, by name, of the data set and the target data sets.
         summary: the figures that papers print, of the accuracy on each part.
+        home: the part whose label space is kept when images of the others are to be told from it.
         targets: whether it has target data sets besides the one learned from.
     """
 
@@ -39,6 +47,7 @@ class Protocol:
     learning: Callable[[Dataset], Dataset]
     scored: Callable[[Dataset, Mapping[str, Dataset]], dict[str, Dataset]]
     summary: Callable[[Accuracies], dict[str, float]]
+    home: str | None = None
     targets: bool = False
 
 
@@ -46,13 +55,13 @@ def _whole(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def _transfer(name: str) -> Protocol:
+def _transfer(name: str, home: str | None = None) -> Protocol:
     def average(accuracies: Accuracies) -> dict[str, float]:
         targets = [value for part, value in accuracies.items() if part != "source"]
         return {"average": sum(targets) / len(targets)}
 
     return Protocol(
-        name, _whole, lambda dataset, targets: {"source": dataset, **targets}, average, targets=True
+        name, _whole, lambda dataset, targets: {"source": dataset, **targets}, average, home, targets=True
     )
 
 
@@ -64,9 +73,10 @@ PROTOCOLS: dict[str, Protocol] = {
             lambda dataset: base_new(dataset)[0],
             lambda dataset, _: dict(zip(("base", "new"), base_new(dataset), strict=True)),
             lambda accuracies: {"hm": harmonic_mean(accuracies["base"], accuracies["new"])},
+            home="base",
         ),
         _transfer("cross-dataset"),
-        _transfer("cross-domain"),
+        _transfer("cross-domain", home="source"),
         Protocol("few-shot", _whole, lambda dataset, _: {"test": dataset}, lambda _: {}),
     )
 }
@@ -124,12 +134,85 @@ def learn(
     return model, train(model, records, seed=seed, checkpoint=checkpoint, progress=progress)
 
 
-def score(model: Method, parts: Mapping[str, Dataset]) -> dict[str, Evaluation]:
-    """Score a trained method on the test images of each part, in the part's label space and phrase."""
+def calibrate(model: Method, learning: Dataset, learned: Records, seed: int = 1) -> Calibrator:
+    """Fit the post-hoc baselines on images of the classes learned that were not learned from, if there are.
+
+    At most 16 images per class are taken, the same for the same seed.
+
+    Args:
+        model: trained.
+        learning: the data learned from.
+        learned: the images learned from.
+        seed: of the draw.
+    """
+    known = {id(record.source) for record in learned}
+    pools: dict[FittedOn, Records] = {
+        "validation": tuple(record for record in learning.val if id(record.source) not in known),
+        "held-out": tuple(record for record in learning.train if id(record.source) not in known),
+        "learned": learned,
+    }
+    fitted_on, pool = next((name, pool) for name, pool in pools.items() if pool)
+    records = few_shot(pool, _CALIBRATION_SHOTS, seed, allow_fewer=True)
+    _enter(model, learning)
+    return Calibrator.of(model, all_logits(Predictor(model), records), labels_of(records), fitted_on)
+
+
+def score(
+    model: Method,
+    parts: Mapping[str, Dataset],
+    home: str | None = None,
+    calibrator: Calibrator | None = None,
+) -> dict[str, Evaluation]:
+    """Score a trained method on the test images of each part, in the part's label space and phrase.
+
+    Args:
+        model: trained.
+        parts: what is scored, by name; home first.
+        home: the part that the images of all others are told from, in its label space (metrics ``ood/``).
+        calibrator: the post-hoc baselines.
+    """
     predictor = Predictor(model)
-    results = {}
+    results: dict[str, Evaluation] = {}
+    usual: Tensor | None = None
     for name, part in parts.items():
-        model.phrase = part.phrase
-        model.set_classes(part.class_names)
-        results[name] = evaluate(predictor, part.test, part.name)
+        meter = Meter(model.backbone.device)
+        check_scored(part.test, part.name, len(part.class_names))
+        if usual is None or home is None:
+            _enter(model, part)
+            logits, shift = all_logits(predictor, part.test), None
+        else:
+            logits, at_home = _both_spaces(predictor, part, parts[home])
+            shift = usual, at_home
+        if name == home:
+            usual = logits
+        results[name] = summarize(model, logits, part.test, part.name, meter, calibrator, shift)
     return results
+
+
+def _enter(model: Method, part: Dataset) -> None:
+    """Take the label space and the phrase of a part."""
+    model.phrase = part.phrase
+    model.set_classes(part.class_names)
+
+
+def _both_spaces(predictor: Predictor, part: Dataset, home: Dataset) -> tuple[Tensor, Tensor]:
+    """Logits [M, B, K] of a part's test images in its own label space, where the model stays, and in home's.
+
+    A class has the same logit in every label space: with one phrase, the images are read once for both.
+    """
+    model = predictor.method
+    if part.phrase != home.phrase:
+        _enter(model, home)
+        at_home = all_logits(predictor, part.test)
+        _enter(model, part)
+        return all_logits(predictor, part.test), at_home
+    model.phrase = part.phrase
+    names = {name_key(name): name for name in (*home.class_names, *part.class_names)}
+    model.set_classes(tuple(names.values()))
+    logits, places = all_logits(predictor, part.test), list(names)
+    model.set_classes(part.class_names)
+    own, at_home = (
+        logits[..., [places.index(name_key(name)) for name in space]]
+        for space in (part.class_names, home.class_names)
+    )
+    return own, at_home

@@ -17,7 +17,7 @@ from promptprism.data.lists import read_list
 from promptprism.data.records import Dataset, Records
 from promptprism.data.registry import load_data
 from promptprism.errors import PromptPrismError
-from promptprism.evaluation.protocols import PROTOCOLS, draw, learn, score
+from promptprism.evaluation.protocols import PROTOCOLS, calibrate, draw, learn, score
 from promptprism.evaluation.store import CellResult, Store, read_result
 from promptprism.evaluation.suites import Cell, Suite, fingerprint, keys
 from promptprism.training.cost import BackboneFacts
@@ -127,8 +127,10 @@ class _Work:
                 f"nothing is learned for {job.cell}: run the suite with --stage train first"
             )
         model, card = load_adapter(place, self.backbone)
-        scores = score(model, job.parts)
-        summary = PROTOCOLS[job.cell.protocol].summary({part: one.accuracy for part, one in scores.items()})
+        protocol = PROTOCOLS[job.cell.protocol]
+        calibrator = calibrate(model, job.learning, job.records, job.cell.seed)
+        scores = score(model, job.parts, protocol.home, calibrator)
+        summary = protocol.summary({part: one.accuracy for part, one in scores.items()})
         return CellResult(
             key=job.key,
             learned=job.learned,

@@ -165,12 +165,12 @@ def _measure(share: float, style: str) -> Text:
 def evaluation(result: Row) -> Table:
     """Accuracy, fused and of each template, and the calibration of the probabilities."""
     metrics = result["metrics"]
-    several = len(result["template_accuracy"]) > 1
+    several = len(result["templates"]) > 1
     table = _grid()
     table.add_column("")
     table.add_column("accuracy %", no_wrap=True)
-    for number, share in enumerate(result["template_accuracy"] if several else (), start=1):
-        table.add_row(f"S{number}", _measure(share, "blue"))
+    for number, one in enumerate(result["templates"] if several else (), start=1):
+        table.add_row(f"S{number}", _measure(one["cls/accuracy"], "blue"))
     table.add_row("fused" if several else "accuracy", _measure(metrics["cls/accuracy"], "cyan"), style="bold")
     table.add_section()
     table.add_row("macro F1", percent(metrics["cls/macro_f1"]))

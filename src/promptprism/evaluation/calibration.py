@@ -1,0 +1,186 @@
+"""Calibration: errors and reliability of confidences, and the post-hoc baselines fitted on base classes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from promptprism.evaluation.selective import tied_means
+from promptprism.methods import Method
+
+BINS = 15
+#: Neighbours among the base classes, and the distance below which a class counts as one of them (DAC).
+NEIGHBOURS, SAME = 5, 0.05
+#: Bounds of a fitted temperature: images that are all answered rightly, or no better than by chance, have
+#: no best one.
+COLDEST, HOTTEST = 0.05, 20.0
+FittedOn = Literal["validation", "held-out", "learned"]
+
+
+class Reliability(BaseModel):
+    """What a reliability diagram draws: images by confidence, in bins of equal width.
+
+    Attributes:
+        count: images in each bin.
+        confidence: their mean confidence, None in an empty bin.
+        accuracy: their accuracy, None in an empty bin.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: tuple[int, ...]
+    confidence: tuple[float | None, ...]
+    accuracy: tuple[float | None, ...]
+
+
+def reliability(confidence: Tensor, right: Tensor) -> Reliability:
+    """Sort images into 15 bins (low, high] of confidence.
+
+    Args:
+        confidence: [B], in 0..1.
+        right: [B], whether each answer is right.
+    """
+    place = (confidence.double() * BINS).ceil().long().sub(1).clamp(0, BINS - 1)
+    count = torch.bincount(place, minlength=BINS)
+
+    def means(values: Tensor) -> tuple[float | None, ...]:
+        sums = torch.bincount(place, weights=values.double(), minlength=BINS)
+        return tuple(s / n if n else None for s, n in zip(sums.tolist(), count.tolist(), strict=True))
+
+    return Reliability(count=tuple(count.tolist()), confidence=means(confidence), accuracy=means(right))
+
+
+def adaptive_error(confidence: Tensor, right: Tensor) -> float:
+    """Expected calibration error with 15 bins of (nearly) equally many images (Nguyen and O'Connor, 2015).
+
+    Args:
+        confidence: [B].
+        right: [B], whether each answer is right.
+    """
+    accuracy, _ = tied_means(confidence, right)
+    gap = accuracy - confidence.double().sort().values
+    sums = [float(part.sum().abs()) for part in gap.tensor_split(BINS)]
+    return sum(sums) / len(gap)
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """Temperature T of softmax(logits / T) with the least negative log-likelihood (Guo et al., ICML 2017).
+
+    The likelihood is convex in 1 / T: bisection on its slope, between `COLDEST` and `HOTTEST`.
+
+    Args:
+        logits: [B, K].
+        labels: [B].
+    """
+    logits = logits.double()
+    true = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    low, high = 1 / HOTTEST, 1 / COLDEST
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        slope = ((middle * logits).softmax(-1) * logits).sum(-1).sub(true).mean()
+        low, high = (middle, high) if slope < 0 else (low, middle)
+    return 1 / math.sqrt(low * high)
+
+
+class PostHoc(BaseModel):
+    """How the post-hoc baselines were fitted.
+
+    Attributes:
+        temperature: of temperature scaling.
+        fitted_on: the validation split of the classes learned; else training images that were not learned
+            from; else, for want of others, the very images learned from, which makes it too sure.
+        images: number of these images.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: float
+    fitted_on: FittedOn
+    images: int
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrator:
+    """The post-hoc baselines, fitted on the classes learned (the base classes).
+
+    All act on logits z averaged over templates, whatever head the method has:
+
+    - ``ts``: temperature scaling, softmax(z / T).
+    - ``dac``: distance-aware calibration (Wang et al., Open-Vocabulary Calibration for Fine-tuned CLIP,
+      ICML 2024), softmax(g_c z) with the factor of the predicted class c, see `factors`.
+    - ``ts_dac``: both, softmax(g_c z / T).
+
+    Attributes:
+        fit: temperature, and on what it was fitted.
+        tuned: text features [M, K, D] of the base classes; None where they depend on the image (CoCoOp):
+            there is no DAC then.
+        zero_shot: those of the hand-made phrase, [1, K, D].
+    """
+
+    fit: PostHoc
+    tuned: Tensor | None
+    zero_shot: Tensor
+
+    @classmethod
+    def of(cls, method: Method, logits: Tensor, labels: Tensor, fitted_on: FittedOn) -> Self:
+        """Fit on images of the classes learned, which are the method's label space now.
+
+        Args:
+            method: trained.
+            logits: [M, B, K].
+            labels: [B].
+            fitted_on: where the images are from.
+        """
+        temperature = fit_temperature(logits.double().mean(0), labels)
+        fit = PostHoc(temperature=temperature, fitted_on=fitted_on, images=len(labels))
+        return cls(fit, *_text_features(method))
+
+    def factors(self, tuned: Tensor, zero_shot: Tensor) -> Tensor:
+        """DAC's factors g [C] of classes with these text features.
+
+        g = exp(-d_tuned) / exp(-d_zero-shot), d the mean Euclidean distance of the class's text feature to
+        the 5 nearest ones of base classes, as the method makes them and as zero-shot CLIP does; g = 1 for a
+        class nearer than 0.05 to a base class, as tuned. With several templates d is the mean of theirs.
+
+        Args:
+            tuned: [M, C, D].
+            zero_shot: [1, C, D].
+        """
+        assert self.tuned is not None
+        near, near_zero_shot = _nearest(tuned, self.tuned), _nearest(zero_shot, self.zero_shot)
+        factors = (near_zero_shot.mean((0, -1)) - near.mean((0, -1))).exp()
+        return factors.where(near[..., 0].mean(0) >= SAME, torch.ones_like(factors))
+
+    def calibrated(self, logits: Tensor, method: Method) -> dict[str, Tensor]:
+        """Probabilities [B, C] by name.
+
+        Args:
+            logits: [B, C], averaged over templates.
+            method: whose label space the C classes are.
+        """
+        logits = logits.double()
+        scaled = {"ts": logits / self.fit.temperature}
+        tuned, zero_shot = _text_features(method)
+        if tuned is not None:
+            factor = self.factors(tuned, zero_shot)[logits.argmax(-1)].unsqueeze(-1)
+            scaled |= {"dac": factor * logits, "ts_dac": factor * scaled["ts"]}
+        return {name: value.softmax(-1) for name, value in scaled.items()}
+
+
+def _text_features(method: Method) -> tuple[Tensor | None, Tensor]:
+    """Text features of a method, [M, K, D], if no image is needed for them, and zero-shot CLIP's."""
+    with torch.no_grad():
+        tuned = method.text_features().cpu() if method.text_is_fixed else None
+    return tuned, method.zero_shot_features().cpu()
+
+
+def _nearest(features: Tensor, base: Tensor) -> Tensor:
+    """Distances [M, C, min(5, K)] of features [M, C, D] to the nearest of [M, K, D], nearest first."""
+    # The default may use matrix products, which see distances of about 1e-3 between equal vectors.
+    distances = torch.cdist(features.double(), base.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    return distances.topk(min(NEIGHBOURS, base.shape[1]), largest=False).values
