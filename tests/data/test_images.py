@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from promptprism.data.images import load_image
+from promptprism.data.images import check_images, load_image, unreadable
+from promptprism.data.records import Record
 from promptprism.errors import PromptPrismError
+from promptprism.methods import build_method
+from promptprism.training.loop import train
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -193,3 +196,70 @@ def test_arrays_that_are_no_image(array, says):
 def test_other_things_are_refused():
     with pytest.raises(PromptPrismError, match="cannot take an image from int"):
         load_image(3)
+
+
+class Cell:
+    """A stored image, as archives and tables have them."""
+
+    def __init__(self, content):
+        self._content = content
+
+    def content(self):
+        return self._content
+
+    def __str__(self):
+        return "cell 7"
+
+
+def test_stored_images_are_read_and_named(tmp_path):
+    whole = jpeg_bytes(tmp_path)
+    np.testing.assert_array_equal(
+        np.asarray(load_image(Cell(whole))), np.asarray(load_image(tmp_path / "whole.jpg"))
+    )
+    for content, says in ((whole[:-2000], "is truncated or damaged"), (b"", "is empty"), (b"x", "is not an")):
+        with pytest.raises(PromptPrismError, match=f"image 'cell 7' {says}"):
+            load_image(Cell(content))
+
+
+def test_a_pil_image_of_a_truncated_file(tmp_path):
+    (tmp_path / "half.jpg").write_bytes(jpeg_bytes(tmp_path)[:-2000])
+    with (
+        Image.open(tmp_path / "half.jpg") as image,
+        pytest.raises(PromptPrismError, match=r"half\.jpg' is tr"),
+    ):
+        load_image(image)
+
+
+def test_unreadable_images_are_found_and_drawings_not_drawn(tmp_path):
+    class Scene:
+        def image(self):
+            raise AssertionError("drawn")
+
+    large = np.random.default_rng(0).integers(0, 255, (600, 600, 3), dtype=np.uint8)
+    Image.fromarray(large).save(tmp_path / "large.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "large.jpg").read_bytes()[:-20_000])
+    sources = [tmp_path / "large.jpg", tmp_path / "cut.jpg", Scene(), Cell(b""), large]
+    steps = []
+    found = unreadable(sources, lambda done, total: steps.append((done, total)))
+    assert [re.search(r"cut\.jpg|cell 7", what)[0] for what in found] == ["cut.jpg", "cell 7"]
+    assert steps == [(i, 5) for i in range(1, 6)]
+    check_images(sources[:1])
+    with pytest.raises(
+        PromptPrismError, match=r"^2 of 5 training images cannot be read: image '.*cut\.jpg' is"
+    ):
+        check_images(sources)
+
+
+def test_a_damaged_training_image_is_found_before_training(tmp_path, tiny, monkeypatch):
+    records = []
+    for label, colour in enumerate(("red", "blue")):
+        for i in range(2):
+            Image.new("RGB", (16, 16), colour).save(tmp_path / f"{colour}{i}.png")
+            records.append(Record(tmp_path / f"{colour}{i}.png", label))
+    (tmp_path / "blue1.png").write_bytes((tmp_path / "blue1.png").read_bytes()[:40])
+    method = build_method("coop", tiny, ("red", "blue"), epochs=1)
+    monkeypatch.setattr(type(method), "loss", lambda *_: pytest.fail("training has started"))
+    with pytest.raises(
+        PromptPrismError, match=r"1 of 4 training images cannot be read: image '.*blue1\.png'"
+    ):
+        train(method, records)

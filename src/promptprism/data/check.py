@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from promptprism.data.catalog import Benchmark
-from promptprism.data.images import IMAGE_SUFFIXES, load_image
+from promptprism.data.images import IMAGE_SUFFIXES, unreadable
 from promptprism.data.layouts import absent
-from promptprism.errors import PromptPrismError
 
 
 class SplitReport(BaseModel):
@@ -94,7 +92,7 @@ def check_data(
         classes=len({label for items in lists.values() for _, label, _ in items}),
         expected_classes=benchmark.classes,
         splits=splits,
-        unreadable=tuple(_unreadable(folder, there, step)) if decode else (),
+        unreadable=tuple(unreadable([folder / path for path in there], step)) if decode else (),
         decoded=decode,
         other_files=sum(
             Path(name).suffix.lower() not in IMAGE_SUFFIXES
@@ -104,20 +102,3 @@ def check_data(
         faults=tuple(benchmark.faults(lists, root)),
         notes=notes,
     )
-
-
-def _unreadable(folder: Path, paths: list[str], step: Callable[[int, int], None]) -> list[str]:
-    def problem(path: str) -> str | None:
-        try:
-            load_image(folder / path)
-        except PromptPrismError as error:
-            return str(error)
-        return None
-
-    found = []
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for done, what in enumerate(pool.map(problem, paths), 1):
-            step(done, len(paths))
-            if what is not None:
-                found.append(what)
-    return found

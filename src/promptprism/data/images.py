@@ -1,5 +1,9 @@
 """One door for every image: whatever the user holds becomes an 8-bit RGB picture."""
 
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol, runtime_checkable
@@ -43,7 +47,16 @@ class Drawable(Protocol):
         ...
 
 
-ImageSource = str | Path | Image.Image | NDArray[Any] | Drawable
+@runtime_checkable
+class Stored(Protocol):
+    """An encoded image inside of something else, such as a member of an archive; its text names it."""
+
+    def content(self) -> bytes:
+        """Read the bytes of the image file."""
+        ...
+
+
+ImageSource = str | Path | Image.Image | NDArray[Any] | Drawable | Stored
 
 
 def load_image(source: ImageSource, least: int | None = None) -> Image.Image:
@@ -51,7 +64,7 @@ def load_image(source: ImageSource, least: int | None = None) -> Image.Image:
 
     Args:
         source: path of a file, PIL image, array (uint8, uint16, or float in 0..1; H x W, H x W x 1, 3 or 4),
-            or an object whose ``image()`` returns a PIL image.
+            or an object whose ``image()`` returns a PIL image or whose ``content()`` the bytes of a file.
         least: shrink a picture whose short side is at least twice this, but not below this: large photos are
             then decoded and handled many times faster.
 
@@ -60,8 +73,10 @@ def load_image(source: ImageSource, least: int | None = None) -> Image.Image:
     """
     if isinstance(source, str | Path):
         return _read_file(Path(source), least)
+    if isinstance(source, Stored):
+        return _read_file(source, least)
     if isinstance(source, Image.Image):
-        return _to_rgb(source, least)
+        return _read_image(source, least)
     if isinstance(source, np.ndarray):
         return _to_rgb(_from_array(source), least)
     if isinstance(source, Drawable):
@@ -71,9 +86,50 @@ def load_image(source: ImageSource, least: int | None = None) -> Image.Image:
     )
 
 
-def _read_file(path: Path, least: int | None) -> Image.Image:
+def unreadable(
+    sources: Sequence[ImageSource], step: Callable[[int, int], None] = lambda *_: None
+) -> list[str]:
+    """Decode images, and say of each that cannot be decoded what is wrong with it.
+
+    Images that are drawn on demand are not asked. Large JPEGs are decoded small, which finds the same faults.
+
+    Args:
+        sources: what `load_image` takes.
+        step: called with images decoded and images in all.
+    """
+
+    def problem(source: ImageSource) -> str | None:
+        try:
+            if not isinstance(source, Drawable):
+                load_image(source, least=32)
+        except PromptPrismError as error:
+            return str(error)
+        return None
+
+    found = []
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for done, what in enumerate(pool.map(problem, sources), 1):
+            step(done, len(sources))
+            if what is not None:
+                found.append(what)
+    return found
+
+
+def check_images(sources: Sequence[ImageSource]) -> None:
+    """Decode training images before training starts.
+
+    Raises:
+        PromptPrismError: some cannot be decoded: how many, and what is wrong with the first five.
+    """
+    if faults := unreadable(sources):
+        raise PromptPrismError(
+            f"{len(faults)} of {len(sources)} training images cannot be read: {'; '.join(faults[:5])}"
+        )
+
+
+def _read_file(source: Path | Stored, least: int | None) -> Image.Image:
     try:
-        with _open(path) as image:
+        with _open(source if isinstance(source, Path) else BytesIO(source.content())) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise Image.DecompressionBombError(
                     f"{image.width} x {image.height} pixels, {MOST_PIXELS // 10**6} million are the most"
@@ -82,33 +138,44 @@ def _read_file(path: Path, least: int | None) -> Image.Image:
                 image.draft(None, (least, least))  # a JPEG can be decoded at 1/2, 1/4 or 1/8
             return _to_rgb(image, least)
     except FileNotFoundError as error:
-        raise PromptPrismError(f"no such image: '{path}'. Check the path and its spelling") from error
+        raise PromptPrismError(f"no such image: '{source}'. Check the path and its spelling") from error
     except IsADirectoryError as error:
-        raise PromptPrismError(f"'{path}' is a folder, not an image: name the files in it") from error
+        raise PromptPrismError(f"'{source}' is a folder, not an image: name the files in it") from error
     except PermissionError as error:
-        raise PromptPrismError(f"not allowed to read image '{path}': change its permissions") from error
+        raise PromptPrismError(f"not allowed to read image '{source}': change its permissions") from error
     except UnidentifiedImageError as error:
-        what = "is empty" if path.stat().st_size == 0 else "is not an image that can be read"
+        size = source.stat().st_size if isinstance(source, Path) else len(source.content())
+        what = "is not an image that can be read" if size else "is empty"
         raise PromptPrismError(
-            f"image '{path}' {what}: replace or remove it, or convert it to PNG or JPEG"
+            f"image '{source}' {what}: replace or remove it, or convert it to PNG or JPEG"
         ) from error
     except Image.DecompressionBombError as error:
         raise PromptPrismError(
-            f"image '{path}' is too large ({error}): shrink it, models see far fewer pixels"
+            f"image '{source}' is too large ({error}): shrink it, models see far fewer pixels"
         ) from error
     # A decoder may raise nearly anything on damaged bytes: OSError, SyntaxError, struct.error, ...
     except Exception as error:
         raise PromptPrismError(
-            f"image '{path}' is truncated or damaged ({error}): replace or remove the file"
+            f"image '{source}' is truncated or damaged ({error}): replace or remove the file"
         ) from error
 
 
-def _open(path: Path) -> Image.Image:
+def _read_image(image: Image.Image, least: int | None) -> Image.Image:
+    try:
+        return _to_rgb(image, least)
+    except Exception as error:  # Pillow opens a file without reading its pixels
+        name = getattr(image, "filename", "") or "given as a PIL image"
+        raise PromptPrismError(
+            f"image '{name}' is truncated or damaged ({error}): replace or remove it"
+        ) from error
+
+
+def _open(file: Path | BytesIO) -> Image.Image:
     """Read an image's header without Pillow's limit, which is left as it was."""
     with _PILLOW_LIMIT:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(path)
+            return Image.open(file)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 

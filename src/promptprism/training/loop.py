@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from promptprism.data.batches import shuffled_batches, view_batches
+from promptprism.data.images import check_images
 from promptprism.data.records import Record
 from promptprism.data.views import make_views
 from promptprism.errors import PromptPrismError
@@ -175,6 +176,8 @@ def _check(method: Method, records: Sequence[Record], seed: int) -> None:
             f"{len(empty)} classes have no image to train on: {names}. Add some, or remove them"
         )
     check_labels(records, classes)
+    if method.settings.epochs:
+        check_images([record.source for record in records])
 
 
 def _examine(method: Method, records: Sequence[Record]) -> tuple[float, str | None]:
