@@ -117,14 +117,21 @@ def split(
     shots: Annotated[int, typer.Option(min=1, help="Images drawn per class.")] = 16,
     seed: Annotated[int, typer.Option(min=0)] = 1,
     allow_fewer: Annotated[bool, typer.Option("--allow-fewer", help="Take what short classes have.")] = False,
+    published: Annotated[
+        Path | None,
+        typer.Option("--from", help="Few-shot list of others, whose images to take instead of a draw."),
+    ] = None,
 ) -> None:
-    """Write the images that a draw takes as JSON lines: path, label, class name."""
-    from promptprism.data.lists import write_list
+    """Write the images that a draw takes, or those of others' list, as JSON lines."""
+    from promptprism.data.lists import read_list, write_list
     from promptprism.data.registry import load_data
     from promptprism.data.splits import few_shot
 
     dataset = load_data(data, root)
-    records = few_shot(dataset.train, shots, seed, allow_fewer, dataset.class_names)
+    if published is None:
+        records = few_shot(dataset.train, shots, seed, allow_fewer, dataset.class_names)
+    else:
+        records = read_list(published, dataset)
     write_list(out, dataset, records)
     typer.echo(
         f"{out}: {len(records)} images of {len(dataset.class_names)} classes, relative to {dataset.folder}"

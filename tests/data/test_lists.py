@@ -1,4 +1,6 @@
 import json
+import pickle
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,9 @@ GOOD = {"path": "train/wolf/0.png", "label": 1, "classname": "wolf"}
         ([GOOD | {"label": 2}], "label 2 is 'wolf', but 'no class'"),
         ([GOOD | {"label": 0, "classname": "red fox"}], "has label 1 in"),
         ([{"path": "x"}], "line 1 of .* is not"),
+        ([True], "line 1 of .* is not"),
+        ([8], "line 1 of .* no training image 8 in .*, which has 8: the list is of other data"),
+        ([GOOD | {"path": "/elsewhere/data/test/wolf/0.png"}], "'test/wolf/0.png' is a test image"),
     ],
 )
 def test_lists_that_do_not_fit(data, tmp_path, rows, words):
@@ -60,6 +65,48 @@ def test_lists_that_do_not_fit(data, tmp_path, rows, words):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(PromptPrismError, match=words):
         read_list(path, data)
+
+
+ROWS = [["train/red_fox/1.png", 0, "red fox"], ["train/wolf/3.png", 1, "wolf"]]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ROWS,
+        {"train": ROWS, "val": []},
+        [{"path": path, "label": label, "classname": name} for path, label, name in ROWS],
+        [[f"/home/someone/data/data/{path}", label, name] for path, label, name in ROWS],
+        [["C:\\data\\" + path.replace("/", "\\"), label, name] for path, label, name in ROWS],
+        [1, 7],
+    ],
+)
+def test_other_forms_of_lists(data, tmp_path, content):
+    (tmp_path / "list.json").write_text(json.dumps(content, indent=1))
+    assert read_list(tmp_path / "list.json", data) == (data.train[1], data.train[7])
+    args = ["data", "split", str(tmp_path / "data"), "--from", str(tmp_path / "list.json"), "-o"]
+    run = CliRunner().invoke(app, [*args, str(tmp_path / "portable.jsonl")])
+    assert run.exit_code == 0 and "2 images of 2 classes" in run.stdout
+    rows = [json.loads(line) for line in (tmp_path / "portable.jsonl").read_text().splitlines()]
+    assert [row["path"] for row in rows] == [path for path, _, _ in ROWS]
+
+
+class Datum:
+    """What Dassl pickles."""
+
+    def __init__(self, impath, label, classname):
+        self.impath, self.label, self.classname = impath, label, classname
+
+
+def test_pickles_are_never_read_but_a_recipe_turns_them_into_lists(data, tmp_path):
+    path = tmp_path / "shot_1-seed_1.pkl"
+    items = [Datum(f"/home/x/data/{image}", label, name) for image, label, name in ROWS]
+    path.write_bytes(pickle.dumps({"train": items, "val": []}))
+    with pytest.raises(PromptPrismError, match="is a pickle: reading one may run any code") as error:
+        read_list(path, data)
+    recipe = textwrap.dedent(str(error.value).partition("\n\n")[2])
+    exec(recipe.replace('"shot_1-seed_1.jsonl"', repr(str(tmp_path / "shot_1-seed_1.jsonl"))))
+    assert read_list(tmp_path / "shot_1-seed_1.jsonl", data) == (data.train[1], data.train[7])
 
 
 def test_scenes_have_no_paths(tmp_path):
