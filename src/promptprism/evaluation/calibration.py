@@ -39,13 +39,14 @@ class Reliability(BaseModel):
 
 
 def reliability(confidence: Tensor, right: Tensor) -> Reliability:
-    """Sort images into 15 bins (low, high] of confidence.
+    """Sort images into 15 bins [low, high) of confidence; 1 goes into the last.
 
     Args:
         confidence: [B], in 0..1.
         right: [B], whether each answer is right.
     """
-    place = (confidence.double() * BINS).ceil().long().sub(1).clamp(0, BINS - 1)
+    edges = torch.linspace(0, 1, BINS + 1)
+    place = torch.bucketize(confidence.float(), edges, right=True).sub(1).clamp(0, BINS - 1)
     count = torch.bincount(place, minlength=BINS)
 
     def means(values: Tensor) -> tuple[float | None, ...]:
