@@ -58,3 +58,50 @@ def test_an_unreadable_image_is_named_and_no_thread_stays(tmp_path):
         if thread.name.startswith("promptprism-views"):
             thread.join(timeout=5)
             assert not thread.is_alive()
+
+
+class Broken:
+    def image(self):
+        raise RuntimeError("no ink")
+
+    def __str__(self):
+        return "a broken scene"
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (Broken(), r"image 2 \(a broken scene\) cannot be used: no ink"),
+        (np.zeros((2, 2, 7)), r"image 2 \(an array\) cannot be used: array of shape \(2, 2, 7\)"),
+    ],
+)
+def test_an_image_without_a_file_is_named_by_its_place(source, says):
+    sources = [*(record.source for record in colours().train[:2]), source]
+    with pytest.raises(PromptPrismError, match=says):
+        list(view_batches(sources, plain_batches(3, 2), MAKE))
+
+
+def test_the_next_batches_are_made_while_the_consumer_is_busy():
+    made = [threading.Event() for _ in range(12)]
+
+    def make(source, seed, epoch, index):
+        made[index].set()
+        return torch.zeros(1, 3, 2, 2)
+
+    batches = view_batches([None] * 12, plain_batches(12, 2), make)
+    next(batches)
+    # Nobody asks for the next batch, and yet its images and some more come, but not all: memory is finite.
+    assert all(event.wait(timeout=30) for event in made[:8])
+    assert not any(event.is_set() for event in made[8:])
+    batches.close()
+
+
+def test_one_batch_is_shared_by_the_threads():
+    together = threading.Barrier(2, timeout=30)
+
+    def make(source, seed, epoch, index):
+        together.wait()  # passes only if two images are made at the same time
+        return torch.full((1, 3, 2, 2), float(index))
+
+    ((_, views),) = view_batches([None] * 4, [[2, 0, 3, 1]], make)
+    assert views[0, :, 0, 0, 0].tolist() == [2, 0, 3, 1]

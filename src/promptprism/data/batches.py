@@ -6,15 +6,20 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from promptprism.data.images import ImageSource
+from promptprism.errors import PromptPrismError
 
 Batch = list[int]
 MakeViews = Callable[[ImageSource, int, int, int], Tensor]
+
+# Batches that are decoded, or about to be, while the model computes.
+_AHEAD = 3
 
 
 def shuffled_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[Batch]:
@@ -36,27 +41,38 @@ def plain_batches(count: int, batch_size: int) -> list[Batch]:
 def view_batches(
     sources: Sequence[ImageSource], batches: Iterable[Batch], make: MakeViews, seed: int = 0, epoch: int = 0
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """Yield each batch of indices with its views [M, B, 3, H, W], in order, decoding a few batches ahead.
+    """Yield each batch of indices with its views [M, B, 3, H, W], in order, decoding the next ones meanwhile.
 
     Pillow works outside of Python's lock, so threads decode as fast as processes would and need no pickling.
+    All threads work on the same batch, so that a single one does not wait for one thread.
 
     Raises:
-        PromptPrismError: an image cannot be read.
+        PromptPrismError: an image cannot be read; which one is said when its batch is due.
     """
 
-    def load(batch: Batch) -> tuple[Batch, Tensor]:
-        return batch, torch.stack([make(sources[i], seed, epoch, i) for i in batch], dim=1)
+    def load(i: int) -> Tensor:
+        try:
+            return make(sources[i], seed, epoch, i)
+        except Exception as error:
+            source = sources[i]
+            if isinstance(error, PromptPrismError) and isinstance(source, str | Path):
+                raise  # it names the file
+            what = "an array" if isinstance(source, np.ndarray) else source
+            raise PromptPrismError(f"image {i} ({what}) cannot be used: {error}") from error
 
-    workers = min(4, os.cpu_count() or 1)
     rest = iter(batches)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="promptprism-views")
+    pool = ThreadPoolExecutor(min(4, 1 + (os.cpu_count() or 1)), thread_name_prefix="promptprism-views")
+    waiting: deque[tuple[Batch, list[Future[Tensor]]]] = deque()
+
+    def submit(count: int) -> None:
+        waiting.extend((batch, [pool.submit(load, i) for i in batch]) for batch in islice(rest, count))
+
     try:
-        waiting: deque[Future[tuple[Batch, Tensor]]] = deque(
-            pool.submit(load, batch) for batch in islice(rest, workers + 1)
-        )
+        submit(_AHEAD)
         while waiting:
-            ready = waiting.popleft().result()
-            waiting.extend(pool.submit(load, batch) for batch in islice(rest, 1))
-            yield ready
+            batch, parts = waiting.popleft()
+            views = torch.stack([part.result() for part in parts], dim=1)
+            submit(1)
+            yield batch, views
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

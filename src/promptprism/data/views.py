@@ -55,19 +55,16 @@ def make_view(name: str, image_size: int, mean: Sequence[float], std: Sequence[f
     if name not in _VIEWS:
         raise PromptPrismError(f"unknown view '{name}': choose one of {', '.join(_VIEWS)}")
     fit, steps = _VIEWS[name]
-    # (x / 255 - mean) / std as one multiplication and one addition.
-    scale = (1 / (255 * torch.tensor(std, dtype=torch.float64))).float().view(3, 1, 1)
-    shift = (
-        (-torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64))
-        .float()
-        .view(3, 1, 1)
-    )
+    # (x / 255 - mean) / std as one multiplication and one addition; by NumPy, whose every call keeps to the
+    # thread that decodes, where PyTorch would start threads of its own in each.
+    scale = (1 / (255 * np.asarray(std, np.float64))).astype(np.float32)
+    shift = (-np.asarray(mean, np.float64) / np.asarray(std, np.float64)).astype(np.float32)
 
     def view(image: Picture, generator: Generator) -> Tensor:
         image = fit(image, generator, image_size)
         for step in steps:
             image = step(image, generator)
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1) * scale + shift
+        return torch.from_numpy(np.asarray(image) * scale + shift).permute(2, 0, 1)
 
     return view
 
