@@ -1,0 +1,35 @@
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from toys import picture
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """The folder that the README speaks of, and two photos to ask about."""
+    monkeypatch.chdir(tmp_path)
+    for flower, colour, holiday in (("daisy", "white", 1), ("iris", "blue", 2)):
+        for split, numbers in (("train", range(16)), ("test", range(16, 18))):
+            folder = tmp_path / "flowers" / split / flower
+            folder.mkdir(parents=True)
+            for number in numbers:
+                Image.fromarray(picture(colour, number)).save(folder / f"{number}.jpg")
+        Image.fromarray(picture(colour, 99)).save(tmp_path / f"holiday{holiday}.jpg")
+
+
+def test_the_python_example_runs_word_for_word(photos, capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = {}
+    exec(compile(example, "README.md", "exec"), names)
+    predicted, *_, new = capsys.readouterr().out.splitlines()
+    assert predicted == "['daisy' 'iris']"
+    assert new in ("['tulip']", "['orchid']")
+    opinion = names["opinion"].fused
+    assert opinion.belief.shape == (1, 2) and opinion.uncertainty.shape == (1,)
+    assert opinion.belief.sum() + opinion.uncertainty.item() == pytest.approx(1)
+    both = ["holiday1.jpg", "holiday2.jpg"]
+    assert (names["same"].predict_proba(both) == names["model"].predict_proba(both)).all()
