@@ -82,11 +82,11 @@ class VariantLists:
 
     def lists(self, folder: Path) -> Lists:
         """Read the lists."""
-        names = _lines(folder / self.variants)
+        names = read_lines(folder / self.variants)
         labels = {name: label for label, name in enumerate(names)}
         lists: Lists = {}
         for split, file in self.files:
-            rows = [line.partition(" ")[::2] for line in _lines(folder / file)]
+            rows = [line.partition(" ")[::2] for line in read_lines(folder / file)]
             if unknown := sorted({name for _, name in rows} - labels.keys()):
                 raise PromptPrismError(
                     f"'{folder / file}' has {len(unknown)} variants that '{self.variants}' lacks, first: "
@@ -159,7 +159,7 @@ def _imagenet_names(folder: Path) -> dict[str, str]:
             f"no '{places[0]}' nor '{places[1]}': fetch {CLASS_NAMES}, the class names that CLIP uses for "
             'ImageNet ("wnid name" per line), as CoOp\'s DATASETS.md says'
         )
-    names = {wnid: name.strip() for wnid, _, name in (line.partition(" ") for line in _lines(path))}
+    names = {wnid: name.strip() for wnid, _, name in (line.partition(" ") for line in read_lines(path))}
     text = "\n".join(f"{wnid} {name}" for wnid, name in names.items())
     if hashlib.sha256(text.encode()).hexdigest() != CLIP_NAMES:
         raise PromptPrismError(
@@ -182,7 +182,12 @@ def _read_json(path: Path) -> Any:
         raise PromptPrismError(f"cannot read '{path}' ({error}): fetch the file again") from error
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file that are not empty.
+
+    Raises:
+        PromptPrismError: it cannot be read, or is no UTF-8.
+    """
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:

@@ -1,9 +1,9 @@
 """Few-shot lists: the very images of a draw as JSON, so that others can train on the same ones.
 
 Written are JSON lines, ``{"path": "Faces/image_0201.jpg", "label": 0, "classname": "face"}``; the path is
-relative to the folder of the data set's images and has slashes on every machine. Read are also a JSON list, or
-the list ``train`` of a JSON object, of such rows, of ``[path, label, class name]`` as in the field's split files,
-or of places in the data set's training split. A path from another machine is cut at the name of the folder.
+relative to the folder of the data set's images and has slashes on every machine. Read are also a JSON list,
+or the list ``train`` of a JSON object, of such rows, of ``[path, label, class name]`` as in split files, or
+of places in the data set's training split. A path from another machine is cut at the name of the folder.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from promptprism.data.images import IMAGE_SUFFIXES
 from promptprism.data.records import DEFAULT_PHRASE, Dataset, Record, Records
 from promptprism.errors import PromptPrismError
 
-_SPLITS = {
+#: What people call the splits, and what they are called here.
+SPLITS = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -35,7 +36,7 @@ def read_folder(root: str | Path, phrase: str = DEFAULT_PHRASE) -> Dataset:
     if not root.is_dir():
         raise PromptPrismError(f"no such folder: '{root}'. Check the path and its spelling")
     folders = _subfolders(root)
-    splits = {_SPLITS[folder.name.lower()]: folder for folder in folders if _is_split(folder)}
+    splits = {SPLITS[folder.name.lower()]: folder for folder in folders if _is_split(folder)}
     # Validation images alone do not make a split: some vehicle data set may well have a class called "val".
     if not splits.keys() & {"train", "test"}:
         splits = {"train": root}
@@ -133,9 +134,9 @@ def _csv_row(row: dict[str, str | None], line: int, path: Path) -> tuple[Path, s
             f"line {line} of CSV '{path}' has no {'label' if image else 'path'}: fill it in"
         )
     split = (row.get("split") or "train").strip().lower()
-    if split not in _SPLITS:
+    if split not in SPLITS:
         raise PromptPrismError(f"line {line} of CSV '{path}' has split '{split}': use train, val or test")
-    return path.parent / image, label, _SPLITS[split]
+    return path.parent / image, label, SPLITS[split]
 
 
 def _check_classes(counts: dict[str, int], folder: Path, ignored: dict[str, list[Path]]) -> None:
@@ -157,7 +158,7 @@ def _is_image(path: Path) -> bool:
 def _is_split(folder: Path) -> bool:
     # A class may be called "train": class folders hold images, split folders hold folders.
     return (
-        folder.name.lower() in _SPLITS
+        folder.name.lower() in SPLITS
         and bool(_subfolders(folder))
         and not any(map(_is_image, _files(folder)))
     )

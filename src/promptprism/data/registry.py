@@ -7,10 +7,14 @@ from functools import cache, partial
 from pathlib import Path
 
 from promptprism.data.catalog import CATALOG
+from promptprism.data.hub import read_hub
 from promptprism.data.miniworld import worlds
 from promptprism.data.readers import read_csv, read_folder
 from promptprism.data.records import Dataset
+from promptprism.data.shards import read_shards
 from promptprism.errors import PromptPrismError
+
+_READERS: dict[str, Callable[[str], Dataset]] = {"hf": read_hub, "wds": read_shards}
 
 
 @dataclass(frozen=True)
@@ -39,19 +43,26 @@ def registered() -> dict[str, Entry]:
 
 
 def load_data(source: str | Path | Dataset, root: str | Path | None = None) -> Dataset:
-    """Read data from a folder with one subfolder per class, a CSV of path and label, or a registered name.
+    """Read data from a folder with one subfolder per class, a CSV of path and label, or by name.
 
     A registered name comes before a folder of the same name; write ``./mini/food`` for the folder. The
     field's data sets, such as ``caltech101``, lie below ``root``, or where ``PROMPTPRISM_DATA`` says.
+    ``hf:NAME`` is a data set of Hugging Face or a folder with one, ``wds:shards-{000..003}.tar`` are
+    WebDataset shards to score on.
 
     Raises:
-        PromptPrismError: nothing of that name, or unusable data; see `read_folder` and `read_csv`.
+        PromptPrismError: nothing of that name, or unusable data; see `read_folder`, `read_csv`, `read_hub`
+            and `read_shards`.
     """
     if isinstance(source, Dataset):
         return source
     entries = registered()
-    if str(source) in entries and isinstance(source, str):
-        return entries[source].load(root)
+    if isinstance(source, str):
+        if source in entries:
+            return entries[source].load(root)
+        kind, colon, name = source.partition(":")
+        if colon and kind in _READERS:
+            return _READERS[kind](name)
     path = Path(source)
     if path.is_dir():
         return read_folder(path)

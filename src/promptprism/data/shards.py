@@ -1,0 +1,141 @@
+"""WebDataset shards for evaluation: tar files whose members ``KEY.jpg`` and ``KEY.cls`` make a sample."""
+
+from __future__ import annotations
+
+import glob
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from promptprism.data.images import IMAGE_SUFFIXES
+from promptprism.data.layouts import CLASS_NAMES, read_lines
+from promptprism.data.records import Dataset, Record
+from promptprism.errors import PromptPrismError
+
+
+@dataclass(frozen=True)
+class Member:
+    """An image in a shard, read when it is needed.
+
+    Attributes:
+        shard: path of the tar file.
+        name: of the member.
+        offset: of its first byte in the shard.
+        size: in bytes.
+    """
+
+    shard: str
+    name: str
+    offset: int
+    size: int
+
+    @property
+    def key(self) -> str:
+        """What tells it from other images, on every machine."""
+        return f"{Path(self.shard).name}/{self.name}"
+
+    def content(self) -> bytes:
+        """Read the image file."""
+        with Path(self.shard).open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+    def __str__(self) -> str:
+        return f"{self.shard}: {self.name}"
+
+
+def read_shards(pattern: str) -> Dataset:
+    """List the samples of WebDataset shards as test images; nothing is unpacked, and no image read.
+
+    A sample's label, its member ``.cls``, is the name of its class, or a number into the names in
+    ``classnames.txt`` beside the shards or in the folder above: one per line, label 0 first.
+
+    Args:
+        pattern: path of a shard, of several as in ``shards-{000..003}.tar`` or ``shards/*.tar``.
+
+    Raises:
+        PromptPrismError: a shard is missing, compressed or damaged, a sample lacks its image or label, or
+            labels have no names.
+    """
+    paths = _shards(pattern)
+    samples = [sample for path in paths for sample in _samples(path)]
+    if not samples:
+        raise PromptPrismError(f"no samples in '{pattern}': members must come as KEY.jpg and KEY.cls")
+    numbered = all(label.isdecimal() for _, label in samples)
+    names = _class_names(paths[0]) if numbered else tuple(sorted({label for _, label in samples}))
+    if names is None:
+        raise PromptPrismError(
+            f"the labels of '{pattern}' are numbers without names: put {CLASS_NAMES} beside the shards or in "
+            "the folder above, one class name per line, that of label 0 first"
+        )
+    places = {name: place for place, name in enumerate(names)}
+    records = []
+    for member, label in samples:
+        place = int(label) if numbered else places[label]
+        if place >= len(names):
+            raise PromptPrismError(
+                f"'{member}' has label {place}, but {CLASS_NAMES} has {len(names)} names: it is of other data"
+            )
+        records.append(Record(member, place))
+    return Dataset(f"wds:{pattern}", names, test=tuple(records))
+
+
+def _shards(pattern: str) -> list[Path]:
+    paths = [Path(path) for path in expand(pattern)]
+    missing = [str(path) for path in paths if not path.is_file()]
+    if not paths:
+        raise PromptPrismError(f"no shard is like '{pattern}'. Check the path and its spelling")
+    if missing:
+        raise PromptPrismError(
+            f"{len(missing)} of {len(paths)} shards of '{pattern}' are not there, first: "
+            f"{', '.join(map(repr, missing[:5]))}. Shards must be files on this machine"
+        )
+    return paths
+
+
+def expand(pattern: str) -> list[str]:
+    """Write out ``{000..003}``, in order, then wild cards."""
+    if found := re.search(r"\{(\d+)\.\.(\d+)\}", pattern):
+        first, last = found.groups()
+        numbers = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
+        before, after = pattern[: found.start()], pattern[found.end() :]
+        return [path for number in numbers for path in expand(before + number + after)]
+    # Path.glob takes no absolute patterns.
+    return sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]  # noqa: PTH207
+
+
+def _samples(path: Path) -> Iterator[tuple[Member, str]]:
+    images: dict[str, Member] = {}
+    labels: dict[str, str] = {}
+    try:
+        with tarfile.open(path, "r:") as shard:
+            for member in shard:
+                folder, slash, name = member.name.rpartition("/")
+                key, _, kind = name.partition(".")
+                kind, key = f".{kind.lower()}", folder + slash + key
+                if not member.isreg():
+                    continue
+                if kind in IMAGE_SUFFIXES:
+                    images[key] = Member(str(path), member.name, member.offset_data, member.size)
+                elif kind == ".cls":
+                    content = shard.extractfile(member)
+                    labels[key] = content.read().decode().strip() if content else ""
+    except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
+        raise PromptPrismError(
+            f"cannot read shard '{path}' ({error}): it must be a whole tar file that is not compressed"
+        ) from error
+    if lonely := sorted(images.keys() ^ labels.keys()):
+        lacks = "label (KEY.cls)" if lonely[0] in images else "image"
+        raise PromptPrismError(
+            f"{len(lonely)} samples of shard '{path}' are not whole: '{lonely[0]}' has no {lacks}"
+        )
+    yield from ((image, labels[key]) for key, image in images.items())
+
+
+def _class_names(shard: Path) -> tuple[str, ...] | None:
+    for folder in (shard.parent, shard.resolve().parent.parent):
+        if (folder / CLASS_NAMES).is_file():
+            return tuple(read_lines(folder / CLASS_NAMES))
+    return None
