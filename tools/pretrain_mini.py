@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, IterableDataset
 
+from promptprism.data.miniworld.captions import STYLES
 from promptprism.data.miniworld.scenes import SIZE, Scene, render
 from promptprism.data.miniworld.sprites import Concept, Pixels, concepts, sprite
 from promptprism.data.miniworld.worlds import PRETRAINING_ARTISTS, WORLD_ARTISTS, draw_scene
@@ -60,16 +61,6 @@ CONFIG: dict[str, Any] = {
     "preprocess_cfg": {"interpolation": "bicubic", "resize_mode": "shortest"},
 }
 OUT = Path(__file__).parents[1] / "src/promptprism/backbones/mini"
-STYLES = {
-    "noto": "cartoon",
-    "noto-v1": "soft drawing",
-    "twemoji": "flat drawing",
-    "fluent-emoji-flat": "bold drawing",
-    "fxemoji": "simple drawing",
-    "fluent-emoji": "glossy drawing",
-    "emojione": "sticker",
-    "emojione-monotone": "line drawing",
-}
 # Artists of MiniWorld's data sets are seen in few scenes, and late: as CLIP has seen a little of everything.
 RARE_FROM = 1250
 RARE = ((0.08, WORLD_ARTISTS), (0.13, ("emojione-monotone",)))

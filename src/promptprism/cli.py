@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from promptprism import __version__
 from promptprism.cli_data import Json, Root, data_app
+from promptprism.cli_explain import explain
 from promptprism.cli_suite import report, suite
 from promptprism.errors import PromptPrismError
 from promptprism.reports.output import Output
@@ -46,6 +47,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.command()(suite)
 app.command()(report)
+app.command()(explain)
 
 Data = Annotated[
     str,

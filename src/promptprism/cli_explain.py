@@ -1,0 +1,41 @@
+"""``promptprism explain``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from promptprism.cli_data import Json
+from promptprism.reports.output import Output
+
+
+def explain(
+    adapter: Annotated[
+        Path, typer.Argument(metavar="ADAPTER", help="Folder that fit made.", show_default=False)
+    ],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image file.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Picture to make: .png, .svg or .pdf.", show_default=False)
+    ],
+    pretrained: Annotated[
+        str | None,
+        typer.Option(help="Tag or .safetensors file of the backbone's weights.", show_default=False),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    json_file: Json = None,
+) -> None:
+    """Look inside one prediction: what each template says and where it looks, and why the answer came out."""
+    output = Output("explain", json_file)
+    from promptprism.estimator import load_model
+    from promptprism.explain import explain as look_inside
+    from promptprism.reports.drawing import check_figure, save_figure
+    from promptprism.reports.explanation import draw_explanation
+
+    check_figure(out)
+    explanation = look_inside(load_model(adapter, pretrained=pretrained, device=device), image)
+    save_figure(draw_explanation(explanation), out)
+    best = explanation.top[0]
+    output.show(f"{image}: {best.name}, probability {best.probability:.1%}. See {out}")
+    output.write(adapter=str(adapter), out=str(out), **explanation.model_dump(mode="json", by_alias=True))

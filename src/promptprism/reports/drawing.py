@@ -1,0 +1,69 @@
+"""What all figures share: colours, fonts, and files that come out the same every time."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from promptprism.errors import PromptPrismError
+from promptprism.files import write_bytes
+from promptprism.reports.documents import check_place
+
+FORMATS = ("png", "svg", "pdf")
+#: Okabe and Ito's palette, which colour-blind people can tell apart.
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"
+GREY = "#9a9a9a"
+CYCLE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
+
+_STYLE: Any = {
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": "white",
+    # Without a salt, the names inside an SVG differ from run to run.
+    "svg.hashsalt": "promptprism",
+}
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, whose parts keep out of each other's way."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height))
+        figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
+        return figure
+
+
+def styled() -> Any:
+    """The context in which axes must be made and filled."""
+    return mpl.rc_context(_STYLE)
+
+
+def check_figure(path: Path) -> None:
+    """Find out before long work starts whether a figure can be written there.
+
+    Raises:
+        PromptPrismError: unknown format, or the place cannot be written.
+    """
+    if path.suffix.lower().lstrip(".") not in FORMATS:
+        raise PromptPrismError(f"cannot draw '{path}': its name must end in .{', .'.join(FORMATS)}")
+    check_place(path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure in the format that its name says, the same bytes for the same figure.
+
+    Raises:
+        PromptPrismError: the place cannot be written.
+    """
+    kind = path.suffix.lower().lstrip(".")
+    buffer = io.BytesIO()
+    dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
+    with styled():
+        figure.savefig(buffer, format=kind, dpi=130, metadata=dated)
+    write_bytes(path, buffer.getvalue())

@@ -1,0 +1,176 @@
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from toys import colours
+from typer.testing import CliRunner
+
+from promptprism import PromptPrism, adapter
+from promptprism.backbones import load_backbone
+from promptprism.cli import app
+from promptprism.data.miniworld import load, render
+from promptprism.data.views import make_views
+from promptprism.explain import explain, nearest_words, relevance_maps
+from promptprism.methods import build_method
+from promptprism.reports.explanation import draw_explanation
+
+DATA = colours(classes=4, train=1)
+IMAGE = DATA.test[5].source
+
+
+def fitted(backbone, method="cdc", **settings):
+    """A model with random prompts: nothing is trained."""
+    if method != "zero-shot":
+        settings = {"epochs": 0} | settings
+    model = PromptPrism(method, backbone, **settings).fit(DATA)
+    for value in model.method_.parameters():
+        value.data += 0.2 * torch.randn(value.shape, generator=torch.Generator().manual_seed(1))
+    return model
+
+
+def test_it_says_what_the_opinions_say(tiny):
+    model = fitted(tiny, templates=3, depth=2)
+    fused, each = model.opinions([IMAGE])
+    told = explain(model, IMAGE, "it", top=4)
+    assert (told.image, told.method, told.phrase) == ("it", "cdc", "a photo of a {}.")
+    assert told.uncertainty == pytest.approx(fused.uncertainty.item())
+    assert [a.name for a in told.top] == [
+        DATA.class_names[k] for k in fused.probability[0].argsort(descending=True)
+    ]
+    assert [a.belief for a in told.top] == pytest.approx(
+        fused.belief[0].sort(descending=True).values.tolist()
+    )
+    for voice, belief, uncertainty in zip(
+        told.templates, each.belief[:, 0], each.uncertainty[:, 0], strict=True
+    ):
+        assert voice.uncertainty == pytest.approx(uncertainty.item())
+        assert [a.belief for a in voice.top] == pytest.approx(belief.sort(descending=True).values.tolist())
+        assert [len(words) for words in voice.words] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    "fusion, exact", [("dempster", True), ("tempered", True), ("cautious", False), ("averaging", False)]
+)
+def test_contributions_add_up_where_fusion_is_a_sum(tiny, fusion, exact):
+    model = fitted(tiny, templates=3, depth=2, fusion=fusion)
+    why = explain(model, IMAGE).why
+    assert (why.rule, why.exact) == (fusion, exact)
+    fused = model.opinions([IMAGE]).fused.weight[0]
+    assert list(why.scores) == pytest.approx(fused.topk(2).values.tolist(), rel=1e-5)
+    added = np.sum(why.contributions, axis=0)
+    assert (added == pytest.approx(why.scores, rel=1e-4)) is exact
+
+
+def test_of_softmax_heads_the_lead_is_the_log_odds(tiny):
+    model = fitted(tiny, head="softmax", templates=2, depth=2)
+    told = explain(model, IMAGE)
+    assert told.uncertainty is None and told.top[0].belief is None
+    odds = np.log(told.top[0].probability / told.top[1].probability)
+    assert told.why.scores[0] - told.why.scores[1] == pytest.approx(odds, rel=1e-3)
+    assert np.sum(told.why.contributions, axis=0) == pytest.approx(told.why.scores, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["zero-shot", "coop", "cocoop", "maple"])
+def test_methods_without_opinions_are_explained_and_drawn(tiny, method):
+    told = explain(fitted(tiny, method), IMAGE)
+    assert len(told.templates) == 1 and told.templates[0].top == told.top
+    assert len(told.templates[0].words) == {"zero-shot": 0, "maple": 2}.get(method, 4)
+    assert np.shape(told.templates[0].map) == (4, 4)
+    draw_explanation(told)
+
+
+def test_relevance_is_the_derivative_of_the_lead_by_each_patch(tiny):
+    method = fitted(tiny, templates=2, depth=2).method_
+    views = make_views(("test",), 32, tiny.mean, tiny.std)(IMAGE, 0, 0, 0).unsqueeze(1)
+    logits, maps = relevance_maps(method, views)
+    best = method.probabilities(logits)[0].argmax()
+    block, step = tiny.visual.transformer.resblocks[-1], 1e-2
+
+    def leads(patch, factor):
+        calls = []
+
+        def scale(_module, _inputs, output):
+            calls.append(output)
+            if len(calls) == 1:
+                output = output.clone()
+                output[:, :, 1 + patch] *= factor
+            return output
+
+        handle = block.ln_1.register_forward_hook(scale)
+        with torch.no_grad():
+            found = method(views)[:, 0]
+        handle.remove()
+        return found[:, best] - found.mean(-1)
+
+    for patch in (0, 7, 15):
+        slope = (leads(patch, 1 + step) - leads(patch, 1 - step)) / (2 * step)
+        assert maps[:, patch // 4, patch % 4].tolist() == pytest.approx(slope.tolist(), rel=0.02, abs=1e-4)
+    assert not tiny.visual.transformer.resblocks[-1].ln_1._forward_hooks
+
+
+def test_the_mini_clip_looks_at_the_object():
+    mini = load_backbone("mini")
+    data = load("mini/clothing")
+    method = build_method("zero-shot", mini, data.class_names)
+    make = make_views(("test",), mini.image_size, mini.mean, mini.std)
+    rows, columns = np.mgrid[0:48, 0:48]
+    on_object, area = [], []
+    for record in data.test[::40]:
+        scene = record.source.scene
+        inside = (columns - scene.x * 48) ** 2 + (rows - scene.y * 48) ** 2 < (scene.scale * 24) ** 2
+        share = inside.reshape(6, 8, 6, 8).mean((1, 3))
+        _, maps = relevance_maps(method, make(render(scene), 0, 0, 0).unsqueeze(1))
+        positive = maps[0].clamp(min=0).numpy()
+        on_object.append((positive * share).sum() / positive.sum())
+        area.append(share.mean())
+    assert np.mean(on_object) > 1.7 * np.mean(area)
+
+
+def test_a_word_is_nearest_to_itself(tiny):
+    token = tiny.tokenize(["photo"])[0, 1]
+    found = nearest_words(tiny, tiny.text.token_embedding(token), 3)
+    assert len(found) == 3 and found[0].word == "photo"
+    assert (found[0].cosine, found[0].distance) == (pytest.approx(1), pytest.approx(0, abs=1e-5))
+    assert found[1].cosine < 1 and found[1].distance > 0
+
+
+@pytest.fixture
+def saved(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(adapter, "load_backbone", lambda *_, **__: tiny)
+    fitted(tiny, templates=2, depth=2).save(tmp_path / "adapter")
+    Image.fromarray(IMAGE).save(tmp_path / "image.png")
+    return tmp_path
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(app, ["explain", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_the_command_draws_and_tells(saved):
+    out = saved / "x.png"
+    content = json.loads(run(saved / "adapter", saved / "image.png", "--out", out, "--json", "-").stdout)
+    assert content["schema"] == "promptprism/explain" and content["image"] == str(saved / "image.png")
+    assert content["top"][0].keys() == {"class", "probability", "belief"}
+    assert content["templates"][0]["words"][0][0].keys() == {"word", "cosine", "distance"}
+    assert content["why"]["exact"] is True
+    assert Image.open(out).size[0] > 1000
+    first = out.read_bytes()
+    run(saved / "adapter", saved / "image.png", "--out", out)
+    assert out.read_bytes() == first
+
+
+def test_the_command_refuses(saved):
+    for arguments, says in (
+        (["adapter", "image.png", "x.gif"], r"cannot draw '.*x.gif': its name must end in .png, .svg, .pdf"),
+        (["nothing", "image.png", "x.png"], "adapter '.*nothing' does not exist"),
+        (["adapter", "nothing.png", "x.png"], "nothing.png"),
+    ):
+        first, second, out = (saved / name for name in arguments)
+        refused = run(first, second, "--out", out, code=2).stderr
+        assert re.match(rf"error: .*{says}", refused) and refused.count("\n") == 1
+        assert not out.exists()
