@@ -1,0 +1,110 @@
+"""The table of trust: how far probabilities can be believed, and whether doubt finds errors and shifts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+
+from promptprism.evaluation.protocols import PROTOCOLS
+from promptprism.evaluation.store import CellResult
+from promptprism.evaluation.suites import Suite
+from promptprism.reports.results import Figure, ResultTable, Row, Run, Runs, Value, group, results_of
+
+#: Columns and their metrics.
+COLUMNS = {
+    "accuracy": "cls/accuracy",
+    "ECE": "cal/ece",
+    "ECE, TS": "cal/ece_ts",
+    "ECE, DAC": "cal/ece_dac",
+    "ECE, TS + DAC": "cal/ece_ts_dac",
+    "NLL": "cal/nll",
+    "AURC": "sc/aurc",
+    "coverage at 5 % risk": "sc/coverage_at_5_risk",
+    "wrong by own": "sc/auroc_uncertainty",
+    "wrong by max prob": "sc/auroc_max_prob",
+    "other by own": "ood/auroc_uncertainty",
+    "other by max prob": "ood/auroc_max_prob",
+    "other by entropy": "ood/auroc_entropy",
+    "other by energy": "ood/auroc_energy",
+}
+_NOTES = (
+    "in %, NLL in nats; mean ± standard deviation over seeds, each seed averaged over data sets, as far as "
+    "their images allow a figure",
+    "ECE: expected calibration error, as predicted, and of the softmax of the logits averaged over templates "
+    "with temperature scaling (TS) and distance-aware calibration (DAC), both fitted on what was learned",
+    "AURC: area under the risk-coverage curve; it and the coverage rank images by their largest probability",
+    "wrong, other: AUROC of telling wrong answers from right ones, and images of this part from those of the "
+    "part learned, in its label space; by the method's own uncertainty, 1 - the largest probability, "
+    "entropy, or energy",
+)
+
+
+def make_trust_table(results: Iterable[CellResult], suite: Suite | None = None) -> ResultTable:
+    """Calibration, selection and detection of every row on every part, averaged over data sets.
+
+    Of base-to-new, or of the first protocol there is.
+
+    Args:
+        results: of any protocols.
+        suite: see `group`.
+
+    Raises:
+        PromptPrismError: there are no results.
+    """
+    runs, protocol, shots = trusted(results, suite)
+    data = runs.datasets[0] if len(runs.datasets) == 1 else "average"
+    rows: list[tuple[Value, ...]] = []
+    for row in runs.by_row:
+        there, mark = runs_of(runs, row, shots)
+        for part in parts_of(there):
+            figures = [_figure(there, part, metric) for metric in COLUMNS.values()]
+            rows.append((data, row.label, part, *figures, mark or None))
+    about = f"protocol {protocol}" + (f", {shots} shots" if shots else "")
+    return ResultTable(("data", "method", "part", *COLUMNS, "note"), tuple(rows), (about, *_NOTES))
+
+
+def trusted(results: Iterable[CellResult], suite: Suite | None) -> tuple[Runs, str, int | None]:
+    """Runs of base-to-new or of the first protocol there is, its name, and the most shots of few-shot.
+
+    Raises:
+        PromptPrismError: there are no results.
+    """
+    results = list(results)
+    there = {result.cell.protocol for result in results}
+    protocol = next((name for name in PROTOCOLS if name in there), "base-to-new")
+    runs = group(results_of(results, protocol), suite)
+    shots = max(number for by_place in runs.by_row.values() for _, number in by_place)
+    return runs, protocol, shots if protocol == "few-shot" else None
+
+
+def runs_of(runs: Runs, row: Row, shots: int | None) -> tuple[list[Run], str]:
+    """A row's sound runs, one per data set, and what a reader must know of their average."""
+    found = {data: runs.at(data, shots).get(row) for data in runs.datasets}
+    said = {data: run.mark if run else "no results" for data, run in found.items()}
+    there = [run for run in found.values() if run and run.sound]
+    return there, "; ".join(f"{data}: {mark}" for data, mark in said.items() if mark)
+
+
+def parts_of(runs: Sequence[Run]) -> list[str]:
+    """The parts that were scored."""
+    return list(dict.fromkeys(part for run in runs for r in run.sound.values() for part in r.scores))
+
+
+def _figure(runs: Sequence[Run], part: str, metric: str) -> Value:
+    """Average over data sets of the means over seeds; the deviation is over the seeds that all have."""
+    found = [
+        {
+            seed: result.scores[part].metrics[metric]
+            for seed, result in run.sound.items()
+            if part in result.scores and metric in result.scores[part].metrics
+        }
+        for run in runs
+    ]
+    if not (found := [by_seed for by_seed in found if by_seed]):
+        return None
+    seeds = sorted(set.intersection(*map(set, found)))
+    by_seed = [fmean(values[seed] for values in found) for seed in seeds]
+    figure = Figure.of(by_seed, fmean(fmean(values.values()) for values in found))
+    if figure is None or metric != "cal/nll":
+        return figure
+    return f"{figure.mean:.3f}" + ("" if figure.std is None else f" ± {figure.std:.3f}")
