@@ -1,5 +1,6 @@
 import pytest
 
+from promptprism.data.miniworld import worlds
 from promptprism.data.registry import load_data, registered
 from promptprism.errors import PromptPrismError
 
@@ -18,3 +19,13 @@ def test_near_names_are_suggested():
         load_data("mini/fod")
     with pytest.raises(PromptPrismError, match="`promptprism datasets` lists the names"):
         load_data("nowhere")
+
+
+def test_miniworld_has_a_knob():
+    confounded = load_data("mini/clothing@0.9")
+    assert confounded.name == "mini/clothing@0.9"
+    assert [r.source for r in confounded.train] == [r.source for r in worlds.load("mini/clothing", 0.9).train]
+    assert [r.source for r in confounded.test] == [r.source for r in worlds.load("mini/clothing", 0.0).test]
+    for name, says in (("mini/clothing@much", "rho = 'much' of"), ("mini/clothing@1.5", "rho = 1.5 is no")):
+        with pytest.raises(PromptPrismError, match=says):
+            load_data(name)

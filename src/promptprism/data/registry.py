@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def load_data(source: str | Path | Dataset, root: str | Path | None = None) -> D
     A registered name comes before a folder of the same name; write ``./mini/food`` for the folder. The
     field's data sets, such as ``caltech101``, lie below ``root``, or where ``PROMPTPRISM_DATA`` says.
     ``hf:NAME`` is a data set of Hugging Face or a folder with one, ``wds:shards-{000..003}.tar`` are
-    WebDataset shards to score on.
+    WebDataset shards to score on. ``mini/food@0.9`` is MiniWorld with another rho.
 
     Raises:
         PromptPrismError: nothing of that name, or unusable data; see `read_folder`, `read_csv`, `read_hub`
@@ -63,6 +63,9 @@ def load_data(source: str | Path | Dataset, root: str | Path | None = None) -> D
         kind, colon, name = source.partition(":")
         if colon and kind in _READERS:
             return _READERS[kind](name)
+        name, at, rho = source.partition("@")
+        if at and name in worlds.ELEVEN:
+            return _confounded(name, rho)
     path = Path(source)
     if path.is_dir():
         return read_folder(path)
@@ -95,6 +98,16 @@ def _miniworld() -> Iterator[Entry]:
         splits = ("test",) if shift else ("train", "val", "test")
         images = {split: len(names) * worlds.PER_CLASS[split] for split in splits}
         yield Entry(name, summary, len(names), images, partial(_load_world, name))
+
+
+def _confounded(name: str, rho: str) -> Dataset:
+    """A MiniWorld data set whose training colours go with the classes with probability rho."""
+    try:
+        return replace(worlds.load(name, float(rho)), name=f"{name}@{rho}")
+    except ValueError as error:
+        raise PromptPrismError(
+            f"rho = {rho!r} of '{name}@{rho}' is no probability: write {name}@0.9"
+        ) from error
 
 
 def _load_world(name: str, _: str | Path | None) -> Dataset:
