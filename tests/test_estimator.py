@@ -37,7 +37,7 @@ def test_opinions_are_consistent_with_the_probabilities(model):
     opinions = model.opinions(SOURCES)
     assert isinstance(opinions.fused, Opinion)
     assert opinions.fused.belief.shape == (12, 4) and opinions.templates.uncertainty.shape == (2, 12)
-    assert torch.allclose(opinions.templates.fuse().weight, opinions.fused.weight)
+    assert torch.allclose(opinions.templates.fuse("averaging").weight, opinions.fused.weight)
     assert opinions.fused.probability.numpy() == pytest.approx(model.predict_proba(SOURCES), abs=1e-6)
 
 

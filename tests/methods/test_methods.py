@@ -142,15 +142,15 @@ def test_cocoop_shifts_its_context_by_each_image(tiny, monkeypatch):
         method.text_features()
 
 
-def test_cdc_loss_is_the_sum_of_its_parts(tiny):
-    method = build_method(
-        "cdc", tiny, NAMES, kl_weight=0.2, anneal=4, diversity_weight=0.3, consistency_weight=0.7
-    )
+@pytest.mark.parametrize("rule", ["dempster", "averaging"])
+def test_cdc_loss_is_the_sum_of_its_parts(tiny, rule):
+    weights = {"kl_weight": 0.2, "anneal": 4, "diversity_weight": 0.3, "consistency_weight": 0.7}
+    method = build_method("cdc", tiny, NAMES, fusion=rule, **weights)
     views = pixels(4)
     with torch.no_grad():
         opinions = Opinion.from_evidence(to_evidence(method(views)))
         text, anchor = method.text_features(), method.zero_shot_features()
-        trusted = [trusted_cross_entropy(o, LABELS, 0.2 * 2 / 4).mean() for o in (opinions, opinions.fuse())]
+        trusted = [trusted_cross_entropy(o, LABELS, 0.2 * 2 / 4).mean() for o in (opinions, opinions.fuse(rule))]
         unit = F.normalize(text - anchor, dim=-1)
         pairs = [(unit[i] * unit[j]).sum(-1).square() for i, j in itertools.combinations(range(4), 2)]
         consistency = 1 - (text * anchor).sum(-1)
@@ -195,8 +195,10 @@ def test_fused_prediction_and_opinions(tiny):
     logits = method(pixels())
     opinions, fused = method.opinions(logits)
     assert opinions.belief.shape == (4, 3, 5) and fused.uncertainty.shape == (3,)
+    torch.testing.assert_close(fused.evidence, opinions.evidence.mean(0))
+    _, dempster = build_method("cdc", tiny, NAMES, fusion="dempster").opinions(logits)
     total = torch.log1p(opinions.evidence / 5).sum(0)
-    torch.testing.assert_close(torch.log1p(fused.evidence / 5), total)
+    torch.testing.assert_close(torch.log1p(dempster.evidence / 5), total)
     torch.testing.assert_close(method.probabilities(logits), fused.probability)
     for other in ("maple", "cdc"):
         softmax = build_method(other, tiny, NAMES, **({"head": "softmax"} if other == "cdc" else {}))

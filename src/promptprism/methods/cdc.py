@@ -48,10 +48,11 @@ class CdcSettings(TemplateSettings):
         default=None, gt=0, description="Divides the logits before the map; None is the map's own. Not known."
     )
     fusion: FusionRule = Field(
-        default="dempster",
+        default="averaging",
         description="How opinions are fused: dempster takes them for independent, and agreeing ones add up; "
-        "cautious (Denoeux, 2008) counts what they share once; averaging (Josang, 2016) is the mean of their "
-        "evidence; tempered the mean of their weights, Dempster's rule to the power 1/M.",
+        "averaging (Josang, 2016) is the mean of their evidence; cautious (Denoeux, 2008) counts what they "
+        "share once; tempered is the mean of their weights, Dempster's rule to the power 1/M. On the "
+        "development sets averaging is as accurate as dempster, and far better calibrated.",
     )
     loss_on: Literal["both", "templates", "fused"] = Field(
         default="both",
