@@ -110,16 +110,65 @@ def report(
     results: Annotated[
         Path, typer.Argument(metavar="RESULTS", help="Folder of `suite --out`.", show_default=False)
     ],
-    table: Annotated[str, typer.Option(help="base-to-new, cross-dataset, cross-domain or few-shot.")],
-    form: Annotated[Literal["md", "csv", "latex"], typer.Option("--format", help="Of the table.")] = "md",
+    table: Annotated[
+        str | None,
+        typer.Option(
+            help="base-to-new, cross-dataset, cross-domain, few-shot, per-semantic, settings (also called "
+            "ablation, templates, augmentation) or trust.",
+            show_default=False,
+        ),
+    ] = None,
+    plot: Annotated[
+        str | None, typer.Option(help="Draw base-new or shots, into --out.", show_default=False)
+    ] = None,
+    form: Annotated[
+        Literal["md", "csv", "latex", "html"], typer.Option("--format", help="Of the table.")
+    ] = "md",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="File to write; a plot ends in .svg, .png or .pdf."),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="Take the cells of this suite only, call rows as it does, and miss what it has.",
+            show_default=False,
+        ),
+    ] = None,
+    per_seed: Annotated[
+        bool, typer.Option("--per-seed", help="Show every seed, collapsed ones too.")
+    ] = False,
+    json_file: Json = None,
 ) -> None:
-    """Print the table of a protocol: mean and deviation over seeds, average, gain."""
-    from promptprism.evaluation.store import Store, read_results
-    from promptprism.reports.results import make_table, render
+    """Make a table or a plot of results: mean and deviation over seeds, averages, gain."""
+    output = Output("report", json_file)
+    from promptprism.evaluation.store import read_failures, read_results
+    from promptprism.evaluation.suites import load_suite
+    from promptprism.files import write_text
+    from promptprism.reports import drawing, plots, render
+    from promptprism.reports.documents import check_place
+    from promptprism.reports.report import make_table, write_table
 
-    made = make_table(read_results(results), table)
-    typer.echo(render(made, form), nl=False)
-    for _, cell, error in Store(results).failures():
+    if (table is None) == (plot is None):
+        raise PromptPrismError("what shall it show? Give either --table or --plot")
+    chosen = load_suite(suite) if suite else None
+    found = read_results(results)
+    if plot:
+        if out is None:
+            raise PromptPrismError("where does the plot go? Give --out FILE, ending in .svg, .png or .pdf")
+        drawing.check_figure(out)
+        drawing.save_figure(plots.make_plot(found, plot, chosen), out)
+    elif table:
+        if out is not None:
+            check_place(out)
+        made = make_table(found, table, chosen, per_seed)
+        text = write_table(made, table, form, found, chosen)
+        if out is not None:
+            write_text(out, text)
+        elif json_file != "-":
+            typer.echo(text, nl=False)
+        output.write(table=table, **render.plain(made))
+    for cell, error in read_failures(results):
         typer.secho(f"failed: {cell}: {error}", fg="yellow", err=True)
 
 

@@ -20,7 +20,7 @@ from promptprism.errors import PromptPrismError
 from promptprism.evaluation import run_suite as running
 from promptprism.evaluation.base_to_new import base_to_new
 from promptprism.evaluation.run_suite import run_suite
-from promptprism.evaluation.store import Store, read_result, read_results
+from promptprism.evaluation.store import Store, read_failures, read_result, read_results
 from promptprism.evaluation.suites import Suite, fingerprint, keys, load_suite, named_suites
 
 QUICK = {"epochs": 2, "batch_size": 4, "lr": 0.002}
@@ -74,7 +74,7 @@ def test_learning_and_scoring_are_separate(tiny, data, tmp_path, monkeypatch):
     suite = make(data, methods={"cdc": METHODS["cdc"]})
     refused = run_suite(suite, tmp_path, tiny, stage="test")
     assert "run the suite with --stage train first" in refused.failures[0][1]
-    assert len(Store(tmp_path).failures()) == 2
+    assert len(read_failures(tmp_path)) == 2
     learned = run_suite(suite, tmp_path, tiny, stage="train")
     assert learned.ran == 2 and not learned.results and not list(tmp_path.glob("results/*.json"))
 
@@ -84,7 +84,7 @@ def test_learning_and_scoring_are_separate(tiny, data, tmp_path, monkeypatch):
     monkeypatch.setattr("promptprism.evaluation.protocols.train", never)
     monkeypatch.setattr(running, "learn", never)
     scored = run_suite(suite, tmp_path, tiny, stage="test")
-    assert scored.ran == 2 and len(scored.results) == 2 and not Store(tmp_path).failures()
+    assert scored.ran == 2 and len(scored.results) == 2 and not read_failures(tmp_path)
 
 
 def test_transfer_protocols_share_what_was_learned(tiny, data, tmp_path):
@@ -116,11 +116,11 @@ def test_a_failed_cell_is_recorded_and_the_rest_goes_on(tiny, data, tmp_path, mo
     outcome = run_suite(suite, tmp_path, tiny)
     assert [r.cell.method for r in outcome.results] == ["cdc"]
     assert outcome.failures[0][1] == "MemoryError('too large')"
-    assert [(cell.method, error) for _, cell, error in Store(tmp_path).failures()] == [
+    assert [(cell.method, error) for cell, error in read_failures(tmp_path)] == [
         ("maple", "MemoryError('too large')")
     ]
     monkeypatch.setattr(running, "learn", real)
-    assert run_suite(suite, tmp_path, tiny).ran == 1 and not Store(tmp_path).failures()
+    assert run_suite(suite, tmp_path, tiny).ran == 1 and not read_failures(tmp_path)
     gone = run_suite(make("mini/nothing", methods={"zero-shot": {}}), tmp_path, tiny)
     assert "no data 'mini/nothing'" in gone.failures[0][1]
 

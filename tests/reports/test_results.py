@@ -2,65 +2,12 @@ import csv
 from statistics import stdev
 
 import pytest
+from made_results import OPENAI, result, rows, two
 
 from promptprism.errors import PromptPrismError
-from promptprism.evaluation.calibration import Reliability
-from promptprism.evaluation.evaluate import Evaluation
 from promptprism.evaluation.metrics import harmonic_mean
-from promptprism.evaluation.protocols import PROTOCOLS
-from promptprism.evaluation.store import CellResult
-from promptprism.evaluation.suites import Cell
-from promptprism.methods import make_settings
-from promptprism.reports.results import make_table, render
-from promptprism.training.cost import BackboneFacts, Cost
-from promptprism.training.loop import TrainResult
-
-COST = Cost(seconds=1, peak_memory_mb=1, device="cpu", threads=1, versions={})
-MINI = BackboneFacts(name="mini", pretrained=None, fingerprint="f" * 16, precision="float32")
-OPENAI = BackboneFacts(name="ViT-B-16", pretrained="openai", fingerprint="e" * 16, precision="float32")
-
-
-def result(
-    method,
-    data,
-    seed,
-    accuracies,
-    protocol="base-to-new",
-    backbone=MINI,
-    collapsed=None,
-    shots=16,
-    **settings,
-):
-    cell = Cell(
-        protocol=protocol, method=method, settings=make_settings(method, **settings).model_dump(mode="json"),
-        data=data, shots=shots, seed=seed,
-    )  # fmt: skip
-    scores = {
-        part: Evaluation(
-            data=part, classes=2, images=10, metrics={"cls/accuracy": value}, class_accuracy={},
-            templates=(), reliability=Reliability(count=(), confidence=(), accuracy=()), risk_coverage={},
-            images_per_second=1.0, cost=COST,
-        )
-        for part, value in accuracies.items()
-    }  # fmt: skip
-    training = TrainResult(
-        seed=seed, images=1, trainable=1, steps=1, seconds_per_step=None, history=(), accuracy=None,
-        collapsed=collapsed, cost=COST,
-    )  # fmt: skip
-    return CellResult(
-        key=f"{method}{data}{seed}{shots}{settings}", learned="x", revision=None,
-        finished="now", cell=cell, phrase="{}",
-        backbone=backbone, fingerprints={}, training=training, scores=scores, images={},
-        summary=None if collapsed else PROTOCOLS[protocol].summary(accuracies),
-    )  # fmt: skip
-
-
-def two(base, new):
-    return {"base": base, "new": new}
-
-
-def rows(table):
-    return {(row[0], row[1]): row[2:] for row in table.rows}
+from promptprism.reports.render import render
+from promptprism.reports.report import make_table
 
 
 def test_base_to_new_is_averaged_as_the_field_does():
@@ -117,9 +64,9 @@ def test_rows_tell_settings_apart_and_published_figures_need_their_backbone():
 def test_transfer_and_few_shot():
     parts = {"source": 0.7, "imagenetv2": 0.6, "imagenet_sketch": 0.4, "imagenet_a": 0.5, "imagenet_r": 0.7}
     table = make_table([result("cdc", "imagenet", 1, parts, "cross-domain", OPENAI)], "cross-domain")
-    assert table.columns[2:] == (*parts, "average", "note")
-    assert rows(table)["imagenet", "cdc"][-2].mean == pytest.approx(0.55)
-    assert rows(table)["imagenet", "MaPLe (published)"][-2].mean == pytest.approx(0.60275)
+    assert table.columns[2:] == (*parts, "average", "gain", "note")
+    assert rows(table)["imagenet", "cdc"][-3].mean == pytest.approx(0.55)
+    assert rows(table)["imagenet", "MaPLe (published)"][-3].mean == pytest.approx(0.60275)
     few = [
         result("cdc", "a", s, {"test": 0.1 * n + 0.01 * s}, "few-shot", shots=n)
         for n in (1, 2)

@@ -123,16 +123,6 @@ class Store:
         """Record why a cell has no result; it is tried again by the next run."""
         self._note(key, "failed", cell, error)
 
-    def failures(self) -> list[tuple[str, Cell, str]]:
-        """Key, cell and error of every cell whose last attempt failed."""
-        with self._index() as index:
-            rows = index.execute("SELECT key, cell, error FROM cells WHERE state = 'failed'").fetchall()
-        return [
-            (key, Cell.model_validate_json(cell), error)
-            for key, cell, error in rows
-            if not self.result(key).exists()
-        ]
-
     def _note(self, key: str, state: str, cell: Cell, error: str | None) -> None:
         time = datetime.now(UTC).isoformat(timespec="seconds")
         with self._index() as index:
@@ -147,10 +137,35 @@ class Store:
             with closing(sqlite3.connect(path, timeout=60)) as index, index:
                 yield index
         except sqlite3.Error as error:
-            raise PromptPrismError(
-                f"cannot use '{path}' ({error}): free some space, or delete it; the results themselves are "
-                f"in '{self.folder / 'results'}'"
-            ) from error
+            raise PromptPrismError(_unusable(path, error)) from error
+
+
+def read_failures(folder: Path) -> list[tuple[Cell, str]]:
+    """Cell and error of every cell of a results folder whose last attempt failed; nothing is written.
+
+    Raises:
+        PromptPrismError: the index is damaged.
+    """
+    path = folder / "index.sqlite"
+    if not path.is_file():  # results that were copied or committed
+        return []
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as index:
+            rows = index.execute("SELECT key, cell, error FROM cells WHERE state = 'failed'").fetchall()
+    except sqlite3.Error as error:
+        raise PromptPrismError(_unusable(path, error)) from error
+    return [
+        (Cell.model_validate_json(cell), error)
+        for key, cell, error in rows
+        if not (folder / "results" / f"{key}.json").exists()
+    ]
+
+
+def _unusable(path: Path, error: sqlite3.Error) -> str:
+    return (
+        f"cannot use '{path}' ({error}): free some space, or delete it; the results themselves are in "
+        f"'{path.parent / 'results'}'"
+    )
 
 
 def read_result(path: Path) -> CellResult:
@@ -165,6 +180,11 @@ def read_result(path: Path) -> CellResult:
         raise PromptPrismError(f"cannot read result '{path}' ({error.strerror})") from error
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            raise PromptPrismError(
+                f"'{path}' is damaged or cut short ({first['msg']}): delete it, and the next run of its "
+                "suite makes it again from what was learned"
+            ) from error
         raise PromptPrismError(
             f"'{path}' is no result that this promptprism ({promptprism.__version__}) reads: "
             f"{'.'.join(map(str, first['loc']))}: {first['msg']}. Use the version that wrote it, or "

@@ -119,7 +119,11 @@ class Suite(_Frozen):
         )
 
     def cells(self) -> Iterator[Cell]:
-        """Yield the cells, data set by data set. What learns nothing runs with the first seed only.
+        """Yield the cells, data set by data set; see `grid`."""
+        return (cell for _, cell in self.grid())
+
+    def grid(self) -> Iterator[tuple[str, Cell]]:
+        """Yield row and cell, data set by data set. What learns nothing runs with the first seed only.
 
         Raises:
             PromptPrismError: an unknown method, or settings that it cannot have.
@@ -134,15 +138,18 @@ class Suite(_Frozen):
                 whole = make_settings(method, **settings)
                 for shots in self.shots if whole.epochs else self.shots[:1]:
                     for seed in self.seeds if whole.epochs else self.seeds[:1]:
-                        yield Cell(
-                            protocol=self.protocol,
-                            method=method,
-                            settings=whole.model_dump(mode="json"),
-                            data=data,
-                            targets=self.targets,
-                            shots=shots,
-                            seed=seed,
-                            allow_fewer=self.allow_fewer,
+                        yield (
+                            row,
+                            Cell(
+                                protocol=self.protocol,
+                                method=method,
+                                settings=whole.model_dump(mode="json"),
+                                data=data,
+                                targets=self.targets,
+                                shots=shots,
+                                seed=seed,
+                                allow_fewer=self.allow_fewer,
+                            ),
                         )
 
 

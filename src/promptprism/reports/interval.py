@@ -1,0 +1,82 @@
+"""Whether a difference is more than luck: a confidence interval over data sets and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from promptprism.evaluation.metrics import harmonic_mean
+from promptprism.reports.results import OURS, Run, Runs
+
+#: The baseline that CDC builds on.
+RIVAL = "maple"
+_DRAWS = 10_000
+#: With fewer data sets the bootstrap tells nothing.
+_FEWEST = 3
+
+Accuracies = NDArray[np.float64]
+
+
+def hm_interval(pairs: Mapping[str, Accuracies]) -> tuple[float, float, float]:
+    """Difference of two methods in HM, and its 95 % interval, by a paired bootstrap of two levels.
+
+    Each draw takes data sets with replacement, then seeds of each with replacement, both methods alike; its
+    figure is the difference of the HM of the averages. The draws are always the same.
+
+    Args:
+        pairs: by data set, accuracies [seeds, 2 methods, base and new].
+
+    Returns:
+        The difference and the 2.5 % and 97.5 % quantiles of the draws.
+    """
+    generator, count = np.random.default_rng(0), len(pairs)
+    means = np.stack([pair.mean(0) for pair in pairs.values()])  # [data sets, methods, parts]
+    averages = np.zeros((_DRAWS, *means.shape[1:]))
+    for _ in range(count):  # slot by slot: one data set of each draw, with seeds of its own
+        redrawn = np.stack(
+            [pair[generator.integers(len(pair), size=(_DRAWS, len(pair)))].mean(1) for pair in pairs.values()]
+        )
+        averages += redrawn[generator.integers(count, size=_DRAWS), np.arange(_DRAWS)] / count
+    low, high = np.quantile([_difference(average) for average in averages], (0.025, 0.975))
+    return _difference(means.mean(0)), float(low), float(high)
+
+
+def interval_notes(runs: Runs) -> list[str]:
+    """What to say of every row of CDC against every row of MaPLe."""
+    rivals = [row for row in runs.by_row if row.method == RIVAL]
+    notes = []
+    for row in runs.by_row:
+        for rival in rivals if row.method == OURS else ():
+            pairs: dict[str, Accuracies] = {}
+            for data in runs.datasets:
+                there = runs.at(data)
+                if row in there and rival in there:
+                    pair = _pair(there[row], there[rival])
+                    pairs |= {data: pair} if len(pair) else {}
+            if len(pairs) >= _FEWEST:
+                difference, low, high = (100 * value for value in hm_interval(pairs))
+                cells = sum(len(pair) for pair in pairs.values())
+                notes.append(
+                    f"{row.label} less {rival.label} in HM: {difference:+.2f}, 95 % interval {low:+.2f} to "
+                    f"{high:+.2f} (paired bootstrap over {len(pairs)} data sets and their seeds, {cells} "
+                    f"pairs, {_DRAWS:,} draws)"
+                )
+    return notes
+
+
+def _pair(run: Run, rival: Run) -> Accuracies:
+    """Accuracies [seeds, 2, 2] of the seeds that both have."""
+    seeds = [seed for seed in run.sound if seed in rival.sound]
+    found = [
+        [[one.sound[seed].scores[part].accuracy for part in ("base", "new")] for one in (run, rival)]
+        for seed in seeds
+    ]
+    return np.array(found, dtype=np.float64)
+
+
+def _difference(accuracies: Accuracies) -> float:
+    """HM of the first less that of the second, of [2, base and new]."""
+    (base, new), (rival_base, rival_new) = accuracies.tolist()
+    return harmonic_mean(base, new) - harmonic_mean(rival_base, rival_new)

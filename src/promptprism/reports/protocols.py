@@ -1,0 +1,218 @@
+"""The table of each protocol: mean and standard deviation over seeds, averages as the field computes them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from promptprism.evaluation.metrics import harmonic_mean
+from promptprism.evaluation.store import CellResult
+from promptprism.evaluation.suites import Suite
+from promptprism.reports.interval import interval_notes
+from promptprism.reports.results import Figure, ResultTable, Row, Run, Runs, Value, group, results_of
+
+PUBLISHED = Path(__file__).with_name("published.csv")
+#: Of the row that averages over data sets.
+AVERAGE = "average"
+
+Published = Mapping[str, Mapping[str, Mapping[str, float]]]
+Rows = list[tuple[Value, ...]]
+
+
+def protocol_table(
+    results: Iterable[CellResult], protocol: str, suite: Suite | None = None, per_seed: bool = False
+) -> ResultTable:
+    """Make the table of a protocol: rows of methods, and of published figures if the backbone is theirs.
+
+    Collapsed seeds are left out of every mean and marked; so are missing ones.
+
+    Args:
+        results: of any protocols.
+        protocol: a name of `PROTOCOLS`.
+        suite: see `group`.
+        per_seed: follow every row with those of its seeds, collapsed ones too.
+
+    Raises:
+        PromptPrismError: there are no such results.
+    """
+    chosen = results_of(results, protocol)
+    runs = group(chosen, suite)
+    published = read_published(protocol) if _as_published(chosen) else {}
+    make, said = _TABLES[protocol]
+    columns, rows = make(runs, published)
+    if per_seed:
+        rows = _with_seeds(rows, [make(runs.only(seed), {})[1] for seed in runs.seeds])
+    notes = ["accuracy in %, mean ± standard deviation over seeds", *said]
+    if versions := sorted({result.promptprism for result in chosen})[1:]:
+        notes.append(f"results of several versions of promptprism: also {', '.join(versions)}")
+    if published:
+        notes.append("published: figures of the methods' papers, same backbone, not re-run")
+    if protocol == "base-to-new":
+        notes += interval_notes(runs)
+    return ResultTable(columns, tuple(rows), tuple(notes))
+
+
+def base_new_hm(runs: Sequence[Run]) -> tuple[Figure, Figure, Figure]:
+    """Averages over data sets of base, new, and the HM of these averages.
+
+    The deviation is that of the averages over the seeds that all data sets have.
+    """
+    seeds = set.intersection(*(set(run.sound) for run in runs))
+
+    def average(part: str) -> tuple[float, list[float]]:
+        by_seed = [fmean(run.sound[seed].scores[part].accuracy for run in runs) for seed in sorted(seeds)]
+        return fmean(fmean(run.part(part)) for run in runs), by_seed
+
+    (base, bases), (new, news) = average("base"), average("new")
+    hms = [harmonic_mean(b, n) for b, n in zip(bases, news, strict=True)]
+    figures = (bases, base), (news, new), (hms, harmonic_mean(base, new))
+    first, second, third = (Figure.of(values, mean) for values, mean in figures)
+    assert first and second and third
+    return first, second, third
+
+
+def over_data(runs: Runs, row: Row, wanted: Sequence[str], shots: int | None = None) -> tuple[list[Run], str]:
+    """A row's runs on data sets that have sound seeds, and what a reader must know of their average."""
+    found = [runs.at(data, shots).get(row) for data in wanted]
+    there = [run for run in found if run and run.sound]
+    if len(wanted) == 1:
+        return there, found[0].mark if found[0] else "no results"
+    marks = [f"of {len(there)} of {len(wanted)} data sets"] if len(there) < len(wanted) else []
+    if any(run and run.mark for run in found):
+        marks.append("without the seeds marked below")
+    return there, "; ".join(marks)
+
+
+def gains(scored: Mapping[Row, Figure | None]) -> dict[Row, str]:
+    """What our rows gain over the best baseline re-run, in points."""
+    baselines = [figure.mean for row, figure in scored.items() if figure and not row.ours]
+    if not baselines:
+        return {}
+    ours = {row: figure for row, figure in scored.items() if figure and row.ours}
+    return {row: f"{100 * (figure.mean - max(baselines)):+.2f}" for row, figure in ours.items()}
+
+
+def averaged(datasets: Sequence[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """What rows are about: all data sets together if there are several, then each alone."""
+    every = ((AVERAGE, tuple(datasets)),) if len(datasets) > 1 else ()
+    return (*every, *((data, (data,)) for data in datasets))
+
+
+def _base_to_new(runs: Runs, published: Published) -> tuple[tuple[str, ...], Rows]:
+    rows: Rows = []
+    for data, wanted in averaged(runs.datasets):
+        scored: dict[Row, tuple[Figure, Figure, Figure] | None] = {}
+        marks: dict[Row, str] = {}
+        for row in runs.by_row:
+            there, marks[row] = over_data(runs, row, wanted)
+            scored[row] = base_new_hm(there) if there else None
+        # An average over fewer data sets is no rival, and has none.
+        fair = not any("data sets" in mark for mark in marks.values())
+        gain = gains({row: figures and figures[2] for row, figures in scored.items()}) if fair else {}
+        for row, figures in scored.items():
+            rows.append((data, row.label, *(figures or (None,) * 3), gain.get(row), marks[row] or None))
+        for method, by_name in published.items():
+            if all(name in by_name for name in wanted):
+                base, new = (fmean(by_name[name][part] for name in wanted) / 100 for part in ("base", "new"))
+                hm = Figure(harmonic_mean(base, new))
+                rows.append((data, f"{method} (published)", Figure(base), Figure(new), hm, None, None))
+    return ("data", "method", "base", "new", "HM", "gain", "note"), rows
+
+
+def _transfer(runs: Runs, published: Published) -> tuple[tuple[str, ...], Rows]:
+    every = [
+        part
+        for by_place in runs.by_row.values()
+        for run in by_place.values()
+        for result in (*run.sound.values(), *run.collapsed.values())
+        for part in result.scores
+    ]
+    parts = tuple(dict.fromkeys(every))
+    targets = [part for part in parts if part != "source"]
+    rows: Rows = []
+    for data in runs.datasets:
+        averages: dict[Row, Figure | None] = {}
+        lines = []
+        for row, run in runs.at(data).items():
+            figures = [Figure.of(run.part(part)) for part in parts]
+            whole = [r for r in run.sound.values() if r.scores.keys() >= set(targets)]
+            averages[row] = Figure.of([fmean(r.scores[t].accuracy for t in targets) for r in whole])
+            lines.append((row, figures, run.mark or None))
+        gain = gains(averages)
+        for row, figures, mark in lines:
+            rows.append((data, row.label, *figures, averages[row], gain.get(row), mark))
+    for method, by_name in published.items():
+        values = {part: accuracies["accuracy"] / 100 for part, accuracies in by_name.items()}
+        if targets and all(part in values for part in parts):
+            average = Figure(fmean(values[part] for part in targets))
+            line = [Figure(values[part]) for part in parts]
+            rows.append(("imagenet", f"{method} (published)", *line, average, None, None))
+    return ("source data", "method", *parts, AVERAGE, "gain", "note"), rows
+
+
+def _few_shot(runs: Runs, _: Published) -> tuple[tuple[str, ...], Rows]:
+    shots = sorted({number for by_place in runs.by_row.values() for _, number in by_place})
+    rows: Rows = []
+    for data, wanted in averaged(runs.datasets):
+        for row in runs.by_row:
+            found = {number: over_data(runs, row, wanted, number) for number in shots}
+            figures = [shot_average(there) if there else None for there, _ in found.values()]
+            marks = [f"{number} shots: {mark}" for number, (_, mark) in found.items() if mark]
+            rows.append((data, row.label, *figures, "; ".join(marks) or None))
+    return ("data", "method", *(f"{number} shots" for number in shots), "note"), rows
+
+
+def shot_average(runs: Sequence[Run]) -> Figure | None:
+    """Average accuracy over data sets; the deviation is over the seeds that all of them have."""
+    seeds = set.intersection(*(set(run.sound) for run in runs))
+    by_seed = [fmean(run.sound[seed].scores["test"].accuracy for run in runs) for seed in sorted(seeds)]
+    return Figure.of(by_seed, fmean(fmean(run.part("test")) for run in runs))
+
+
+_NOTES = {
+    "base-to-new": "HM: harmonic mean of the averages; gain: HM less that of the best baseline re-run",
+    "transfer": "average: of the targets; gain: average less that of the best baseline re-run",
+    "few-shot": "accuracy on all classes; what learns nothing needs no shots",
+}
+_Maker = Callable[[Runs, Published], tuple[tuple[str, ...], Rows]]
+_TABLES: dict[str, tuple[_Maker, tuple[str, ...]]] = {
+    "base-to-new": (_base_to_new, (_NOTES["base-to-new"],)),
+    "cross-dataset": (_transfer, (_NOTES["transfer"],)),
+    "cross-domain": (_transfer, (_NOTES["transfer"],)),
+    "few-shot": (_few_shot, (_NOTES["few-shot"],)),
+}
+
+
+def _with_seeds(rows: Rows, by_seed: Sequence[Rows]) -> Rows:
+    """Put the rows of each seed below the row that they belong to."""
+    mixed: Rows = []
+    for row in rows:
+        mixed.append(row)
+        for others in by_seed:
+            start = f"{row[1]}, seed "
+            mixed += [other for other in others if other[0] == row[0] and str(other[1]).startswith(start)]
+    return mixed
+
+
+def _as_published(results: Sequence[CellResult]) -> bool:
+    return all(
+        result.backbone.name in ("ViT-B-16", "ViT-B-16-quickgelu")
+        and result.backbone.pretrained == "openai"
+        and result.cell.shots == 16
+        for result in results
+    )
+
+
+def read_published(protocol: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Published accuracies in %: by method, then data set and part (base-to-new) or part alone."""
+    lines = [line for line in PUBLISHED.read_text().splitlines() if not line.startswith("#")]
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row in csv.DictReader(lines):
+        if row["protocol"] == protocol:
+            outer, inner = (
+                (row["data"], row["part"]) if protocol == "base-to-new" else (row["part"], "accuracy")
+            )
+            found.setdefault(row["method"], {}).setdefault(outer, {})[inner] = float(row["accuracy"])
+    return found

@@ -1,0 +1,63 @@
+"""Every table by name, and every format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from promptprism.errors import PromptPrismError
+from promptprism.evaluation.protocols import PROTOCOLS
+from promptprism.evaluation.store import CellResult
+from promptprism.evaluation.suites import Suite
+from promptprism.reports import render
+from promptprism.reports.html import render_html
+from promptprism.reports.plots import PLOT_OF, make_plot, to_svg
+from promptprism.reports.protocols import protocol_table
+from promptprism.reports.results import ResultTable
+from promptprism.reports.settings import semantics_table, settings_table
+
+FORMATS = (*render.FORMATS, "html")
+_Maker = Callable[[Sequence[CellResult], Suite | None], ResultTable]
+_OTHERS: dict[str, _Maker] = {
+    "per-semantic": semantics_table,
+    # The paper has a table of each; here one that shows whichever settings differ.
+    **dict.fromkeys(("settings", "ablation", "templates", "augmentation"), settings_table),
+}
+TABLES = (*PROTOCOLS, *_OTHERS)
+
+
+def make_table(
+    results: Sequence[CellResult], name: str, suite: Suite | None = None, per_seed: bool = False
+) -> ResultTable:
+    """Make a table by name.
+
+    Args:
+        results: to make it of.
+        name: one of `TABLES`.
+        suite: take its cells only, and call the rows as it does.
+        per_seed: show the rows of each seed too; tables of protocols only.
+
+    Raises:
+        PromptPrismError: no such table, or no results for it.
+    """
+    if name in PROTOCOLS:
+        return protocol_table(results, name, suite, per_seed)
+    if name not in _OTHERS:
+        raise PromptPrismError(f"unknown table '{name}': choose one of {', '.join(TABLES)}")
+    if per_seed:
+        raise PromptPrismError(f"table '{name}' has no rows per seed: those of protocols have")
+    return _OTHERS[name](results, suite)
+
+
+def write_table(
+    table: ResultTable, name: str, form: str, results: Sequence[CellResult], suite: Suite | None = None
+) -> str:
+    """Write a table in a format; a page shows the plot of the protocol too, and what it was made of.
+
+    Raises:
+        PromptPrismError: no such format.
+    """
+    if form != "html":
+        return render.render(table, form)
+    plots = [to_svg(make_plot(results, PLOT_OF[name], suite))] if name in PLOT_OF else []
+    used = [result for result in results if result.cell.protocol == name] or results
+    return render_html(table, f"{name}: {len(used)} results", plots, used)

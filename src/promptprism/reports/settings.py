@@ -1,0 +1,125 @@
+"""Tables about one method: what its settings are worth and cost, and what each of its templates knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from statistics import fmean
+
+from promptprism.errors import PromptPrismError
+from promptprism.evaluation.protocols import PROTOCOLS
+from promptprism.evaluation.store import CellResult
+from promptprism.evaluation.suites import Suite
+from promptprism.reports.protocols import averaged, base_new_hm, over_data
+from promptprism.reports.results import Figure, ResultTable, Run, Value, group, results_of
+
+
+def settings_table(results: Iterable[CellResult], suite: Suite | None = None) -> ResultTable:
+    """Accuracy, learned numbers and cost of every row, with a column for each setting that differs.
+
+    Of base-to-new, over all data sets together; `protocol_table` tells them apart.
+
+    Raises:
+        PromptPrismError: there are no results of base-to-new.
+    """
+    runs = group(results_of(results, "base-to-new"), suite)
+    every = {
+        row: [r for run in by_place.values() for r in (*run.sound.values(), *run.collapsed.values())]
+        for row, by_place in runs.by_row.items()
+    }
+    settings = {row: found[0].cell.settings for row, found in every.items()}
+    names = dict.fromkeys(name for own in settings.values() for name in own)
+    differing = [n for n in names if len({repr(own.get(n)) for own in settings.values()}) > 1]
+    data, wanted = averaged(runs.datasets)[0]
+    rows: list[tuple[Value, ...]] = []
+    for row in runs.by_row:
+        there, mark = over_data(runs, row, wanted)
+        sound = [result for run in there for result in run.sound.values()]
+        steps = [r.training.seconds_per_step for r in sound if r.training.seconds_per_step is not None]
+        rows.append(
+            (
+                data,
+                row.label if suite else row.method,
+                *(_plain(settings[row].get(name)) for name in differing),
+                *(base_new_hm(there) if there else (None,) * 3),
+                max((result.training.trainable for result in sound), default=None),
+                fmean(steps) if steps else None,
+                fmean(s.images_per_second for r in sound for s in r.scores.values()) if sound else None,
+                max((result.training.cost.peak_memory_mb for result in sound), default=None),
+                mark or None,
+            )
+        )
+    costs = [result.training.cost for found in every.values() for result in found]
+    devices = sorted({f"{cost.device}, {cost.threads} threads" for cost in costs})
+    return ResultTable(
+        (
+            "data", "method", *differing, "base", "new", "HM", "learned numbers", "s per step", "images/s",
+            "peak MiB", "note",
+        ),
+        tuple(rows),
+        (
+            "accuracy in %, mean ± standard deviation over seeds; HM: harmonic mean of the averages",
+            "cost: mean training step, test images per second (reading included), peak of the process; on "
+            + "; ".join(devices),
+        ),
+    )  # fmt: skip
+
+
+def semantics_table(results: Iterable[CellResult], suite: Suite | None = None) -> ResultTable:
+    """Accuracy of each template alone, S1 to SM, against that of all together, on every part.
+
+    Of base-to-new, or of the first protocol there is.
+
+    Raises:
+        PromptPrismError: no result has several templates.
+    """
+    several = [r for r in results if any(len(score.template_accuracy) > 1 for score in r.scores.values())]
+    if not several:
+        raise PromptPrismError(
+            "no result has several templates: the table needs those of cdc, with templates of 2 or more"
+        )
+    protocol = next(name for name in PROTOCOLS if any(r.cell.protocol == name for r in several))
+    runs = group(results_of(several, protocol), suite)
+    count = max(len(score.template_accuracy) for r in several for score in r.scores.values())
+    rows: list[tuple[Value, ...]] = []
+    for data, wanted in averaged(runs.datasets):
+        for row in runs.by_row:
+            there, mark = over_data(runs, row, wanted)
+            for part in dict.fromkeys(p for run in there for r in run.sound.values() for p in r.scores):
+                templates = [_template(there, part, number) for number in range(count)]
+                fused = _over(there, [run.part(part) for run in there])
+                best = max((figure.mean for figure in templates if figure), default=0.0)
+                gain = f"{100 * (fused.mean - best):+.2f}" if fused else None
+                rows.append((data, row.label, part, *templates, fused, gain, mark or None))
+    return ResultTable(
+        ("data", "method", "part", *(f"S{i + 1}" for i in range(count)), "fused", "less best S", "note"),
+        tuple(rows),
+        (
+            f"accuracy in % of protocol {protocol}, mean ± standard deviation over seeds",
+            "S1 to SM: each template's own prediction; less best S: fused less the best of them, which is "
+            "known only afterwards",
+        ),
+    )
+
+
+def _template(runs: list[Run], part: str, number: int) -> Figure | None:
+    values = [
+        [r.scores[part].template_accuracy[number] for r in run.sound.values() if part in r.scores
+         and len(r.scores[part].template_accuracy) > number]
+        for run in runs
+    ]  # fmt: skip
+    return _over(runs, values)
+
+
+def _over(runs: list[Run], values: list[list[float]]) -> Figure | None:
+    """Mean over data sets of the means over seeds; the deviation is given where the seeds are the same."""
+    if not all(values) or not values:
+        return None
+    same = len({tuple(run.sound) for run in runs}) == 1 and len({len(own) for own in values}) == 1
+    by_seed = [fmean(column) for column in zip(*values, strict=True)] if same else []
+    return Figure.of(by_seed, fmean(map(fmean, values)))
+
+
+def _plain(value: object) -> str | int | float | None:
+    return (
+        value if isinstance(value, int | float | str | None) and not isinstance(value, bool) else str(value)
+    )

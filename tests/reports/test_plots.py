@@ -1,0 +1,51 @@
+import pytest
+from made_results import result, two
+
+from promptprism.errors import PromptPrismError
+from promptprism.reports.drawing import save_figure
+from promptprism.reports.plots import make_plot, to_svg
+
+BASE_NEW = [
+    result(method, data, seed, two(0.6 + 0.05 * place, 0.5 + 0.01 * seed))
+    for place, method in enumerate(("zero-shot", "maple", "cdc")) for data in "ab" for seed in (1, 2)
+    if method != "zero-shot" or seed == 1
+]  # fmt: skip
+
+
+def test_base_new_scatter(tmp_path):
+    drawing = make_plot(BASE_NEW, "base-new")
+    (axes,) = drawing.axes
+    points = {
+        container.get_label(): (float(line.get_xdata()[0]), float(line.get_ydata()[0]))
+        for container in axes.containers
+        for line in container.lines[:1]
+    }
+    assert points["maple: HM 57.5"] == pytest.approx((65, 51.5))
+    assert points["cdc: HM 59.3"] == pytest.approx((70, 51.5))
+    assert to_svg(drawing) == to_svg(make_plot(BASE_NEW, "base-new"))
+    for ending, start in (("svg", b"<?xml"), ("png", b"\x89PNG"), ("pdf", b"%PDF")):
+        save_figure(drawing, tmp_path / f"x.{ending}")
+        assert (tmp_path / f"x.{ending}").read_bytes().startswith(start)
+
+
+def test_shots_curve():
+    results = [
+        result("cdc", data, seed, {"test": 0.5 + n / 100 + seed / 100}, "few-shot", shots=n)
+        for n in (1, 4, 16) for data in "ab" for seed in (1, 2)
+    ]  # fmt: skip
+    results.append(result("maple", "a", 1, {"test": 0.6}, "few-shot", shots=1))
+    results += [result("zero-shot", data, 1, {"test": 0.4}, "few-shot", shots=1) for data in "ab"]
+    average, first, _ = make_plot(results, "shots").axes
+    (curve,) = average.containers  # maple has not every data set: no point in the average
+    assert list(curve.lines[0].get_xdata()) == [1, 4, 16]
+    assert list(curve.lines[0].get_ydata()) == pytest.approx([52.5, 55.5, 67.5])
+    assert len(first.containers) == 2 and "average of 2" in average.get_title("left")
+    level = [line for line in average.lines if line.get_linestyle() == "--"]
+    assert [float(line.get_ydata()[0]) for line in level] == pytest.approx([40])
+
+
+def test_unknown_or_empty():
+    with pytest.raises(PromptPrismError, match="unknown plot 'x': choose one of base-new, shots"):
+        make_plot(BASE_NEW, "x")
+    with pytest.raises(PromptPrismError, match="no results of protocol 'few-shot'"):
+        make_plot(BASE_NEW, "shots")
