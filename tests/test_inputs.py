@@ -38,6 +38,15 @@ def test_paths_alone_in_a_list_or_in_an_array():
     assert as_sources([]) == []
 
 
+def test_several_images_in_whatever_can_be_gone_through(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.png").touch()
+    assert sorted(as_sources(tmp_path.glob("*.png"))) == [tmp_path / "a.png", tmp_path / "b.png"]
+    assert as_sources({"a.png": 1, "b.png": 2}.keys()) == ["a.png", "b.png"]
+    with pytest.raises(PromptPrismError, match="cannot take an image from bytes"):
+        load_image(*as_sources(b"\xff\xd8"))
+
+
 def test_a_tensor_that_is_no_image_is_named():
     with pytest.raises(PromptPrismError, match=r"\(3, 4, 4\).*float32.*uint8"):
         as_sources(torch.zeros(3, 4, 4))
@@ -51,6 +60,8 @@ def test_labels_are_names_or_indices():
         assert [r.label for r in label_images(images, labels, ["x", "y"]).train] == [1, 0, 1]
     ordered = label_images(images, np.array(["cat", "ant", "cat"]), ["cat", "bee", "ant"])
     assert [r.label for r in ordered.train] == [0, 2, 0]
+    for label in ("cat", 1, np.int64(1), torch.tensor(1)):
+        assert label_images(ARRAY, label, ["ant", "cat"]).train[0].label == 1
 
 
 @pytest.mark.parametrize(
@@ -59,6 +70,7 @@ def test_labels_are_names_or_indices():
         (["a", "b"], None, "3 images but 2 labels"),
         ([0, 1, 0], None, "give class_names"),
         (["a", "b", "c"], ["a", "b"], "label 'c' is none of the 2 class names"),
+        (["a", "b", "c"], "abc", "must be a list of at least one name, got 'abc'"),
         ([0, 1, 2], ["a", "b"], "label 2 "),
         ([0, "b", 0], ["a", "b"], "all class names or all indices"),
     ],

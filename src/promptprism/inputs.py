@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,17 @@ from torch import Tensor
 from promptprism.data.images import ImageSource
 from promptprism.data.records import Dataset, Record
 from promptprism.errors import PromptPrismError
+from promptprism.methods.names import check_class_names
 
-Images = ImageSource | Tensor | Sequence[ImageSource | Tensor]
-Labels = Sequence[str] | Sequence[int] | NDArray[Any] | Tensor
+Images = ImageSource | Tensor | Iterable[ImageSource | Tensor]
+Labels = str | int | Iterable[str] | Iterable[int] | NDArray[Any] | Tensor
 
 
 def as_sources(images: Any) -> list[ImageSource]:
     """Make a list of what `load_image` takes from one image or several.
 
-    An array of 4 axes is a batch [B, H, W, 3]; tensors are uint8 [3, H, W] or [B, 3, H, W], as torchvision
-    has them.
+    Several may come in anything that can be gone through, such as `Path.glob`. An array of 4 axes is a batch
+    [B, H, W, 3]; tensors are uint8 [3, H, W] or [B, 3, H, W], as torchvision has them.
 
     Raises:
         PromptPrismError: a tensor is no image.
@@ -34,7 +35,10 @@ def as_sources(images: Any) -> list[ImageSource]:
                 "[3, H, W] or [B, 3, H, W]"
             )
         images = images.detach().cpu().movedim(-3, -1).numpy()
-    several = images.ndim in (1, 4) if isinstance(images, np.ndarray) else isinstance(images, list | tuple)
+    if isinstance(images, np.ndarray):
+        several = images.ndim in (1, 4)
+    else:
+        several = isinstance(images, Iterable) and not isinstance(images, str | bytes)
     return [source for image in images for source in as_sources(image)] if several else [images]
 
 
@@ -47,27 +51,30 @@ def label_images(images: Any, labels: Any, class_names: Sequence[str] | None = N
         class_names: the label space; None takes the sorted labels.
 
     Raises:
-        PromptPrismError: not one label for each image, a label outside of the label space, or indices without
-            class names.
+        PromptPrismError: unusable class names, not one label for each image, a label outside of the label
+            space, or indices without class names.
     """
     sources = as_sources(images)
-    values: list[Any] = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else list(labels)
+    given = None if class_names is None else check_class_names(class_names)
+    if isinstance(labels, Tensor | np.ndarray | np.generic):
+        labels = labels.tolist()
+    values: list[Any] = [labels] if isinstance(labels, str | int) else list(labels)
     if len(values) != len(sources):
         raise PromptPrismError(f"there are {len(sources)} images but {len(values)} labels: give one for each")
     if all(isinstance(value, str) for value in values):
-        names = tuple(sorted(set(values))) if class_names is None else tuple(class_names)
+        names = tuple(sorted(set(values))) if given is None else given
         unknown = sorted(set(values) - set(names))
         if unknown:
             raise PromptPrismError(
                 f"label {unknown[0]!r} is none of the {len(names)} class names: add it to them"
             )
         values = [names.index(value) for value in values]
-    elif class_names is None:
+    elif given is None:
         raise PromptPrismError(
             "labels are indices: give class_names too, for a CLIP reads the names of the classes"
         )
     elif not all(isinstance(value, int | np.integer) for value in values):
         raise PromptPrismError("labels must be all class names or all indices into class_names")
     else:
-        names = tuple(class_names)
+        names = given
     return Dataset("given images", names, train=tuple(map(Record, sources, map(int, values))))
