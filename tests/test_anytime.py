@@ -2,10 +2,12 @@ import math
 
 import pytest
 import torch
+from toys import colours
 
 from promptprism import PromptPrism
-from promptprism.anytime import early_opinions, settled
+from promptprism.anytime import early_opinions, fused_so_far, lead, patience_for, templates_needed
 from promptprism.errors import PromptPrismError
+from promptprism.evidence import Opinion
 from promptprism.methods import build_method
 
 pytestmark = pytest.mark.filterwarnings("ignore:the run collapsed")  # random weights see little
@@ -21,12 +23,10 @@ def pixels(images=6):
     return torch.randn(1, images, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-def test_settled_when_the_lead_outweighs_what_is_to_come():
+def test_lead_is_the_distance_of_the_best_two_weights():
     weight = torch.tensor([[3.0, 1.0, 0.5], [2.0, 1.75, 0.0], [1.0, 1.0, 0.0]])
-    assert settled(weight, 2, 0.9).tolist() == [True, False, False]  # leads 2, 0.25, 0 against 1.8
-    assert settled(weight, 2, 1.0).tolist() == [False, False, False]
-    assert settled(weight, 1, 0.2).tolist() == [True, True, False]
-    assert settled(weight, 0, math.inf).all() and not settled(weight, 1, math.inf).any()
+    assert lead(Opinion(weight)).tolist() == [2.0, 0.25, 0.0]
+    assert lead(Opinion(weight[:, :1])).tolist() == [math.inf] * 3  # one class is never overtaken
 
 
 def test_never_stopped_is_the_full_fusion(method):
@@ -37,7 +37,7 @@ def test_never_stopped_is_the_full_fusion(method):
     assert early.templates_used.tolist() == [3] * 6
 
 
-def test_no_margin_is_the_first_template(method):
+def test_no_patience_is_the_first_template(method):
     with torch.no_grad():
         first = method.opinions(method(pixels()))[0][0]
     early = early_opinions(method, pixels(), method.text_features(), 0.0)
@@ -45,26 +45,56 @@ def test_no_margin_is_the_first_template(method):
     assert early.templates_used.tolist() == [1] * 6
 
 
-def test_each_image_stops_by_itself_at_the_sum_of_what_it_asked(method):
-    text = method.text_features()
+@pytest.mark.parametrize("fusion", ["dempster", "averaging"])
+@pytest.mark.parametrize("vision_from", [0, 1])
+def test_each_image_stops_by_itself_as_a_replay_says(tiny, fusion, vision_from):
+    method = build_method("cdc", tiny, NAMES, templates=3, fusion=fusion, vision_from=vision_from, seed=2)
     with torch.no_grad():
-        weights = method.opinions(method(pixels()))[0].weight
-    lead = weights[0].topk(2).values
-    margin = float((lead[:, 0] - lead[:, 1]).median()) / 2
-    early = early_opinions(method, pixels(), text, margin)
-    assert early.templates_used.min() == 1 < early.templates_used.max()
-    for image, used in enumerate(early.templates_used.tolist()):
-        torch.testing.assert_close(
-            early.fused.weight[image], weights[:used, image].sum(0), atol=1e-5, rtol=1e-5
-        )
+        opinions = method.opinions(method(pixels()))[0]
+    so_far = fused_so_far(opinions, fusion)
+    torch.testing.assert_close(so_far.weight[-1], opinions.fuse(fusion).weight)
+    patience = float(lead(so_far)[0].sort().values[2:4].mean())  # three images stop at once
+    early = early_opinions(method, pixels(), method.text_features(), patience)
+    used = early.templates_used
+    assert used.equal(templates_needed(so_far, patience)) and (used == 1).sum() == 3 and used.max() > 1
+    for image, count in enumerate(used.tolist()):
+        expected = so_far.weight[count - 1, image]
+        torch.testing.assert_close(early.fused.weight[image], expected, atol=1e-5, rtol=1e-5)
+        assert count == 3 or lead(Opinion(expected)) > patience
+        assert all(lead(Opinion(so_far.weight[m, image])) <= patience for m in range(count - 1))
 
 
-def test_the_prediction_stands_if_no_template_turns_by_more_than_the_margin(method):
+def test_the_prediction_stands_if_what_is_to_come_turns_by_less(tiny):
+    method = build_method("cdc", tiny, NAMES, templates=3, fusion="dempster", seed=2)
     with torch.no_grad():
         opinions, fused = method.opinions(method(pixels()))
-    margin = float((opinions.weight.amax(-1) - opinions.weight.amin(-1)).max())
-    early = early_opinions(method, pixels(), method.text_features(), margin)
+    spread = opinions.weight.amax(-1) - opinions.weight.amin(-1)
+    patience = float(spread[1:].sum(0).max())
+    early = early_opinions(method, pixels(), method.text_features(), patience)
     assert early.fused.prediction.equal(fused.prediction)
+
+
+def by_hand(leads):
+    """Opinions over 2 classes whose leads after each template are as given, [M, B]."""
+    weight = torch.tensor(leads).diff(dim=0, prepend=torch.zeros(1, len(leads[0])))
+    return fused_so_far(Opinion(torch.stack([weight.clamp(min=0), (-weight).clamp(min=0)], dim=-1)))
+
+
+def test_templates_needed_and_the_patience_for_a_budget():
+    so_far = by_hand([[1.0, 2.0, 3.0, 4.0], [2.0, 1.0, 6.0, 8.0], [3.0, 3.0, 9.0, 12.0]])
+    assert templates_needed(so_far, 0.0).tolist() == [1, 1, 1, 1]
+    assert templates_needed(so_far, 1.0).tolist() == [2, 1, 1, 1]
+    assert templates_needed(so_far, 2.0).tolist() == [3, 3, 1, 1]
+    assert templates_needed(so_far, 7.0).tolist() == [3, 3, 3, 2]
+    assert templates_needed(so_far, math.inf).tolist() == [3, 3, 3, 3]
+    for budget in (1.0, 1.25, 1.6, 2.0, 2.5, 2.75, 2.9):
+        patience = patience_for(so_far, budget)
+        used = [float(templates_needed(so_far, p).double().mean()) for p in (patience, patience + 2.001)]
+        assert used[0] <= budget < used[1]
+    assert patience_for(so_far, 3.0) == math.inf
+    assert patience_for(by_hand([[1.0, 2.0]]), 1.0) == math.inf  # a single template
+    with pytest.raises(PromptPrismError, match="every image takes at least 1"):
+        patience_for(so_far, 0.5)
 
 
 def test_only_opinions_can_be_stopped_at(tiny, method):
@@ -77,13 +107,21 @@ def test_only_opinions_can_be_stopped_at(tiny, method):
 
 
 def test_estimator_asks_for_images_in_their_order(tiny):
-    from toys import colours
-
     data = colours()
     model = PromptPrism(backbone=tiny, templates=2, epochs=1).fit(data)
-    images = [record.source for record in data.test]
+    images, labels = [record.source for record in data.test], [record.label for record in data.test]
     full, early = model.opinions(images).fused, model.early_opinions(images, math.inf)
     torch.testing.assert_close(early.fused.weight, full.weight, atol=1e-5, rtol=1e-5)
     assert early.templates_used.tolist() == [2] * len(images)
+    assert list(model.predict(images, patience=math.inf)) == list(model.predict(images))
+    patience = model.patience_for(images, 1.5)
+    early = model.early_opinions(images, patience)
+    assert 1.25 <= early.templates_used.double().mean() <= 1.5
+    assert list(model.predict(images, patience)) == list(model.classes_[early.fused.prediction])
+    score = model.score_early(images, labels, patience=patience)
+    assert score.templates_used == early.templates_used.double().mean()
+    assert score.accuracy == (early.fused.prediction == torch.tensor(labels)).double().mean()
     with pytest.raises(PromptPrismError, match="there is no image to look at"):
         model.early_opinions([], 1.0)
+    with pytest.raises(PromptPrismError, match="'coop' has no opinions to stop at"):
+        PromptPrism("coop", tiny, epochs=1).fit(data).patience_for(images, 2.0)

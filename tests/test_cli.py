@@ -16,7 +16,7 @@ from promptprism.methods import Cdc
 from promptprism.training import loop
 
 DOCUMENTED = Path(__file__).parents[1] / "docs" / "reference" / "cli-json.md"
-QUICK = [x for pair in ("epochs=4", "lr=0.002", "depth=2", "templates=2") for x in ("--set", pair)]
+QUICK = [x for pair in ("epochs=4", "lr=0.008", "depth=2", "templates=2") for x in ("--set", pair)]
 HEAD = {"schema", "schema_version", "promptprism"}
 
 
@@ -124,7 +124,7 @@ def test_predict(fitted, data):
     assert content.keys() == documented("predict") | HEAD
     assert [row["image"] for row in content["predictions"]] == list(map(str, images))
     for row in content["predictions"]:
-        assert row.keys() == documented("predict", 1)
+        assert row.keys() == documented("predict", 1) - {"templates_used"}
         assert row["probability"] == pytest.approx(row["belief"] + row["uncertainty"] / 4, rel=1e-5)
         assert row["top"][0] == {"class": row["class"], "probability": row["probability"]}
         assert len(row["top"]) == 4 and len(row["templates"]) == 2
@@ -135,6 +135,35 @@ def test_predict(fitted, data):
     assert plain == [{k: v for k, v in row.items() if k != "templates"} for row in content["predictions"]]
     output = run("predict", fitted[0], *images, "--templates").output
     assert "uncertainty" in output and output.count(" S2 ") == 2
+
+
+def test_stopping_early(fitted, data):
+    images = [data / "test" / "red" / "5.png", data / "test" / "blue" / "5.png"]
+    content = json.loads(run("predict", fitted[0], *images, "--patience", 0, "--json", "-").stdout)
+    rows = content["predictions"]
+    assert all(row.keys() == documented("predict", 1) - {"templates"} for row in rows)
+    assert [row["templates_used"] for row in rows] == [1, 1]
+    assert "1.00 templates per image" in run("predict", fitted[0], *images, "--patience", 0).output
+    both = run("predict", fitted[0], *images, "--patience", 1, "--templates", code=2)
+    assert "with a patience not all templates are asked" in both.stderr
+
+    def evaluated(*options):
+        content = json.loads(run("evaluate", fitted[0], data, *options, "--json", "-").stdout)
+        return content["early"], content["accuracy"]
+
+    early, _ = evaluated("--budget", 1.5)
+    fields = {"budget", "patience", "accuracy", "templates_used", "images_per_second"}
+    assert early.keys() == fields and early["budget"] == 1.5 and 1 <= early["templates_used"] <= 2
+    again, _ = evaluated("--patience", early["patience"])
+    assert again["templates_used"] == early["templates_used"] and again["budget"] is None
+    never, accuracy = evaluated("--budget", 2)
+    assert never["patience"] is None and never["accuracy"] == accuracy
+    output = run("evaluate", fitted[0], data, "--patience", 0).output
+    assert re.search(r"templates used +1\.00 per image", output)
+    refused = run("evaluate", fitted[0], data, "--patience", 1, "--budget", 1, code=2)
+    assert "a budget finds its patience itself" in refused.stderr
+    refused = run("evaluate", fitted[0], data / "test", "--budget", 1, code=2)
+    assert "has only images to score on, and a budget needs others" in refused.stderr
 
 
 def test_predict_without_opinions(data, tmp_path):

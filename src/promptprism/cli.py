@@ -67,6 +67,14 @@ Pretrained = Annotated[
 ]
 Precision = Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the matrix products.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Patience = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Ask one template after the other and stop when the leading class is this far ahead, in nats.",
+        show_default=False,
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of the draw of images, start values, order and views.")]
 
 
@@ -158,6 +166,7 @@ def predict(
     templates: Annotated[
         bool, typer.Option("--templates", help="Show the opinion of each template.")
     ] = False,
+    patience: Patience = None,
     pretrained: Pretrained = None,
     device: Device = "auto",
     json_file: Json = None,
@@ -169,8 +178,10 @@ def predict(
     from promptprism.reports.rows import prediction_rows
 
     model = load_model(adapter, pretrained=pretrained, device=device)
-    rows = prediction_rows(model, images, [str(image) for image in images], templates)
+    rows = prediction_rows(model, images, [str(image) for image in images], templates, patience)
     output.show(tables.predictions(rows))
+    if patience is not None:
+        output.show(f"{sum(row['templates_used'] for row in rows) / len(rows):.2f} templates per image")
     output.write(adapter=str(adapter), method=model.method, classes=len(model.classes_), predictions=rows)
 
 
@@ -181,6 +192,15 @@ def evaluate(
     data_classes: Annotated[
         bool, typer.Option("--data-classes", help="Score among the classes of DATA, also such never trained.")
     ] = False,
+    patience: Patience = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            help="Templates per image on average: finds the patience on validation (else training) images.",
+            show_default=False,
+        ),
+    ] = None,
     root: Root = None,
     pretrained: Pretrained = None,
     device: Device = "auto",
@@ -190,6 +210,7 @@ def evaluate(
     output = Output("evaluate", json_file)
     from promptprism.estimator import load_model
     from promptprism.reports import tables
+    from promptprism.reports.rows import early_facts, early_row
 
     dataset = _load(data, output, root)
     model = load_model(adapter, pretrained=pretrained, device=device)
@@ -198,6 +219,9 @@ def evaluate(
         output.warn("no test split: images that were learned from are scored too, which flatters")
     if data_classes:
         model = model.with_classes(dataset.class_names)
+    early = None
+    if patience is not None or budget is not None:
+        early = early_row(model, dataset, patience, budget)
     result = model.evaluate(dataset)
     content = result.model_dump(mode="json")
     output.show(
@@ -205,11 +229,14 @@ def evaluate(
         f"{result.images_per_second:.0f} images/s",
         tables.evaluation(content),
     )
+    if early is not None:
+        output.show(tables.facts("stopping early", early_facts(early)))
     output.write(
         adapter=str(adapter),
         method=model.method,
         split="test" if dataset.test else "all",
         accuracy=result.accuracy,
+        early=early,
         **content,
     )
 

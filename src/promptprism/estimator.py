@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from promptprism.adapter import Card, DataSummary, load_adapter, save_adapter
-from promptprism.anytime import EarlyOpinions
+from promptprism.anytime import EarlyOpinions, check_early, fused_so_far, patience_for
 from promptprism.backbones import Backbone, load_backbone
 from promptprism.backbones.backbone import Precision
 from promptprism.data.images import ImageSource
@@ -47,6 +48,20 @@ class Opinions(NamedTuple):
 
     fused: Opinion
     templates: Opinion
+
+
+class EarlyScore(NamedTuple):
+    """What stopping early is worth.
+
+    Attributes:
+        accuracy: of the predictions.
+        templates_used: per image, on average.
+        images_per_second: reading the images included.
+    """
+
+    accuracy: float
+    templates_used: float
+    images_per_second: float
 
 
 class PromptPrism:
@@ -161,9 +176,12 @@ class PromptPrism:
         self._set_fitted(method, training, data if records else None)
         return self
 
-    def predict(self, images: Images) -> NDArray[np.str_]:
-        """Name the class of each image, [B]."""
-        best = self.predict_proba(images).argmax(-1)
+    def predict(self, images: Images, patience: float | None = None) -> NDArray[np.str_]:
+        """Name the class of each image, [B]; with a patience by `early_opinions`, else by all templates."""
+        if patience is None:
+            best = self.predict_proba(images).argmax(-1)
+        else:
+            best = self.early_opinions(images, patience).fused.prediction.numpy()
         names: NDArray[np.str_] = self.classes_[best]
         return names
 
@@ -184,22 +202,35 @@ class PromptPrism:
             templates=Opinion(torch.cat([templates.weight.cpu() for templates, _ in batches], dim=1)),
         )
 
-    def early_opinions(self, images: Images, margin: float) -> EarlyOpinions:
+    def early_opinions(self, images: Images, patience: float) -> EarlyOpinions:
         """Fused opinions that ask no more templates than each image takes; see `promptprism.anytime`.
 
         Args:
             images: as for `predict`.
-            margin: how far, in nats per template still to come, the leading class must be ahead. More is
+            patience: how far, in nats, the leading class must be ahead for an image to be settled. More is
                 slower and nearer to `opinions`; infinity is `opinions`.
 
         Raises:
-            PromptPrismError: the method has no opinions, or the margin is negative.
+            PromptPrismError: the method has no opinions, or the patience is negative.
         """
-        batches = list(self._predictor.early_opinions(self._sources(images), margin))
+        batches = list(self._predictor.early_opinions(self._sources(images), patience))
         return EarlyOpinions(
             fused=Opinion(torch.cat([batch.fused.weight.cpu() for batch in batches])),
             templates_used=torch.cat([batch.templates_used.cpu() for batch in batches]),
         )
+
+    def patience_for(self, images: Images, budget: float) -> float:
+        """The patience with which images like these take so many templates on average, or a few less.
+
+        Args:
+            images: best are validation images: those learned from are settled sooner than others.
+            budget: templates per image, 1 to M.
+
+        Raises:
+            PromptPrismError: the method has no opinions, or the budget is less than 1.
+        """
+        method = check_early(self._fitted, 0.0)
+        return patience_for(fused_so_far(self.opinions(images).templates, method.settings.fusion), budget)
 
     def score(self, images: Images | Dataset, labels: Labels | None = None) -> float:
         """Accuracy on labelled images; arguments as for `evaluate`."""
@@ -213,21 +244,26 @@ class PromptPrism:
         Raises:
             PromptPrismError: the data has classes that the model does not know; see `with_classes`.
         """
-        method = self._fitted
-        dataset = self._dataset(images, labels, None if labels is None else self.classes_.tolist())
-        known = {name_key(name): label for label, name in enumerate(method.class_names)}
-        places = [known.get(name_key(name)) for name in dataset.class_names]
-        unknown = [name for name, place in zip(dataset.class_names, places, strict=True) if place is None]
-        if unknown:
-            raise PromptPrismError(
-                f"data '{dataset.name}' has {len(unknown)} classes that the model does not know, first: "
-                f"{', '.join(map(repr, unknown[:5]))}. To score among the classes of the data: "
-                "with_classes(data.class_names), or --data-classes on the command line"
-            )
-        records = [Record(record.source, places[record.label] or 0) for record in dataset.evaluation]
+        dataset, records = self._labelled(images, labels)
         result = evaluate(self._predictor, records, dataset.name)
         self.scores_[dataset.name] = result.metrics
         return result
+
+    def score_early(
+        self, images: Images | Dataset, labels: Labels | None = None, *, patience: float
+    ) -> EarlyScore:
+        """Accuracy and cost of `early_opinions` on labelled images; arguments as for `evaluate`.
+
+        Raises:
+            PromptPrismError: as `evaluate` and `early_opinions` do.
+        """
+        _, records = self._labelled(images, labels)
+        start = time.perf_counter()
+        early = self.early_opinions([record.source for record in records], patience)
+        seconds = time.perf_counter() - start
+        right = early.fused.prediction == torch.tensor([record.label for record in records])
+        used = early.templates_used.double().mean().item()
+        return EarlyScore(right.double().mean().item(), used, len(records) / seconds)
 
     def with_classes(self, class_names: Sequence[str]) -> Self:
         """The same model for another label space; what was learned is shared, not copied.
@@ -291,6 +327,24 @@ class PromptPrism:
         if not sources:
             raise PromptPrismError("there is no image to look at: give at least one")
         return sources
+
+    def _labelled(
+        self, images: Images | Dataset, labels: Labels | None
+    ) -> tuple[Dataset, tuple[Record, ...]]:
+        """Data, and its images to score on with labels of ``classes_``."""
+        method = self._fitted
+        dataset = self._dataset(images, labels, None if labels is None else self.classes_.tolist())
+        known = {name_key(name): label for label, name in enumerate(method.class_names)}
+        places = [known.get(name_key(name)) for name in dataset.class_names]
+        unknown = [name for name, place in zip(dataset.class_names, places, strict=True) if place is None]
+        if unknown:
+            raise PromptPrismError(
+                f"data '{dataset.name}' has {len(unknown)} classes that the model does not know, first: "
+                f"{', '.join(map(repr, unknown[:5]))}. To score among the classes of the data: "
+                "with_classes(data.class_names), or --data-classes on the command line"
+            )
+        records = [Record(record.source, places[record.label] or 0) for record in dataset.evaluation]
+        return dataset, tuple(records)
 
     def _dataset(self, images: Any, labels: Any, class_names: Sequence[str] | None) -> Dataset:
         if labels is None:

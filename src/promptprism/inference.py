@@ -53,17 +53,18 @@ class Predictor:
             yield logits
 
     def early_opinions(
-        self, sources: Sequence[ImageSource], margin: float, batch_size: int = 32
+        self, sources: Sequence[ImageSource], patience: float, batch_size: int = 32
     ) -> Iterator[EarlyOpinions]:
         """Yield fused opinions of as many templates as each image takes; see `promptprism.anytime`.
 
         Raises:
-            PromptPrismError: an image cannot be read, the method has no opinions, or the margin is negative.
+            PromptPrismError: an image cannot be read, the method has no opinions, or the patience is
+                negative.
         """
-        check_early(self.method, margin)
+        check_early(self.method, patience)
         text = self.text_features()
         for views in self._views(sources, batch_size):
-            yield early_opinions(self.method, views, text, margin)
+            yield early_opinions(self.method, views, text, patience)
 
     def _views(self, sources: Sequence[ImageSource], batch_size: int) -> Iterator[Tensor]:
         backbone = self.method.backbone

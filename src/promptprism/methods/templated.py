@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from promptprism.data.views import view_names
 from promptprism.methods.base import Method, MethodSettings
-from promptprism.prompts import PromptLearner, encode_image, encode_text
+from promptprism.prompts import PromptLearner, encode_image, encode_text, finish_image, start_image
 from promptprism.prompts.text import TEXT_MEMORY_MB
 
 #: MaPLe's depth in the base-to-new protocol.
@@ -94,13 +95,26 @@ class TemplateMethod(Method):
         text = self.text_features() if text is None else text
         return self.logits(self.image_features(views), text)
 
-    def template_logits(self, template: int, views: Tensor, text: Tensor) -> Tensor:
-        """Logits [1, B, K] of one template, of views [1, B, 3, H, W] and all text features [M, K, D]."""
-        one = slice(template, template + 1)
-        _, vision_prompts = self.learner()
-        chosen = None if vision_prompts is None else vision_prompts[one]
-        image = encode_image(self.backbone, views, chosen, self.settings.vision_from)
-        return self.logits(image, text[one])
+    def one_by_one(self, views: Tensor, text: Tensor) -> Callable[[int, Tensor], Tensor]:
+        """Prepare to ask one template at a time; what templates share is computed here, once.
+
+        Args:
+            views: [1, B, 3, H, W].
+            text: text features [M, K, D].
+
+        Returns:
+            A function from a template and indices [b] of images to logits [1, b, K].
+        """
+        first_layer = self.settings.vision_from
+        states = start_image(self.backbone, views, first_layer)
+        _, prompts = self.learner()
+
+        def ask(template: int, images: Tensor) -> Tensor:
+            own = None if prompts is None else prompts[template : template + 1]
+            image = finish_image(self.backbone, states[:, images], own, first_layer)
+            return self.logits(image, text[template : template + 1])
+
+        return ask
 
     def loss(self, views: Tensor, labels: Tensor, epoch: int) -> Tensor:  # noqa: ARG002
         """Cross-entropy, averaged over templates and images."""

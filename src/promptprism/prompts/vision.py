@@ -28,24 +28,37 @@ def encode_image(
     Returns:
         Features [M, B, D], float32, L2-normalised.
     """
+    return finish_image(backbone, start_image(backbone, views, first_layer), prompts, first_layer)
+
+
+def start_image(backbone: Backbone, views: Tensor, first_layer: int = 0) -> Tensor:
+    """States [V, B, S, Dv] of views [V, B, 3, H, W] before a layer (from 0) of the plain tower."""
     visual = backbone.visual
-    blocks = visual.transformer.resblocks
-    images = views.shape[1]
     patches = visual.conv1(views.flatten(0, 1).to(backbone.dtype)).flatten(2).transpose(1, 2)
     class_token = visual.class_embedding.expand(len(patches), 1, -1)
-    x = torch.cat([class_token, patches.float()], dim=1) + visual.positional_embedding
-    x = visual.ln_pre(x).unflatten(0, (-1, images))
+    x: Tensor = torch.cat([class_token, patches.float()], dim=1) + visual.positional_embedding
+    x = visual.ln_pre(x).unflatten(0, (-1, views.shape[1]))
+    for block in visual.transformer.resblocks[:first_layer]:
+        x, _ = run_block(block, x)
+    return x
 
-    for layer, block in enumerate(blocks):
+
+def finish_image(
+    backbone: Backbone, x: Tensor, prompts: Tensor | None = None, first_layer: int = 0
+) -> Tensor:
+    """Features [M, B, D] of what `start_image` gave; prompts as for `encode_image`."""
+    visual = backbone.visual
+    blocks = visual.transformer.resblocks
+    for layer in range(first_layer, len(blocks)):
         place = layer - first_layer
-        if prompts is not None and 0 <= place < prompts.shape[1]:
-            inserted = prompts[:, place, None].expand(-1, images, -1, -1)
+        if prompts is not None and place < prompts.shape[1]:
+            inserted = prompts[:, place, None].expand(-1, x.shape[1], -1, -1)
             if place:
                 x = x[:, :, : -prompts.shape[2]]
             elif layer == 0:
                 inserted = visual.ln_pre(inserted)
             x = torch.cat([x.expand(len(prompts), -1, -1, -1), inserted], dim=2)
         # Only the class token is read after the last layer.
-        x, _ = run_block(block, x, queries=x[:, :, :1] if layer == len(blocks) - 1 else None)
+        x, _ = run_block(blocks[layer], x, queries=x[:, :, :1] if layer == len(blocks) - 1 else None)
     feature = visual.ln_post(x.squeeze(2)).to(backbone.dtype) @ visual.proj
     return F.normalize(feature.float(), dim=-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,21 +13,33 @@ from promptprism.reports.tables import duration, percent
 
 if TYPE_CHECKING:
     from promptprism.data.images import ImageSource
+    from promptprism.data.records import Dataset
     from promptprism.estimator import PromptPrism
 
 _TOP = 5
 
 
 def prediction_rows(
-    model: PromptPrism, sources: Sequence[ImageSource], names: Sequence[str], templates: bool = False
+    model: PromptPrism,
+    sources: Sequence[ImageSource],
+    names: Sequence[str],
+    templates: bool = False,
+    patience: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Predict images; one row each, with ``names`` to call them by.
+    """Predict images; one row each, with ``names`` to call them by; with a patience by early opinions.
 
     Raises:
-        PromptPrismError: templates are asked of a method without opinions, or an image cannot be read.
+        PromptPrismError: templates or a patience are asked of a method without opinions, or both at once; or
+            an image cannot be read.
     """
     classes = [str(name) for name in model.classes_]
-    if model.method_.evidential or templates:
+    used: list[int] | None = None
+    if patience is not None:
+        if templates:
+            raise PromptPrismError("with a patience not all templates are asked: leave out one of the two")
+        early = model.early_opinions(sources, patience)
+        fused, probabilities, used = early.fused, early.fused.probability, early.templates_used.tolist()
+    elif model.method_.evidential or templates:
         fused, each = model.opinions(sources)
         probabilities = fused.probability
     else:
@@ -53,10 +66,47 @@ def prediction_rows(
         row: dict[str, Any] = {"image": name}
         row |= opinion(fused, (i,)) if fused is not None else {**top[0], "belief": None, "uncertainty": None}
         row["top"] = top
+        if used is not None:
+            row["templates_used"] = used[i]
         if templates:
             row["templates"] = [opinion(each, (m, i)) for m in range(len(each.weight))]
         rows.append(row)
     return rows
+
+
+def early_row(
+    model: PromptPrism, dataset: Dataset, patience: float | None, budget: float | None
+) -> dict[str, float | None]:
+    """What early opinions are worth on data; a budget finds its patience on images that are not scored.
+
+    Raises:
+        PromptPrismError: both are given, there are no images to find the patience on, or the method has no
+            opinions.
+    """
+    if budget is not None:
+        if patience is not None:
+            raise PromptPrismError("a budget finds its patience itself: leave out one of the two")
+        others = (dataset.val or dataset.train) if dataset.test else ()
+        if not others:
+            raise PromptPrismError(
+                f"data '{dataset.name}' has only images to score on, and a budget needs others to find its "
+                "patience on: put some into a val/ folder, or give --patience"
+            )
+        patience = model.patience_for([record.source for record in others], budget)
+    assert patience is not None
+    score = model.score_early(dataset, patience=patience)
+    shown = patience if math.isfinite(patience) else None  # JSON knows no infinity
+    return {"budget": budget, "patience": shown, **score._asdict()}
+
+
+def early_facts(row: Mapping[str, float | None]) -> dict[str, str | None]:
+    """What `early_row` found as a person reads it."""
+    return {
+        "patience": f"{row['patience']:.3g}" if row["patience"] is not None else "infinite",
+        "templates used": f"{row['templates_used']:.2f} per image",
+        "accuracy": f"{percent(row['accuracy'])} %",
+        "speed": f"{row['images_per_second']:.0f} images/s",
+    }
 
 
 def card_facts(card: Mapping[str, Any]) -> dict[str, str | None]:
