@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -60,6 +60,7 @@ def train(
     seed: int = 1,
     checkpoint: Path | None = None,
     progress: bool = False,
+    after_epoch: Callable[[int, Method], None] | None = None,
 ) -> TrainResult:
     """Train a method on labelled images, in place.
 
@@ -73,6 +74,8 @@ def train(
         seed: decides the order of the images and all views.
         checkpoint: a file to keep the state in.
         progress: show a bar on standard error.
+        after_epoch: called with the number of each epoch (from 0) when it is done, and the method; it must
+            leave the method as it found it. What it takes counts as training in the seconds.
 
     Raises:
         PromptPrismError: no images or a label out of range, an unreadable image, a checkpoint of another
@@ -102,6 +105,8 @@ def train(
                     if checkpoint:
                         save_checkpoint(checkpoint, run, done, meter.seconds, learned, optimizer)
                     history = done
+                    if after_epoch:
+                        after_epoch(epoch, method)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_interrupted(len(history), epochs, checkpoint)) from None
         finally:
