@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -179,7 +180,8 @@ def test_predict_without_opinions(data, tmp_path):
 def test_demo(data, monkeypatch):
     quick = {"epochs": 3, "lr": 0.002}
     trained = dict.fromkeys(("coop", "cocoop"), quick) | {n: {**quick, "depth": 2} for n in ("maple", "cdc")}
-    monkeypatch.setattr(demo, "SETTINGS", {"zero-shot": {}} | trained)
+    methods = {"zero-shot": {}} | trained
+    monkeypatch.setattr(demo, "load_suite", lambda _: SimpleNamespace(methods=methods))
     monkeypatch.setattr(demo, "SHOTS", 2)
     content = json.loads(run("demo", "--data", data, "--json", "-").stdout)
     assert content.keys() == documented("demo") | HEAD

@@ -15,26 +15,20 @@ from promptprism.data.records import Dataset, Record
 from promptprism.data.splits import base_new
 from promptprism.estimator import PromptPrism
 from promptprism.evaluation.base_to_new import base_to_new
+from promptprism.evaluation.suites import load_suite
 from promptprism.reports.rows import prediction_rows
 from promptprism.reports.tables import duration
 
 SHOTS = 16
 _IMAGES = 3
 
-#: Settings that differ from the methods' defaults, so that all five together take minutes on two cores.
-SETTINGS: dict[str, dict[str, Any]] = {
-    "zero-shot": {},
-    "coop": {"epochs": 20},
-    "cocoop": {"epochs": 2},
-    "maple": {},
-    "cdc": {},
-}
-
 
 def run_demo(
     dataset: Dataset, backbone_name: str, seed: int, say: Callable[[str], None]
 ) -> tuple[dict[str, Any], list[Image]]:
     """Run the base-to-new protocol for every method, then ask CDC about test images of base and new classes.
+
+    Settings are those of the suite ``mini/base-to-new``.
 
     Args:
         dataset: with a test split.
@@ -49,6 +43,7 @@ def run_demo(
         PromptPrismError: the data or the backbone cannot be used.
     """
     backbone = load_backbone(backbone_name)
+    chosen = load_suite("mini/base-to-new").methods
     base, new = base_new(dataset)
     say(
         f"{dataset.name}: learn {len(base.class_names)} base classes from {SHOTS} images each, "
@@ -57,7 +52,7 @@ def run_demo(
     methods: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder, "cdc")
-        for name, settings in SETTINGS.items():
+        for name, settings in chosen.items():
             result = base_to_new(
                 name,
                 backbone,
@@ -83,7 +78,7 @@ def run_demo(
             }
             say(f"  {name} done in {duration(training.cost.seconds)}")
         # The finished run's checkpoint gives the trained model without training again.
-        model = PromptPrism("cdc", backbone, shots=SHOTS, seed=seed, **SETTINGS["cdc"])
+        model = PromptPrism("cdc", backbone, shots=SHOTS, seed=seed, **chosen["cdc"])
         model.fit(base, checkpoint=checkpoint)
     rows: list[dict[str, Any]] = []
     pictures: list[Image] = []
