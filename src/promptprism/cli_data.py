@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from promptprism.errors import PromptPrismError
 from promptprism.reports.output import Output
 
+if TYPE_CHECKING:
+    from promptprism.data.check import DataReport
+
 data_app = typer.Typer(
-    help="List and check the field's data sets; write few-shot lists.", no_args_is_help=True
+    help="List, fetch and check the field's data sets; write few-shot lists.", no_args_is_help=True
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Such as caltech101.", show_default=False)]
@@ -32,11 +36,13 @@ def list_data(root: Root = None, json_file: Json = None) -> None:
     """List the field's data sets, and which of them a root folder holds."""
     from rich.table import Table
 
-    from promptprism.data.catalog import CATALOG, GUIDE
+    from promptprism.data.catalog import ALTERNATIVES, CATALOG
+    from promptprism.data.sources import GUIDE
 
     output = Output("data-list", json_file)
     rows: list[dict[str, Any]] = []
-    table = Table(box=None, caption=f"lists and layout: {GUIDE}", caption_justify="left")
+    caption = f"lists and layout: {GUIDE}\nwithout the canonical split: {', '.join(ALTERNATIVES)}"
+    table = Table(box=None, caption=caption, caption_justify="left")
     for column in ("name", "classes", "images", "below the root", "from"):
         table.add_column(column)
     for entry in CATALOG.values():
@@ -52,6 +58,7 @@ def list_data(root: Root = None, json_file: Json = None) -> None:
                 "phrase": entry.phrase,
                 "needs": list(entry.layout.needs),
                 "source": entry.source,
+                "alternative": entry.alternative or None,
             }
         )
         mark = {None: "", True: "✓ ", False: "✗ "}[here]
@@ -69,32 +76,71 @@ def check(
     json_file: Json = None,
 ) -> None:
     """Compare a data set's files with its lists, decode every image, and say what to do."""
-    from rich.console import Console
-    from rich.progress import Progress
-    from rich.table import Table
-
-    from promptprism.data.catalog import CATALOG, find_root
+    from promptprism.data.benchmark import find_root
+    from promptprism.data.catalog import find_benchmark
     from promptprism.data.check import check_data
 
     output = Output("data-check", json_file)
-    if name not in CATALOG:
-        raise PromptPrismError(f"no data set '{name}' to check: there are {', '.join(CATALOG)}")
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("decoding")
+    benchmark, place = find_benchmark(name), find_root(root, name)
+    with _progress() as step:
         report = check_data(
-            CATALOG[name],
-            find_root(root, name),
-            decode=not quick,
-            step=lambda done, total: progress.update(task, completed=done, total=total),
+            benchmark, place, decode=not quick, step=lambda done, total: step("decoding", done, total)
         )
+    _show(output, report)
+    if not report.usable:
+        raise typer.Exit(1)
+
+
+@data_app.command()
+def prepare(name: Name, root: Root = None, json_file: Json = None) -> None:
+    """Download a data set into the root folder; or say what to fetch by hand, and where to put it."""
+    from promptprism.data.benchmark import find_root
+    from promptprism.data.catalog import find_benchmark
+    from promptprism.data.check import check_data
+    from promptprism.data.prepare import by_hand, is_whole, prepare
+    from promptprism.errors import PromptPrismError
+
+    output = Output("data-prepare", json_file)
+    benchmark, place = find_benchmark(name), find_root(root, name)
+    if not is_whole(benchmark, place):
+        try:
+            with _progress() as step:
+                archive = prepare(benchmark, place, step)
+            output.show(f"unpacked; '{archive}' may go now")
+        except PromptPrismError as error:
+            output.warn(f"✗ {error}")
+    if is_whole(benchmark, place):
+        _show(output, check_data(benchmark, place, decode=False), prepared=True)
+        return
+    rows = by_hand(benchmark)
+    lines = [f"{row['file']}: {row['to_do']}\n  {row['url']}" for row in rows]
+    # An address must not be broken in two.
+    output.console.print("\n".join([f"fetch by hand, with ROOT {place}:", *lines]), soft_wrap=True)
+    output.write(name=name, prepared=False, by_hand=rows)
+    raise typer.Exit(1)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on standard error for what is done, how much of it, and how much there is."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("")
+        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
+
+
+def _show(output: Output, report: DataReport, **more: Any) -> None:
+    from rich.table import Table
+
     table = Table(box=None)
     for column in ("split", "listed", "on disk", "should be"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for split, counts in report.splits.items():
         table.add_row(split, f"{counts.listed:,}", f"{counts.present:,}", f"{counts.expected:,}")
-    output.show(
-        f"{name} in {report.folder}", table, f"{report.classes} classes (should be {report.expected_classes})"
-    )
+    classes = f"{report.classes} classes (should be {report.expected_classes})"
+    output.show(f"{report.name} in {report.folder}", table, classes)
     if report.decoded:
         output.show(f"{len(report.unreadable)} images cannot be read")
     if report.other_files:
@@ -104,9 +150,7 @@ def check(
     for fault in (*report.faults, *report.unreadable[:5]):
         output.warn(f"✗ {fault}")
     output.show("✓ can be used" if report.usable else "✗ cannot be used as it is")
-    output.write(usable=report.usable, **report.model_dump(mode="json"))
-    if not report.usable:
-        raise typer.Exit(1)
+    output.write(usable=report.usable, **report.model_dump(mode="json"), **more)
 
 
 @data_app.command()

@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import json
 from pathlib import Path
 
@@ -20,9 +21,14 @@ SPLITS = REAL / "metadata" / "splits"
 WNIDS = {"n01440764": "tench", "n03773504": "missile", "n04008634": "missile", "n04355933": "sunglasses"}
 
 
-def put(path: Path, kind: str = "JPEG", mode: str = "RGB") -> None:
+file = io.BytesIO()
+Image.new("RGB", (6, 5)).save(file, "JPEG")
+ONE = file.getvalue()
+
+
+def put(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, (6, 5)).save(path, kind)
+    path.write_bytes(ONE)
 
 
 def miniature(root: Path, name: str) -> dict[str, list]:
@@ -116,7 +122,7 @@ def test_imagenet_and_its_shifts(imagenets):
     with pytest.raises(PromptPrismError, match="1 folders that are no class of ImageNet"):
         load("imagenet")
     (root / "imagenet/classnames.txt").write_text("n01440764 Tinca tinca\n")
-    with pytest.raises(PromptPrismError, match=r"\(1 names\) is not the list .* that CLIP uses"):
+    with pytest.raises(PromptPrismError, match=r"is not the list .* that CLIP uses: it has 1 names, or"):
         load("imagenetv2")
     (root / "imagenet/classnames.txt").unlink()
     with pytest.raises(PromptPrismError, match=r"fetch classnames\.txt"):
@@ -179,8 +185,16 @@ def test_bad_places(tmp_path, monkeypatch):
     with pytest.raises(PromptPrismError, match=r"cannot read .*split_zhou_EuroSAT.json"):
         load_data("eurosat")
     split.unlink()
-    with pytest.raises(PromptPrismError, match=r"lacks 'split_zhou_EuroSAT.json': EuroSAT is not whole"):
+    (tmp_path / "eurosat" / "EuroSAT.zip").touch()
+    with pytest.raises(PromptPrismError, match=r"lacks 'split_zhou_EuroSAT.json': EuroSAT is not") as error:
         load_data("eurosat")
+    for remedy in (
+        "Unpack 'EuroSAT.zip' there",
+        "'eurosat/drawn' can be loaded, whose figures cannot be compared",
+        "`promptprism data prepare eurosat` fetches it",
+        "lists from https://github.com/KaiyangZhou/CoOp",
+    ):
+        assert remedy in str(error.value)
 
 
 def test_all_fifteen_are_registered():
@@ -227,3 +241,23 @@ def test_real_caltech101_and_eurosat():
     data = load_data("eurosat", root=REAL)
     assert data.class_names[0] == "Annual Crop Land" and len(data.test) == 1500
     assert load_image(data.train[0].source).size == (64, 64)
+
+
+@real
+def test_names_that_are_not_those_of_clip(tmp_path):
+    """Lists with the same classes under other names are about: how many names differ is said."""
+    lines = (SPLITS / "imagenet_classnames.txt").read_text().splitlines()
+    (tmp_path / "x").mkdir()
+    other = [f"{line}, some synonym" if i % 3 else line for i, line in enumerate(lines[:544])] + lines[544:]
+    (tmp_path / "classnames.txt").write_text("\n".join(other))
+    differing = sum(a != b for a, b in zip(lines, other, strict=True))
+    layout = layouts.WordNetFolders("x", numbered=True)
+    with pytest.raises(
+        PromptPrismError, match=f"{differing} of its 1000 names differ.*'goldfish, some synonym'"
+    ):
+        layout.lists(tmp_path)
+    (tmp_path / "classnames.txt").write_text("\n".join(lines[1:] + lines[:1]))
+    with pytest.raises(
+        PromptPrismError, match="is not the list of ImageNet's 1,000 class names that CLIP uses"
+    ):
+        layout.lists(tmp_path)

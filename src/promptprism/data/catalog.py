@@ -2,149 +2,25 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from pathlib import Path
+import difflib
+from dataclasses import replace
 
-from promptprism.data.layouts import (
-    Layout,
-    Lists,
-    SplitFile,
-    VariantLists,
-    WordNetFolders,
-    absent,
-    class_names,
-)
-from promptprism.data.records import DEFAULT_PHRASE, Dataset, Record
+from promptprism.data import makers
+from promptprism.data.benchmark import Benchmark
+from promptprism.data.benchmark import find_root as find_root
+from promptprism.data.layouts import CLASS_NAMES, Layout, SplitFile, VariantLists, WordNetFolders
+from promptprism.data.sources import Archive, Original, drive
 from promptprism.errors import PromptPrismError
 
-#: The environment variable that says where the data sets are, unless a root is given.
-ROOT_VARIABLE = "PROMPTPRISM_DATA"
-#: Where the canonical split files and ImageNet's class names are linked from.
-GUIDE = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A data set of the field.
-
-    Attributes:
-        name: what `load_data` takes.
-        title: how papers write it.
-        folder: its folder below the root.
-        layout: how its folder is read.
-        classes: size of its label space.
-        images: how many images each split has when all is there.
-        source: where the images come from.
-        phrase: hand-crafted text around a class name.
-    """
-
-    name: str
-    title: str
-    folder: str
-    layout: Layout
-    classes: int
-    images: dict[str, int]
-    source: str
-    phrase: str = DEFAULT_PHRASE
-
-    def lists(self, root: Path) -> Lists:
-        """Read the lists of every split.
-
-        Raises:
-            PromptPrismError: a wrong root, something missing, or a damaged list.
-        """
-        folder = root / self.folder
-        if not folder.is_dir():
-            hint = f" Did you mean '{root.parent}'?" if root.name == self.folder else ""
-            raise PromptPrismError(
-                f"no folder '{folder}': the root must hold '{self.folder}' with {self.title}.{hint} "
-                f"Images: {self.source}; lists: {GUIDE}"
-            )
-        if missing := [name for name in self.layout.needs if not (folder / name).exists()]:
-            raise PromptPrismError(
-                f"'{folder}' lacks {', '.join(map(repr, missing))}: {self.title} is not whole. "
-                f"Images: {self.source}; lists: {GUIDE}"
-            )
-        return self.layout.lists(folder)
-
-    def faults(self, lists: Lists, root: Path) -> list[str]:
-        """Say why the data cannot be used, one sentence each; nothing if it can."""
-        found = []
-        try:
-            if (count := len(class_names(lists))) != self.classes:
-                kind = "missing" if count < self.classes else "extra"
-                found.append(f"{abs(count - self.classes)} classes {kind}: {count} instead of {self.classes}")
-        except PromptPrismError as error:
-            found.append(str(error))
-        train, test = ({path for path, _, _ in lists.get(split, ())} for split in ("train", "test"))
-        if both := sorted(train & test):
-            found.append(f"{len(both)} test images are in the training list too, {_first(both)}")
-        paths = [path for items in lists.values() for path, _, _ in items]
-        if missing := absent(self.image_folder(root), paths):
-            found.append(
-                f"{len(missing)} of {len(paths)} listed images are not in '{self.image_folder(root)}', "
-                f"{_first(missing)}. Unpack the archive again ({self.source})"
-            )
-        return found
-
-    def image_folder(self, root: Path) -> Path:
-        """What the paths of the lists are relative to."""
-        return root / self.folder / self.layout.images
-
-    def load(self, root: str | Path | None = None) -> Dataset:
-        """Read the data set from below a root folder; None takes the one of `ROOT_VARIABLE`.
-
-        Raises:
-            PromptPrismError: see `lists` and `faults`.
-        """
-        place = find_root(root, self.name)
-        lists = self.lists(place)
-        if faults := self.faults(lists, place):
-            raise PromptPrismError(f"{self.title}: {'; '.join(faults)}")
-        folder = self.image_folder(place)
-        # Text, not Path: ImageNet has 1.3 million images.
-        records = {
-            split: tuple(Record(f"{folder}{os.sep}{path}", label) for path, label, _ in items)
-            for split, items in lists.items()
-        }
-        return Dataset(
-            self.name,
-            class_names(lists),
-            records.get("train", ()),
-            records.get("val", ()),
-            records["test"],
-            self.phrase,
-            folder=folder,
-        )
-
-
-def find_root(root: str | Path | None, name: str) -> Path:
-    """The folder that holds the data sets' folders.
-
-    Raises:
-        PromptPrismError: none is given, or there is no such folder.
-    """
-    given = os.environ.get(ROOT_VARIABLE) if root is None else root
-    if not given:
-        raise PromptPrismError(
-            f"where is '{name}'? Give the folder that holds the data sets' folders (root=..., --root), or "
-            f"set {ROOT_VARIABLE}"
-        )
-    if not Path(given).is_dir():
-        raise PromptPrismError(f"no such root folder: '{given}'. Check the path and its spelling")
-    return Path(given)
-
-
-def _first(names: list[str]) -> str:
-    return f"first: {', '.join(map(repr, names[:5]))}"
+_VGG = "https://www.robots.ox.ac.uk/~vgg/data"
+_IMAGENET = "https://image-net.org/download-images"
+_SORTED = "a folder per class"
+_NAMES = drive("1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF", CLASS_NAMES)
 
 
 def _counts(train: int, val: int, test: int) -> dict[str, int]:
     return {"train": train, "val": val, "test": test}
 
-
-_VGG = "https://www.robots.ox.ac.uk/~vgg/data"
 
 CATALOG: dict[str, Benchmark] = {
     entry.name: entry
@@ -152,76 +28,175 @@ CATALOG: dict[str, Benchmark] = {
         Benchmark(
             "imagenet", "ImageNet", "imagenet",
             WordNetFolders("images", (("train", "train"), ("test", "val"))),
-            1000, {"train": 1281167, "test": 50000}, "https://image-net.org",
+            1000, {"train": 1281167, "test": 50000},
+            None,
+            (
+                Original(_IMAGENET, "ILSVRC2012_img_train.tar", "imagenet/images/train", _SORTED),
+                Original(_IMAGENET, "ILSVRC2012_img_val.tar", "imagenet/images/val", _SORTED),
+                _NAMES,
+            ),
         ),
         Benchmark(
             "caltech101", "Caltech101", "caltech-101",
             SplitFile("split_zhou_Caltech101.json", "101_ObjectCategories"),
-            100, _counts(4128, 1649, 2465), "https://data.caltech.edu/records/mzrjq-6wc02",
+            100, _counts(4128, 1649, 2465),
+            Archive("caltech-101.zip", "ef7dced0802c60cf962273331dafb6b247059f22569edc87c3190d39f29c6f1c"),
+            (
+                Original(
+                    "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip",
+                    folder="", then="and the 101_ObjectCategories.tar.gz in it",
+                ),
+                drive("1hyarUivQE36mY6jSomru6Fjd-JzwcCzN", "split_zhou_Caltech101.json"),
+            ),
+            alternative="caltech101/drawn",
         ),
         Benchmark(
             "oxford_pets", "OxfordPets", "oxford_pets",
             SplitFile("split_zhou_OxfordPets.json", "images"),
-            37, _counts(2944, 736, 3669), f"{_VGG}/pets/", "a photo of a {}, a type of pet.",
+            37, _counts(2944, 736, 3669),
+            Archive("oxford_pets.zip"),
+            (
+                Original(f"{_VGG}/pets/data/images.tar.gz"),
+                drive("1501r8Ber4nNKvmlFVQZ8SeUHTcdTTEqs", "split_zhou_OxfordPets.json"),
+            ),
+            "a photo of a {}, a type of pet.",
+            "oxford_pets/official",
         ),
         Benchmark(
             "stanford_cars", "StanfordCars", "stanford_cars",
             SplitFile("split_zhou_StanfordCars.json", "."),
-            196, _counts(6509, 1635, 8041), "cars_train.tgz and cars_test.tgz, as the guide says",
+            196, _counts(6509, 1635, 8041),
+            Archive("stanford_cars.zip"),
+            (
+                Original("http://ai.stanford.edu/~jkrause/car196/cars_train.tgz"),
+                Original("http://ai.stanford.edu/~jkrause/car196/cars_test.tgz"),
+                drive("1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT", "split_zhou_StanfordCars.json"),
+            ),
+            alternative="stanford_cars/official",
         ),
         Benchmark(
             "oxford_flowers", "Flowers102", "oxford_flowers",
             SplitFile("split_zhou_OxfordFlowers.json", "jpg"),
-            102, _counts(4093, 1633, 2463), f"{_VGG}/flowers/102/", "a photo of a {}, a type of flower.",
+            102, _counts(4093, 1633, 2463),
+            Archive("oxford_flowers.zip"),
+            (
+                Original(f"{_VGG}/flowers/102/102flowers.tgz"),
+                drive("1Pp0sRXzZFZq15zVOzKjKBu4A9i01nozT", "split_zhou_OxfordFlowers.json"),
+            ),
+            "a photo of a {}, a type of flower.",
+            "oxford_flowers/official",
         ),
         Benchmark(
             "food101", "Food101", "food-101",
             SplitFile("split_zhou_Food101.json", "images"),
-            101, _counts(50500, 20200, 30300), "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
+            101, _counts(50500, 20200, 30300),
+            Archive("food101.zip"),
+            (
+                Original("http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", folder=""),
+                drive("1QK0tGi096I0Ba6kggatX1ee6dJFIcEJl", "split_zhou_Food101.json"),
+            ),
             "a photo of {}, a type of food.",
+            "food101/official",
         ),
         Benchmark(
-            "fgvc_aircraft", "FGVCAircraft", "fgvc_aircraft", VariantLists(),
-            100, _counts(3334, 3333, 3333), f"{_VGG}/fgvc-aircraft/", "a photo of a {}, a type of aircraft.",
+            "fgvc_aircraft", "FGVCAircraft", "fgvc_aircraft",
+            VariantLists(),
+            100, _counts(3334, 3333, 3333),
+            Archive("fgvc_aircraft.zip"),
+            (
+                Original(
+                    f"{_VGG}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+                    folder="", then="keep its folder data alone, renamed fgvc_aircraft",
+                ),
+            ),
+            "a photo of a {}, a type of aircraft.",
         ),
         Benchmark(
             "sun397", "SUN397", "sun397",
             SplitFile("split_zhou_SUN397.json", "SUN397"),
-            397, _counts(15880, 3970, 19850), "https://vision.princeton.edu/projects/2010/SUN/",
+            397, _counts(15880, 3970, 19850),
+            Archive("sun397.zip"),
+            (
+                Original("http://vision.princeton.edu/projects/2010/SUN/SUN397.tar.gz"),
+                drive("1y2RD81BYuiyvebdN-JymPfyWYcd8_MUq", "split_zhou_SUN397.json"),
+            ),
+            alternative="sun397/official",
         ),
         Benchmark(
             "dtd", "DTD", "dtd",
             SplitFile("split_zhou_DescribableTextures.json", "images"),
-            47, _counts(2820, 1128, 1692), f"{_VGG}/dtd/", "{} texture.",
+            47, _counts(2820, 1128, 1692),
+            Archive("dtd.zip", "5ba4d3000e60f5541ba15a082033ca0696eee68125e9c28edff3dbe22f04313b"),
+            (
+                Original(f"{_VGG}/dtd/download/dtd-r1.0.1.tar.gz", folder=""),
+                drive("1u3_QfB467jqHgNXC00UIzbLZRQCg2S7x", "split_zhou_DescribableTextures.json"),
+            ),
+            "{} texture.",
+            "dtd/official",
         ),
         Benchmark(
             "eurosat", "EuroSAT", "eurosat",
             SplitFile("split_zhou_EuroSAT.json", "2750"),
-            10, _counts(13500, 5400, 8100), "https://zenodo.org/records/7711810",
+            10, _counts(13500, 5400, 8100),
+            Archive("eurosat.zip", "cedceda1690cad47bc3b41eb6bf2d0a134ec7413558128409928829f06c74613"),
+            (
+                Original("https://huggingface.co/datasets/torchgeo/eurosat/resolve/main/EuroSAT.zip"),
+                drive("1Ip7yaCWFi0eaOFUGga0lUdVi_DDQth1o", "split_zhou_EuroSAT.json"),
+            ),
             "a centered satellite photo of {}.",
+            "eurosat/drawn",
         ),
         Benchmark(
             "ucf101", "UCF101", "ucf101",
             SplitFile("split_zhou_UCF101.json", "UCF-101-midframes"),
-            101, _counts(7639, 1898, 3783), "UCF-101-midframes.zip, as the guide says",
+            101, _counts(7639, 1898, 3783),
+            Archive("ucf101.zip"),
+            (
+                drive("10Jqome3vtUA2keJkNanAiFpgbyC9Hc2O", "UCF-101-midframes.zip"),
+                drive("1I0S0q91hJfsV9Gf4xDIjgDq4AqBNJb1y", "split_zhou_UCF101.json"),
+            ),
             "a photo of a person doing {}.",
+            "ucf101/official",
         ),
         Benchmark(
             "imagenetv2", "ImageNetV2", "imagenetv2",
             WordNetFolders("imagenetv2-matched-frequency-format-val", numbered=True),
-            1000, {"test": 10000}, "https://huggingface.co/datasets/vaishaal/ImageNetV2",
+            1000, {"test": 10000},
+            Archive("imagenetv2.zip"),
+            (
+                Original(
+                    "https://huggingface.co/datasets/vaishaal/ImageNetV2",
+                    "imagenetv2-matched-frequency.tar.gz",
+                ),
+                _NAMES,
+            ),
         ),
         Benchmark(
-            "imagenet_sketch", "ImageNet-Sketch", "imagenet-sketch", WordNetFolders("images"),
-            1000, {"test": 50889}, "https://github.com/HaohanWang/ImageNet-Sketch",
+            "imagenet_sketch", "ImageNet-Sketch", "imagenet-sketch",
+            WordNetFolders("images"),
+            1000, {"test": 50889},
+            Archive("imagenet-sketch.zip"),
+            (
+                Original(
+                    "https://github.com/HaohanWang/ImageNet-Sketch", "ImageNet-Sketch.zip",
+                    then="its folder sketch renamed images",
+                ),
+                _NAMES,
+            ),
         ),
         Benchmark(
-            "imagenet_a", "ImageNet-A", "imagenet-adversarial", WordNetFolders("imagenet-a", subset=True),
-            200, {"test": 7500}, "https://github.com/hendrycks/natural-adv-examples",
+            "imagenet_a", "ImageNet-A", "imagenet-adversarial",
+            WordNetFolders("imagenet-a", subset=True),
+            200, {"test": 7500},
+            Archive("imagenet-adversarial.zip"),
+            (Original("https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar"), _NAMES),
         ),
         Benchmark(
-            "imagenet_r", "ImageNet-R", "imagenet-rendition", WordNetFolders("imagenet-r", subset=True),
-            200, {"test": 30000}, "https://github.com/hendrycks/imagenet-r",
+            "imagenet_r", "ImageNet-R", "imagenet-rendition",
+            WordNetFolders("imagenet-r", subset=True),
+            200, {"test": 30000},
+            Archive("imagenet-rendition.zip"),
+            (Original("https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar"), _NAMES),
         ),
     )
 }  # fmt: skip
@@ -231,3 +206,66 @@ _FIELD = tuple(CATALOG)
 ELEVEN = _FIELD[:11]
 #: ImageNet's four shifts.
 SHIFTS = _FIELD[11:]
+
+
+def _without_split(name: str, layout: Layout, images: dict[str, int], *lists: Original) -> Benchmark:
+    """An entry's images with the makers' own lists, or a split drawn here, under a name that says so."""
+    entry = CATALOG[name]
+    return replace(
+        entry,
+        name=entry.alternative,
+        layout=layout,
+        images=images,
+        archive=None,
+        originals=(*(file for file in entry.originals if not file.file.startswith("split_zhou")), *lists),
+        alternative="",
+    )
+
+
+#: The same images without the canonical split. Figures on these splits are no others' figures.
+ALTERNATIVES: dict[str, Benchmark] = {
+    entry.name: entry
+    for entry in (
+        _without_split("caltech101", makers.CALTECH, _counts(4128, 1649, 2465)),
+        _without_split(
+            "oxford_pets", makers.PETS, {"train": 3680, "test": 3669},
+            Original(f"{_VGG}/pets/data/annotations.tar.gz"),
+        ),
+        _without_split(
+            "stanford_cars", makers.CARS, {"train": 8144, "test": 8041},
+            Original("https://ai.stanford.edu/~jkrause/cars/car_devkit.tgz"),
+            Original("http://ai.stanford.edu/~jkrause/car196/cars_test_annos_withlabels.mat"),
+        ),
+        _without_split(
+            "oxford_flowers", makers.FLOWERS, _counts(1020, 1020, 6149),
+            Original(f"{_VGG}/flowers/102/imagelabels.mat"),
+            Original(f"{_VGG}/flowers/102/setid.mat"),
+            drive("1AkcxCXeK_RCGCEC_GvmWxjcjaNhu-at0", "cat_to_name.json"),
+        ),
+        _without_split("food101", makers.FOOD, {"train": 75750, "test": 25250}),
+        _without_split(
+            "sun397", makers.SUN, {"train": 19850, "test": 19850},
+            Original("https://vision.princeton.edu/projects/2010/SUN/download/Partitions.zip"),
+        ),
+        _without_split("dtd", makers.DTD, _counts(1880, 1880, 1880)),
+        _without_split("eurosat", makers.EUROSAT, _counts(13500, 5400, 8100)),
+        _without_split(
+            "ucf101", makers.UCF, {"train": 9537, "test": 3783},
+            Original("https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip"),
+        ),
+    )
+}  # fmt: skip
+
+
+def find_benchmark(name: str) -> Benchmark:
+    """A data set of the field by name.
+
+    Raises:
+        PromptPrismError: there is none of that name.
+    """
+    entries = CATALOG | ALTERNATIVES
+    if name not in entries:
+        near = difflib.get_close_matches(name, entries, n=3)
+        hint = f"Did you mean {' or '.join(near)}?" if near else "`promptprism data list` lists them"
+        raise PromptPrismError(f"no data set '{name}' among the field's. {hint}")
+    return entries[name]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from promptprism.data.catalog import Benchmark
+from promptprism.data.benchmark import Benchmark
 from promptprism.data.images import IMAGE_SUFFIXES, unreadable
 from promptprism.data.layouts import absent
 

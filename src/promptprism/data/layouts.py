@@ -59,7 +59,7 @@ class SplitFile:
     def lists(self, folder: Path) -> Lists:
         """Read the split file."""
         path = folder / self.file
-        content = _read_json(path)
+        content = read_json(path)
         if not isinstance(content, Mapping) or set(content) != {"train", "val", "test"}:
             raise PromptPrismError(f"'{path}' is no split file: it must hold the lists train, val and test")
         return {split: [_item(row, path) for row in rows] for split, rows in content.items()}
@@ -163,10 +163,22 @@ def _imagenet_names(folder: Path) -> dict[str, str]:
     text = "\n".join(f"{wnid} {name}" for wnid, name in names.items())
     if hashlib.sha256(text.encode()).hexdigest() != CLIP_NAMES:
         raise PromptPrismError(
-            f"'{path}' ({len(names)} names) is not the list of ImageNet's 1,000 class names that CLIP uses: "
-            "hundreds of names differ in lists that look alike. Take the one that CoOp's DATASETS.md links"
+            f"'{path}' is not the list of ImageNet's 1,000 class names that CLIP uses: {_difference(names)}. "
+            "Take the one that CoOp's DATASETS.md links"
         )
     return names
+
+
+def _difference(names: Mapping[str, str]) -> str:
+    """Say how other names differ from those of CLIP."""
+    import open_clip  # takes seconds
+
+    pairs = list(zip(names.values(), open_clip.IMAGENET_CLASSNAMES, strict=False))
+    differing = [pair for pair in pairs if pair[0] != pair[1]]
+    if len(names) != len(open_clip.IMAGENET_CLASSNAMES) or not differing:
+        return f"it has {len(names)} names, or their order or WordNet ids are others"
+    here, there = differing[0]
+    return f"{len(differing)} of its {len(names)} names differ, first {here!r} instead of {there!r}"
 
 
 def _told_apart(names: Mapping[str, str]) -> list[str]:
@@ -175,7 +187,12 @@ def _told_apart(names: Mapping[str, str]) -> list[str]:
     return [f"{name} [{wnid}]" if all_names.count(name) > 1 else name for wnid, name in names.items()]
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        PromptPrismError: it cannot be read, or is no JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
-from promptprism.data.catalog import CATALOG
+from promptprism.data.catalog import ALTERNATIVES, CATALOG
 from promptprism.data.hub import read_hub
 from promptprism.data.miniworld import worlds
 from promptprism.data.readers import read_csv, read_folder
@@ -115,6 +115,7 @@ def _load_world(name: str, _: str | Path | None) -> Dataset:
 
 
 def _field() -> Iterator[Entry]:
-    for benchmark in CATALOG.values():
-        summary = f"{benchmark.title}; needs its files below a root"
+    for benchmark in (*CATALOG.values(), *ALTERNATIVES.values()):
+        split = " without the canonical split" if benchmark.name in ALTERNATIVES else ""
+        summary = f"{benchmark.title}{split}; needs its files below a root"
         yield Entry(benchmark.name, summary, benchmark.classes, benchmark.images, benchmark.load)
