@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -5,7 +6,10 @@ import pytest
 from PIL import Image
 from toys import picture
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+from promptprism.methods import CdcSettings
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -21,7 +25,7 @@ def photos(tmp_path, monkeypatch):
         Image.fromarray(picture(colour, 99)).save(tmp_path / f"holiday{holiday}.jpg")
 
 
-def test_the_python_example_runs_word_for_word(photos, capsys):
+def test_the_python_example_of_the_readme_runs_word_for_word(photos, capsys):
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}
     exec(compile(example, "README.md", "exec"), names)
@@ -33,3 +37,10 @@ def test_the_python_example_runs_word_for_word(photos, capsys):
     assert opinion.belief.sum() + opinion.uncertainty.item() == pytest.approx(1)
     both = ["holiday1.jpg", "holiday2.jpg"]
     assert (names["same"].predict_proba(both) == names["model"].predict_proba(both)).all()
+
+
+def test_the_defaults_in_the_description_of_the_method_are_those_of_the_code():
+    rows = re.findall(
+        r"^\| `(\w+)` \| `(.+?)` \| (?:K|I|U|ours) \|", (ROOT / "docs/method.md").read_text(), re.M
+    )
+    assert {name: json.loads(value) for name, value in rows} == CdcSettings().model_dump(mode="json")
