@@ -43,7 +43,7 @@ def list_data(root: Root = None, json_file: Json = None) -> None:
     rows: list[dict[str, Any]] = []
     caption = f"lists and layout: {GUIDE}\nwithout the canonical split: {', '.join(ALTERNATIVES)}"
     table = Table(box=None, caption=caption, caption_justify="left")
-    for column in ("name", "classes", "images", "below the root", "from"):
+    for column in ("name", "classes", "images", "below the root", "to be had"):
         table.add_column(column)
     for entry in CATALOG.values():
         here = None if root is None else (root / entry.folder).is_dir()
@@ -63,7 +63,13 @@ def list_data(root: Root = None, json_file: Json = None) -> None:
         )
         mark = {None: "", True: "✓ ", False: "✗ "}[here]
         counts = f"{sum(entry.images.values()):,}"
-        table.add_row(entry.name, str(entry.classes), counts, mark + entry.folder, entry.source)
+        table.add_row(
+            entry.name,
+            str(entry.classes),
+            counts,
+            mark + entry.folder,
+            "data prepare" if entry.archive else "by hand",
+        )
     output.show(table)
     output.write(datasets=rows)
 

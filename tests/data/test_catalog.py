@@ -116,7 +116,10 @@ def test_imagenet_and_its_shifts(imagenets):
         assert [record.label for record in load(name).test] == [0, 1]
     (root / "imagenet-sketch/images/n01440764/sketch_0.JPEG").rename(root / "kept")
     (root / "imagenet-sketch/images/n01440764").rmdir()
-    with pytest.raises(PromptPrismError, match="lacks 1 of 4 class folders, first: 'n01440764'"):
+    with pytest.raises(PromptPrismError, match=r"lacks 1 of 4 class folders, first: 'n01440764'\. Unpack"):
+        load("imagenet_sketch")
+    put(root / "imagenet-sketch/images/loose.JPEG")
+    with pytest.raises(PromptPrismError, match=r"'n01440764'\. Sort its images into them"):
         load("imagenet_sketch")
     (root / "imagenet/images/val/n99999999").mkdir()
     with pytest.raises(PromptPrismError, match="1 folders that are no class of ImageNet"):

@@ -1,5 +1,6 @@
 import json
 import pickle
+import shutil
 import textwrap
 from pathlib import Path
 
@@ -149,9 +150,13 @@ def test_check(tmp_path):
         (folder / row[0]).unlink()
     run, report = check("eurosat", "--root", tmp_path, "--quick")
     assert run.exit_code == 1 and report["splits"]["train"]["present"] == 10
-    assert "10 of 60 listed images are not in" in report["faults"][0]
+    assert "10 of 60 listed images are not in" in report["faults"][0] and len(report["faults"]) == 1
+    for path in (folder / "c9").iterdir():
+        path.unlink()
+    _, report = check("eurosat", "--root", tmp_path, "--quick")
+    assert report["faults"][1] == "1 classes have none of their images, first: 'class 9'"
     run, _ = check("euro", "--root", tmp_path)
-    assert run.exit_code == 2 and "no data set 'euro' to check" in run.stderr
+    assert run.exit_code == 2 and "no data set 'euro' among the field's. Did" in run.stderr
 
 
 def test_list(tmp_path):
@@ -165,3 +170,20 @@ def test_list(tmp_path):
 def test_check_real_eurosat():
     run, report = check("eurosat", "--root", REAL)
     assert run.exit_code == 0 and report["usable"] and report["splits"]["test"]["present"] == 1500
+
+
+@real
+def test_check_a_root_that_lacks_half_of_the_files(tmp_path):
+    folder, images = tmp_path / "eurosat", REAL / "eurosat" / "2750"
+    (folder / "2750").mkdir(parents=True)
+    shutil.copy(REAL / "eurosat" / "split_zhou_EuroSAT.json", folder)
+    for name in ("AnnualCrop", "Forest", "Pasture", "River", "SeaLake"):
+        (folder / "2750" / name).symlink_to(images / name)
+    run, report = check("eurosat", "--root", tmp_path, "--quick")
+    assert run.exit_code == 1 and not report["usable"]
+    assert [split["present"] for split in report["splits"].values()] == [523, 50, 750]
+    half, classes = report["faults"]
+    assert half.startswith("1328 of 2651 listed images are not in") and half.count(".jpg'") == 5
+    assert classes.startswith(
+        "5 classes have none of their images, first: 'Herbaceous Vegetation Land', 'High"
+    )

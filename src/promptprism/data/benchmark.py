@@ -95,12 +95,18 @@ class Benchmark:
         train, test = ({path for path, _, _ in lists.get(split, ())} for split in ("train", "test"))
         if both := sorted(train & test):
             found.append(f"{len(both)} test images are in the training list too, {_first(both)}")
-        paths = [path for items in lists.values() for path, _, _ in items]
-        if missing := absent(self.image_folder(root), paths):
+        paths = {path: name for items in lists.values() for path, _, name in items}
+        if missing := absent(self.image_folder(root), list(paths)):
+            again = f"run `promptprism data prepare {self.name}`" if self.archive else f"fetch {self.source}"
             found.append(
                 f"{len(missing)} of {len(paths)} listed images are not in '{self.image_folder(root)}', "
-                f"{_first(missing)}. Unpack the archive again ({self.source})"
+                f"{_first(missing)}. Unpack the archive again, or {again}"
             )
+            gone = set(missing)
+            if empty := sorted(
+                set(paths.values()) - {name for path, name in paths.items() if path not in gone}
+            ):
+                found.append(f"{len(empty)} classes have none of their images, {_first(empty)}")
         return found
 
     def image_folder(self, root: Path) -> Path:

@@ -134,9 +134,11 @@ class WordNetFolders:
                     f"{', '.join(map(repr, extra[:5]))}. Move them elsewhere"
                 )
             if not self.subset and (missing := [place for place in places if place not in here]):
+                loose = any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in _names(roots[split]))
+                remedy = "Sort its images into them" if loose else "Unpack the archive again"
                 raise PromptPrismError(
                     f"'{roots[split]}' lacks {len(missing)} of {len(places)} class folders, first: "
-                    f"{', '.join(map(repr, missing[:5]))}. Unpack the archive again"
+                    f"{', '.join(map(repr, missing[:5]))}. {remedy}"
                 )
         kept = [place for place in places if not self.subset or any(place in here for here in found.values())]
         lists: Lists = {}
