@@ -42,7 +42,13 @@ def suite(
         Literal["all", "train", "test"], typer.Option(help="Only learn, only score, or both.")
     ] = "all",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and what it needs.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run, what it needs, and about what it costs.")
+    ] = False,
+    gigaflops: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Of --dry-run: rate of another machine, instead of measuring this one."),
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Run methods on data sets with several seeds. Kill it at any time and start it again."""
@@ -51,7 +57,7 @@ def suite(
 
     chosen = load_suite(source).only(_split(methods), _split(datasets), _seeds(seeds))
     if dry_run:
-        _dry_run(chosen, root, output)
+        _dry_run(chosen, root, gigaflops, device, output)
         return
     if out is None:
         raise PromptPrismError("where do the results go? Give --out FOLDER")
@@ -100,7 +106,7 @@ def suite(
         output.warn(f"✗ {cell}: {error}")
     output.show(f"{len(rows)} results in {out}, {outcome.ran} cells run now, {len(failures)} failed")
     if rows:
-        output.show(f"Next: promptprism report {out} --table {chosen.protocol}")
+        output.show(f"Next: promptprism report {out} --table {chosen.protocol} --suite {source}")
     output.write(suite=chosen.name, ran=outcome.ran, cells=rows, failures=failures)
     if failures:
         raise typer.Exit(1)
@@ -135,6 +141,7 @@ def report(
             show_default=False,
         ),
     ] = None,
+    datasets: Annotated[str | None, typer.Option(help="Only these data sets, separated by commas.")] = None,
     per_seed: Annotated[
         bool, typer.Option("--per-seed", help="Show every seed, collapsed ones too.")
     ] = False,
@@ -151,8 +158,12 @@ def report(
 
     if (table is None) == (plot is None):
         raise PromptPrismError("what shall it show? Give either --table or --plot")
-    chosen = load_suite(suite) if suite else None
-    found = read_results(results)
+    chosen, wanted = load_suite(suite) if suite else None, _split(datasets)
+    found = [r for r in read_results(results) if not wanted or r.cell.data in wanted]
+    if chosen and wanted:
+        chosen = chosen.only(datasets=wanted)
+    if wanted and (absent := set(wanted) - {result.cell.data for result in found}):
+        raise PromptPrismError(f"'{results}' has no results on '{sorted(absent)[0]}': check --datasets")
     if plot:
         if out is None:
             raise PromptPrismError("where does the plot go? Give --out FILE, ending in .svg, .png or .pdf")
@@ -172,27 +183,17 @@ def report(
         typer.secho(f"failed: {cell}: {error}", fg="yellow", err=True)
 
 
-def _dry_run(chosen: Suite, root: Path | None, output: Output) -> None:
-    from promptprism.data.catalog import CATALOG, find_root
+def _dry_run(chosen: Suite, root: Path | None, gigaflops: float | None, device: str, output: Output) -> None:
+    from promptprism.evaluation.estimate import estimate_suite
+    from promptprism.reports.estimate import estimate_content, estimate_lines
 
-    cells = list(chosen.cells())
-    needed = []
-    for name in dict.fromkeys((*chosen.datasets, *chosen.targets)):
-        state = "is made on demand" if name not in CATALOG else "root unknown: give --root"
-        if name in CATALOG and root is not None:
-            try:
-                CATALOG[name].lists(find_root(root, name))
-                state = "is there"
-            except PromptPrismError as error:
-                state = f"missing: {error}"
-        needed.append({"data": name, "state": state})
-    output.show(f"{chosen.name}: {len(cells)} cells of protocol {chosen.protocol}. {chosen.note}")
-    for cell in cells:
-        output.show(f"  {cell}")
-    output.show("data:")
-    for row in needed:
-        output.show(f"  {row['data']} {row['state']}")
-    output.write(suite=chosen.name, cells=[cell.model_dump(mode="json") for cell in cells], data=needed)
+    if device == "auto":
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    estimate = estimate_suite(chosen, root, gigaflops, device)
+    output.show(*estimate_lines(chosen, estimate, "stated" if gigaflops else f"measured on this {device}"))
+    output.write(**estimate_content(chosen, estimate))
 
 
 def _split(text: str | None) -> list[str]:

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from promptprism.evaluation.base_to_new import base_to_new
 from promptprism.evaluation.run_suite import run_suite
 from promptprism.evaluation.store import Store, read_failures, read_result, read_results
 from promptprism.evaluation.suites import Suite, fingerprint, keys, load_suite, named_suites
+from promptprism.reports.results import group
 
 QUICK = {"epochs": 2, "batch_size": 4, "lr": 0.002}
 METHODS = {"zero-shot": {}, "cdc": {**QUICK, "templates": 2}, "two": {"method": "maple", **QUICK}}
@@ -168,17 +170,61 @@ def test_killed_at_any_moment_it_goes_on_and_two_may_run_at_once(tiny, data, tmp
     )
 
 
-def test_results_of_another_version_are_refused(tiny, data, tmp_path):
-    run_suite(make(data, methods={"zero-shot": {}}), tmp_path, tiny)
+def test_damaged_results_and_those_of_another_version_are_refused(tiny, data, tmp_path):
+    suite = make(data, methods={"zero-shot": {}})
+    whole = run_suite(suite, tmp_path, tiny)
     path = next(tmp_path.glob("results/*.json"))
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
-    with pytest.raises(PromptPrismError, match=r"is no result that this promptprism .* reads: format"):
+    text = path.read_text()
+    path.write_text(json.dumps(json.loads(text) | {"format": 99}))
+    with pytest.raises(PromptPrismError, match=r"has format 99, this promptprism .* reads \d+. Move it away"):
         read_result(path)
+    path.write_text(json.dumps(json.loads(text) | {"mood": "good"}))
+    with pytest.raises(PromptPrismError, match=r"is no result that this promptprism .* reads: mood"):
+        read_results(tmp_path)
+    path.write_text(text[: len(text) // 2])
+    with pytest.raises(PromptPrismError, match=r"is damaged or cut short .* the next run of its suite makes"):
+        read_results(tmp_path)
+    assert "is damaged or cut short" in run_suite(suite, tmp_path, tiny).failures[0][1]
+    path.unlink()
+    assert figures(run_suite(suite, tmp_path, tiny)) == figures(whole) and not read_failures(tmp_path)
+    (tmp_path / "index.sqlite").write_bytes(b"no database at all, but long enough to be taken for one" * 9)
+    with pytest.raises(PromptPrismError, match=r"cannot use .*index.sqlite.* delete it; the results themsel"):
+        run_suite(suite, tmp_path, tiny)
     with pytest.raises(PromptPrismError, match="holds no results"):
         read_results(tmp_path / "elsewhere")
     (tmp_path / "file").touch()
     with pytest.raises(PromptPrismError, match="cannot write results to"):
         Store(tmp_path / "file")
+
+
+@pytest.mark.parametrize("place", ["checkpoint", "results"])
+def test_a_full_disk_ends_the_run_and_spoils_nothing(tiny, data, tmp_path, monkeypatch, place):
+    suite = make(data, methods={"zero-shot": {}, "cdc": METHODS["cdc"]}, seeds=(1,))
+    real = os.fsync
+
+    def full(descriptor):
+        written = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        if place in written and (place != "results" or len(list(tmp_path.glob("results/*.json")))):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(PromptPrismError, match=r"cannot write .*No space left.* free space"):
+        run_suite(suite, tmp_path, tiny)
+    assert [result.cell.method for result in read_results(tmp_path)] == ["zero-shot"]
+    assert not list(tmp_path.rglob("*.partial"))
+    monkeypatch.setattr(os, "fsync", real)
+    ended = run_suite(suite, tmp_path, tiny)
+    assert ended.ran == 1 and len(ended.results) == 2 and not ended.failures
+
+
+def test_a_cell_whose_data_is_missing_is_recorded_until_it_is_there(tiny, data, tmp_path):
+    link = tmp_path / "later"
+    suite = make(str(link), methods={"zero-shot": {}})
+    assert "no data" in run_suite(suite, tmp_path / "R", tiny).failures[0][1]
+    assert [cell.data for cell, _ in read_failures(tmp_path / "R")] == [str(link)]
+    link.symlink_to(data)
+    assert run_suite(suite, tmp_path / "R", tiny).ran == 1 and not read_failures(tmp_path / "R")
 
 
 def test_keys_follow_settings_data_and_precision_and_no_version(tiny, tiny_factory, data, monkeypatch):
@@ -241,12 +287,27 @@ def test_named_suites_name_what_there_is(name):
         ("{protocol: nope, methods: {cdc: {}}, datasets: [x]}", "protocol: .*unknown protocol 'nope'"),
         ("{protocol: base-to-new, methods: {cdc: {}}}", "datasets: Field required"),
         ("{protocol: base-to-new, methods: {cdc: {}}, datasets: [x], seed: 1}", "seed: Extra inputs"),
+        (
+            "{protocol: base-to-new, methods: {cdc: {}}, datasets: [x], per_data: {x: {coop: {}}}}",
+            "per_data: 'coop' is no data set or row",
+        ),
     ],
 )
 def test_bad_suites(tmp_path, text, words):
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(PromptPrismError, match=words):
         load_suite(str(tmp_path / "s.yaml"))
+
+
+def test_settings_of_one_data_set_are_of_the_same_row(tiny, data, tmp_path):
+    per_data = {data: {"cdc": {"epochs": 1}}}
+    suite = make(data, methods={"cdc": METHODS["cdc"]}, datasets=("mini/food", data), per_data=per_data)
+    assert [(c.data, c.settings["epochs"]) for c in suite.cells() if c.seed == 1] == [
+        ("mini/food", 2),
+        (data, 1),
+    ]
+    results = run_suite(suite.only(datasets=[data], seeds=[1]), tmp_path, tiny).results
+    assert [row.label for row in group(results, suite).by_row] == ["cdc"]
 
 
 def test_bad_parts():
@@ -274,5 +335,30 @@ def test_commands(tiny, data, tmp_path, monkeypatch):
     assert report.exit_code == 0 and "| data | method | base | new | HM | gain | note |" in report.stdout
     assert CliRunner().invoke(app, ["suite", str(path)]).exit_code == 2
     assert CliRunner().invoke(app, [*args, "--seeds", "x", "--out", "R"]).exit_code == 2
-    dry = CliRunner().invoke(app, ["suite", "paper/base-to-new", "--root", str(tmp_path), "--dry-run"])
-    assert dry.exit_code == 0 and "143 cells" in dry.stdout and "imagenet missing: no folder" in dry.stdout
+    again = CliRunner().invoke(app, [*args[:-2], "--out", str(tmp_path / "R"), "--json", str(tmp_path / "j")])
+    assert (
+        "--table base-to-new --suite" in again.stdout and json.loads((tmp_path / "j").read_text())["ran"] == 0
+    )
+
+
+def test_report_commands(tiny, data, tmp_path):
+    run_suite(make(data, methods={"cdc": METHODS["cdc"]}, seeds=(1,)), tmp_path / "R", tiny)
+    before = sorted(tmp_path.rglob("*"))
+
+    def report(*args):
+        return CliRunner().invoke(app, ["report", str(tmp_path / "R"), *map(str, args)])
+
+    page = tmp_path / "page.html"
+    assert report("--table", "base-to-new", "--format", "html", "--out", page).exit_code == 0
+    assert page.read_text().startswith("<!doctype html>")
+    assert report("--plot", "base-new", "--out", tmp_path / "p.svg").exit_code == 0
+    content = json.loads(report("--table", "per-semantic", "--json", "-").stdout)
+    assert content["schema"] == "promptprism/report" and content["columns"][3:5] == ["S1", "S2"]
+    assert "cdc, seed 1" in report("--table", "base-to-new", "--per-seed").stdout
+    assert report("--table", "settings", "--datasets", data).exit_code == 0
+    for wrong in (
+        ["--plot", "base-new"], ["--plot", "base-new", "--out", tmp_path / "p.txt"], ["--table", "nope"], [],
+        ["--table", "base-to-new", "--datasets", "x"],
+    ):  # fmt: skip
+        assert report(*wrong).exit_code == 2
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, page, tmp_path / "p.svg"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from promptprism.data.registry import load_data
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.protocols import PROTOCOLS, calibrate, draw, learn, score
 from promptprism.evaluation.store import CellResult, Store, read_result
-from promptprism.evaluation.suites import Cell, Suite, fingerprint, keys
+from promptprism.evaluation.suites import Cell, Suite, digest_of, fingerprint, keys
 from promptprism.training.cost import BackboneFacts
 
 Stage = Literal["all", "train", "test"]
@@ -171,7 +172,7 @@ def run_suite(
         show: called whenever something has changed.
 
     Raises:
-        PromptPrismError: invalid settings, or the results folder cannot be written.
+        PromptPrismError: invalid settings, the results folder cannot be written, or the disk is full.
     """
     store, cells, outcome = Store(out), list(suite.cells()), Outcome()
     work, progress = _Work(store, backbone, root, lists), Progress(len(cells))
@@ -183,30 +184,28 @@ def run_suite(
         for cell in waiting:
             progress.running = str(cell)
             show(progress)
+            key = digest_of(cell=cell.model_dump(mode="json"))  # should its data be unusable
             try:
                 job = work.job(cell)
-            except PromptPrismError as error:
-                outcome.failures.append((cell, str(error)))
-                progress.failed += 1
-                continue
-            finished = store.adapter(job.learned) if stage == "train" else store.result(job.key)
-            with store.claim(job.key) as mine:
-                if not mine:
-                    elsewhere.append(cell)
-                    continue
-                if not finished.exists():
-                    try:
+                key = job.key
+                finished = store.adapter(job.learned) if stage == "train" else store.result(key)
+                with store.claim(key) as mine:
+                    if not mine:
+                        elsewhere.append(cell)
+                        continue
+                    if not finished.exists():
                         work.run(job, stage)
                         outcome.ran += 1
-                    except Exception as error:  # whatever it is, the other cells can still be run
-                        text = str(error) if isinstance(error, PromptPrismError) else repr(error)
-                        store.fail(job.key, cell, text)
-                        outcome.failures.append((cell, text))
-                        progress.failed += 1
-                        continue
-            if stage != "train":
-                results[places[id(cell)]] = read_result(finished)
-            progress.done += 1
+                if stage != "train":
+                    results[places[id(cell)]] = read_result(finished)
+                progress.done += 1
+            except Exception as error:  # whatever it is, the other cells can still be run
+                if _no_space(error):
+                    raise
+                text = str(error) if isinstance(error, PromptPrismError) else repr(error)
+                store.fail(key, cell, text)
+                outcome.failures.append((cell, text))
+                progress.failed += 1
         if elsewhere and len(elsewhere) == len(waiting):
             progress.running = f"waiting for {len(elsewhere)} cells that run elsewhere"
             show(progress)
@@ -216,6 +215,15 @@ def run_suite(
     show(progress)
     outcome.results = [results[place] for place in sorted(results)]
     return outcome
+
+
+def _no_space(error: BaseException | None) -> bool:
+    """Whether nothing can be written any more: every other cell would be learned in vain."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @cache

@@ -124,11 +124,11 @@ class Store:
         self._note(key, "failed", cell, error)
 
     def _note(self, key: str, state: str, cell: Cell, error: str | None) -> None:
-        time = datetime.now(UTC).isoformat(timespec="seconds")
+        time, text = datetime.now(UTC).isoformat(timespec="seconds"), cell.model_dump_json()
         with self._index() as index:
-            index.execute(
-                "REPLACE INTO cells VALUES (?, ?, ?, ?, ?)", (key, state, cell.model_dump_json(), error, time)
-            )
+            # Attempts that failed before the key was known, or with other data, are over.
+            index.execute("DELETE FROM cells WHERE cell = ? AND state = 'failed'", (text,))
+            index.execute("REPLACE INTO cells VALUES (?, ?, ?, ?, ?)", (key, state, text, error, time))
 
     @contextmanager
     def _index(self) -> Iterator[sqlite3.Connection]:
@@ -180,15 +180,19 @@ def read_result(path: Path) -> CellResult:
         raise PromptPrismError(f"cannot read result '{path}' ({error.strerror})") from error
     except ValidationError as error:
         first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        what = (
+            f"is no result that this promptprism ({promptprism.__version__}) reads: {place}: {first['msg']}"
+        )
         if first["type"] == "json_invalid":
-            raise PromptPrismError(
-                f"'{path}' is damaged or cut short ({first['msg']}): delete it, and the next run of its "
-                "suite makes it again from what was learned"
-            ) from error
+            what = f"is damaged or cut short ({first['msg']})"
+        elif place == "format":
+            reads = CellResult.model_fields["format"].default
+            what = (
+                f"has format {first['input']!r}, this promptprism ({promptprism.__version__}) reads {reads}"
+            )
         raise PromptPrismError(
-            f"'{path}' is no result that this promptprism ({promptprism.__version__}) reads: "
-            f"{'.'.join(map(str, first['loc']))}: {first['msg']}. Use the version that wrote it, or "
-            "move it away"
+            f"'{path}' {what}. Move it away: the next run of its suite makes it again from what was learned"
         ) from error
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from promptprism.backbones import Backbone
 from promptprism.backbones.backbone import Precision
@@ -72,6 +72,7 @@ class Suite(_Frozen):
         backbone: the frozen model.
         methods: settings of each row of the grid. The row's name is the method, unless ``method`` is among
             the settings.
+        per_data: settings that a row has on one data set instead, by data set and row.
         datasets: what is learned from.
         targets: what else is scored (cross-dataset and cross-domain).
         shots: training images per class.
@@ -84,6 +85,7 @@ class Suite(_Frozen):
     protocol: str
     backbone: BackboneSpec = BackboneSpec()
     methods: dict[str, dict[str, Any]] = Field(min_length=1)
+    per_data: dict[str, dict[str, dict[str, Any]]] = {}
     datasets: tuple[str, ...] = Field(min_length=1)
     targets: tuple[str, ...] = ()
     shots: tuple[int, ...] = Field(default=(16,), min_length=1)
@@ -96,6 +98,13 @@ class Suite(_Frozen):
         if name not in PROTOCOLS:
             raise ValueError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
         return name
+
+    @model_validator(mode="after")
+    def _per_what_there_is(self) -> Suite:
+        rows = {row for by_row in self.per_data.values() for row in by_row}
+        if unknown := sorted({*self.per_data} - {*self.datasets} | rows - {*self.methods}):
+            raise ValueError(f"per_data: '{unknown[0]}' is no data set or row of the suite")
+        return self
 
     def only(
         self, methods: Sequence[str] = (), datasets: Sequence[str] = (), seeds: Sequence[int] = ()
@@ -133,7 +142,7 @@ class Suite(_Frozen):
             raise PromptPrismError(f"suite '{self.name}': protocol {self.protocol} {what} targets")
         for data in self.datasets:
             for row, given in self.methods.items():
-                settings = dict(given)
+                settings = given | self.per_data.get(data, {}).get(row, {})
                 method = settings.pop("method", row)
                 whole = make_settings(method, **settings)
                 for shots in self.shots if whole.epochs else self.shots[:1]:

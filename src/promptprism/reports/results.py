@@ -168,7 +168,7 @@ def group(results: Sequence[CellResult], suite: Suite | None = None) -> Runs:
     results = [result for result in results if result.key in names]
     if suite is not None and not results:
         raise PromptPrismError(f"none of the results is a cell of suite '{suite.name}': run it first")
-    rows = _rows(results, names)
+    rows = _rows(results, names, settings=suite is None)
     learning = [result for result in results if result.cell.settings["epochs"]]
     seeds = {result.cell.seed for result in learning} | set(suite.seeds if suite else ())
     cells: dict[Row, dict[tuple[str, int], list[CellResult]]] = {}
@@ -215,14 +215,18 @@ def _names(results: Sequence[CellResult], suite: Suite | None) -> dict[str, str]
     return {key: rows[cell] for key, cell in cells.items() if cell in rows}
 
 
-def _rows(results: Sequence[CellResult], names: Mapping[str, str]) -> dict[str, Row]:
-    """The row of each result: its name, and only what tells the rows of that name from each other."""
+def _rows(results: Sequence[CellResult], names: Mapping[str, str], settings: bool) -> dict[str, Row]:
+    """The row of each result: its name, and only what tells the rows of that name from each other.
+
+    A suite's rows are told apart by their names: settings may differ between data sets.
+    """
 
     def facts(result: CellResult) -> dict[str, Any]:
         few_shot = result.cell.protocol == "few-shot"
         shots = {"shots": result.cell.shots} if result.cell.settings["epochs"] and not few_shot else {}
         backbone = {"backbone": f"{result.backbone.name} {result.backbone.fingerprint[:6]}"}
-        return {**result.cell.settings, **shots, **backbone, "precision": result.backbone.precision}
+        said = result.cell.settings if settings else {}
+        return {**said, **shots, **backbone, "precision": result.backbone.precision}
 
     rows = {}
     for name in {names[result.key] for result in results}:

@@ -1,0 +1,294 @@
+"""What a suite would run, which data it needs, and about what it would cost; nothing is trained or loaded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+
+from promptprism.backbones import Backbone, load_backbone
+from promptprism.data.catalog import CATALOG
+from promptprism.data.records import DEFAULT_PHRASE, Dataset, Record
+from promptprism.data.registry import load_data, registered
+from promptprism.errors import PromptPrismError
+from promptprism.evaluation.protocols import PROTOCOLS, draw
+from promptprism.evaluation.suites import BackboneSpec, Cell, Suite
+from promptprism.methods import Method, build_method
+from promptprism.methods.names import name_key
+from promptprism.prompts.arithmetic import image_flops, text_flops
+
+#: Images that are scored at once, and those per class that the post-hoc baselines are fitted on.
+_TEST_BATCH, _SHOTS = 32, 16
+#: What Python, PyTorch and the other libraries take of a process on a CPU.
+_LIBRARIES_MB = 900.0
+#: float64 copies of all test logits that scoring holds at once.
+_LOGIT_COPIES = 4
+
+
+@dataclass(frozen=True)
+class DataState:
+    """A data set that a suite needs.
+
+    Attributes:
+        data: its name.
+        state: ``present``, ``missing``, or ``made on demand`` (MiniWorld).
+        problem: why it cannot be used, and what to do.
+        classes: size of its label space.
+        test: number of test images.
+    """
+
+    data: str
+    state: str
+    problem: str | None
+    classes: int
+    test: int
+
+
+@dataclass(frozen=True)
+class CellEstimate:
+    """A cell and what it would cost.
+
+    Attributes:
+        row: of the suite's grid.
+        cell: the cell.
+        trainable: learned numbers.
+        images: training images.
+        steps: optimizer steps.
+        train_flops: floating-point operations of learning.
+        test_flops: of scoring, post-hoc baselines included.
+        memory_mb: peak, MiB.
+        hours: at the rate of the estimate.
+    """
+
+    row: str
+    cell: Cell
+    trainable: int
+    images: int
+    steps: int
+    train_flops: float
+    test_flops: float
+    memory_mb: float
+    hours: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a suite would run, need and cost.
+
+    Attributes:
+        cells: in the order of the suite.
+        data: what it needs.
+        gigaflops: of matrix products per second, measured or stated; hours are at this rate.
+        backbone_numbers: size of the frozen model.
+    """
+
+    cells: tuple[CellEstimate, ...]
+    data: tuple[DataState, ...]
+    gigaflops: float
+    backbone_numbers: int
+
+
+def estimate_suite(
+    suite: Suite, root: Path | None = None, gigaflops: float | None = None, device: str = "cpu"
+) -> Estimate:
+    """Estimate a suite from the sizes of its backbone; weights are not needed.
+
+    Operations are those of the matrix products of both towers. Classes of missing data get made-up names of
+    usual length. Reading images and everything else comes on top of the hours.
+
+    Args:
+        suite: the cells.
+        root: folder of the field's data sets.
+        gigaflops: of matrix products per second; None measures this machine for a second.
+        device: that is measured.
+
+    Raises:
+        PromptPrismError: invalid settings, or a backbone whose sizes are unknown.
+    """
+    backbone = sized_backbone(suite.backbone)
+    numbers = sum(parameter.numel() for parameter in backbone.model.parameters())
+    rate = gigaflops or measure_gigaflops(suite.backbone.precision, device)
+    found = {name: _data(name, root, max(suite.shots)) for name in (*suite.datasets, *suite.targets)}
+    states = tuple(state for _, state in found.values())
+    arithmetic = _Arithmetic(backbone, suite.backbone, {name: data for name, (data, _) in found.items()})
+    cells = []
+    for row, cell in suite.grid():
+        cost = arithmetic.cost(cell.model_copy(update={"seed": suite.seeds[0]}).model_dump_json())
+        memory = cost["memory_mb"] + (_LIBRARIES_MB if device == "cpu" else 0.0)
+        memory += numbers * arithmetic.item / 2**20
+        hours = (cost["train_flops"] + cost["test_flops"]) / rate / 1e9 / 3600
+        cells.append(CellEstimate(row, cell, hours=hours, **cost | {"memory_mb": memory}))
+    return Estimate(tuple(cells), states, rate, numbers)
+
+
+def sized_backbone(spec: BackboneSpec) -> Backbone:
+    """The backbone of a suite with its sizes and tokens; weights are loaded only of a model on this disk.
+
+    Raises:
+        PromptPrismError: the model is unknown or cannot carry prompts.
+    """
+    if spec.name == "mini" or spec.name.startswith("local-dir:"):
+        return load_backbone(spec.name, device="cpu")
+    config = open_clip.get_model_config(spec.name)
+    if config is None:
+        load_backbone(spec.name, spec.pretrained)  # says what is wrong with the name
+        raise PromptPrismError(f"the sizes of backbone '{spec.name}' are unknown: use a name of open_clip's")
+    custom = config.pop("custom_text", False)
+    with torch.device("meta"):
+        model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config)
+    # Memory that is reserved and never filled.
+    return Backbone(model.to_empty(device="cpu"), open_clip.get_tokenizer(spec.name), name=spec.name)
+
+
+def measure_gigaflops(precision: str, device: str = "cpu", seconds: float = 1.0) -> float:
+    """Operations per second of large square matrix products, in 1e9: the best of about a second."""
+    size = 1024 if device == "cpu" else 8192
+    matrix = torch.randn(size, size, device=device).to(getattr(torch, precision))
+    torch.mm(matrix, matrix)
+    samples: list[float] = []
+    while sum(samples) < seconds:
+        start = time.perf_counter()
+        torch.mm(matrix, matrix)[0, 0].item()
+        samples.append(time.perf_counter() - start)
+    return 2 * size**3 / min(samples) / 1e9
+
+
+def _data(name: str, root: Path | None, shots: int) -> tuple[Dataset, DataState]:
+    entry = registered().get(name)
+    try:
+        data = load_data(name, root)
+        state = "present" if entry is None or name in CATALOG else "made on demand"
+        return data, DataState(name, state, None, len(data.class_names), len(data.test))
+    except PromptPrismError as error:
+        if entry is None:
+            raise
+        count, test = entry.classes, entry.images["test"]
+        train = tuple(Record("", label) for label in range(count) for _ in range(shots))
+        data = Dataset(
+            name,
+            tuple(f"class {number}" for number in range(count)),
+            train,
+            test=tuple(Record("", place * count // test) for place in range(test)),
+            phrase=CATALOG[name].phrase if name in CATALOG else DEFAULT_PHRASE,
+        )
+        return data, DataState(name, "missing", str(error), count, test)
+
+
+class _Arithmetic:
+    """Counts what cells cost; those that differ only in their seed cost the same."""
+
+    def __init__(self, backbone: Backbone, spec: BackboneSpec, data: Mapping[str, Dataset]) -> None:
+        self.backbone, self.data = backbone, data
+        self.item: int = getattr(torch, spec.precision).itemsize
+        self.cost = cache(self._cost)
+
+    def _cost(self, text: str) -> dict[str, Any]:
+        cell = Cell.model_validate_json(text)
+        protocol, dataset = PROTOCOLS[cell.protocol], self.data[cell.data]
+        learning, records = draw(protocol, dataset, cell.shots, cell.seed, cell.allow_fewer)
+        parts = protocol.scored(dataset, {name: self.data[name] for name in cell.targets})
+        model = build_method(
+            cell.method, self.backbone, learning.class_names, phrase=learning.phrase, **cell.settings
+        )
+        settings = model.settings
+        images = len(records) if settings.epochs else 0
+        steps = settings.epochs * max(1, images // settings.batch_size) if images else 0
+        batch = min(settings.batch_size, images)
+        calibration = replace(
+            learning,
+            test=tuple(Record("", k) for k in range(len(learning.class_names)) for _ in range(_SHOTS)),
+        )
+        home = parts[protocol.home] if protocol.home else None
+        return {
+            "trainable": sum(parameter.numel() for parameter in model.parameters()),
+            "images": images,
+            "steps": steps,
+            "train_flops": steps * self._step(model, batch) if steps else 0.0,
+            "test_flops": self._score(model, calibration, None)
+            + sum(self._score(model, part, home) for part in parts.values()),
+            "memory_mb": max(
+                self._training_mb(model, batch) if steps else 0.0,
+                *(self._scoring_mb(model, part) for part in parts.values()),
+            ),
+        }
+
+    def _step(self, model: Method, batch: int) -> float:
+        """Operations of one step: forward, and backward to the inputs; frozen weights want no gradient."""
+        templates, prompts, coupled = _shape(model)
+        image = image_flops(self.backbone, prompts if coupled else 0)
+        text = text_flops(self.backbone, model.tokens, prompts)
+        if not model.text_is_fixed:
+            return batch * (image + 2 * text)
+        again = max(0.0, 1 - self._text_budget(model) / max(self._text_mb(model), 1e-9))
+        return (2 * templates * batch if coupled else batch) * image + (2 + again) * templates * text
+
+    def _score(self, model: Method, part: Dataset, home: Dataset | None) -> float:
+        """Operations of scoring the test images, in their own label space and in home's."""
+        model.phrase = part.phrase
+        one_pass = home is None or home.phrase == part.phrase
+        names = {name_key(name): name for name in (*(home.class_names if home else ()), *part.class_names)}
+        model.set_classes(tuple(names.values()))
+        templates, prompts, coupled = _shape(model)
+        image = image_flops(self.backbone, prompts if coupled else 0) * (templates if coupled else 1)
+        text = text_flops(self.backbone, model.tokens, prompts)
+        texts = templates if model.text_is_fixed else len(part.test)
+        return (1 if one_pass else 2) * len(part.test) * image + texts * text
+
+    def _training_mb(self, model: Method, batch: int) -> float:
+        """What the backward pass needs, and the learned numbers with gradients and momentum."""
+        templates, _, coupled = _shape(model)
+        vision = templates * batch * self._image_tokens * self._kept_mb("vision", self._image_tokens)
+        learned = 12 * sum(parameter.numel() for parameter in model.parameters()) / 2**20
+        if model.text_is_fixed:
+            text = min(self._text_mb(model), self._text_budget(model))
+        else:
+            text = batch * self._text_mb(model)
+        return learned + text + (vision if coupled else vision / self.backbone.vision_layers)
+
+    def _scoring_mb(self, model: Method, part: Dataset) -> float:
+        """One layer of a batch, and the logits of all images."""
+        templates, _, coupled = _shape(model)
+        images = _TEST_BATCH * (templates if coupled else 1)
+        layer = self._kept_mb("vision", self._image_tokens) / self.backbone.vision_layers
+        logits = 8 * templates * len(part.test) * len(part.class_names) / 2**20
+        return images * self._image_tokens * layer + _LOGIT_COPIES * logits
+
+    def _text_mb(self, model: Method) -> float:
+        """What the backward pass needs of the texts if all is kept."""
+        templates, prompts, _ = _shape(model)
+        end = self.backbone.end_positions(model.tokens)
+        own = int((end - prompts).clamp(min=1).sum())
+        return templates * own * self._kept_mb("text", int(end.max()) + 1)
+
+    def _text_budget(self, model: Method) -> float:
+        return float(getattr(model.settings, "text_memory_mb", float("inf")))
+
+    @property
+    def _image_tokens(self) -> int:
+        return int(self.backbone.visual.positional_embedding.shape[0]) + 2
+
+    def _kept_mb(self, tower: str, keys: int) -> float:
+        """MiB that autograd keeps of one token in all layers.
+
+        Two float32 states; queries, keys, values and the MLP's hidden layer in the products' precision; the
+        attention weights.
+        """
+        backbone = self.backbone
+        which = backbone.visual if tower == "vision" else backbone.text
+        blocks, width = which.transformer.resblocks, which.transformer.width
+        heads: int = blocks[0].attn.num_heads
+        return len(blocks) * float(8 * width + self.item * (8 * width + 2 * heads * keys)) / 2**20
+
+
+def _shape(model: Method) -> tuple[int, int, bool]:
+    """Templates, prompt tokens per layer, and whether the image tower has prompts."""
+    settings = model.settings
+    templates: int = getattr(settings, "templates", 1)
+    prompts: int = getattr(settings, "context_length", 0)
+    return templates, prompts, bool(getattr(settings, "coupled", False))
