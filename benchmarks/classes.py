@@ -12,24 +12,21 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.measure import CPU, Samples, append_rows, class_names, random_backbone
-from benchmarks.step import build, draw, our_step
+from benchmarks.measure import append_rows, machine
 from promptprism.backbones import Backbone
 from promptprism.prompts.text import TEXT_MEMORY_MB
-from promptprism.training.cost import Meter
+from promptprism.speed import Samples, build, class_names, draw, random_backbone, training_step
 
 
 def measure(
     backbone: Backbone, classes: int, templates: int, batch: int, repeats: int, text_memory_mb: float
 ) -> dict[str, Any]:
     """One row: a step with so many classes."""
-    method = build(backbone, class_names(classes), templates, 9, text_memory_mb=text_memory_mb)
-    run = our_step(method, *draw(backbone.image_size, templates, batch, classes))
+    method = build(backbone, class_names(classes), templates, text_memory_mb=text_memory_mb)
+    run = training_step(method, *draw(backbone, templates, batch, classes))
     samples = Samples()
     for _ in range(repeats):
         samples.take(run)
-    meter = Meter(CPU)
-    cost = meter.cost()
     return {
         "backbone": backbone.name,
         "classes": classes,
@@ -38,10 +35,7 @@ def measure(
         "precision": str(backbone.dtype).removeprefix("torch."),
         "text_memory_mb": text_memory_mb,
         **samples.row(),
-        "device": cost.device,
-        "threads": cost.threads,
-        "torch": cost.versions["torch"],
-        "open_clip": cost.versions["open_clip_torch"],
+        **machine(),
     }
 
 

@@ -18,57 +18,29 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.measure import (
-    CPU,
-    append_rows,
-    class_names,
-    gigaflops_per_second,
-    interleave,
-    random_backbone,
-    random_model,
-)
+from benchmarks.measure import append_rows, gigaflops_per_second, machine
 from benchmarks.reference import plain_gradients
 from promptprism.backbones.backbone import Precision
 from promptprism.errors import PromptPrismError
-from promptprism.methods import Cdc, build_method
+from promptprism.methods import Cdc
 from promptprism.prompts.arithmetic import image_flops, text_flops
-from promptprism.training.cost import Meter
+from promptprism.speed import (
+    build,
+    class_names,
+    draw,
+    interleave,
+    random_backbone,
+    random_model,
+    training_step,
+)
 
 TOLERANCE = 1e-4
 #: With these CDC's loss is MaPLe's, averaged over templates: what the reference computes.
 PLAIN_LOSS = {"head": "softmax", "diversity_weight": 0.0, "consistency_weight": 0.0}
 
 
-def build(backbone: Any, names: list[str], templates: int, depth: int, **settings: Any) -> Cdc:
-    """CDC for random weights; depth is cut to the backbone's layers."""
-    layers = min(backbone.text_layers, backbone.vision_layers)
-    method = build_method("cdc", backbone, names, templates=templates, depth=min(depth, layers), **settings)
-    assert isinstance(method, Cdc)
-    method.zero_shot_features()  # made once per training, not once per step
-    return method
-
-
-def draw(image_size: int, templates: int, batch: int, classes: int) -> tuple[Tensor, Tensor]:
-    """Random views [M, B, 3, H, W] and labels [B]."""
-    generator = torch.Generator().manual_seed(0)
-    views = torch.randn(templates, batch, 3, image_size, image_size, generator=generator)
-    return views, torch.randint(classes, (batch,), generator=generator)
-
-
-def our_step(method: Cdc, views: Tensor, labels: Tensor) -> Callable[[], None]:
-    """Loss, gradients and the optimizer's step of our path."""
-    optimizer = torch.optim.SGD(method.parameters(), lr=1e-5, momentum=0.9)
-
-    def run() -> None:
-        optimizer.zero_grad()
-        method.loss(views, labels, 0).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    return run
-
-
 def plain_step(model: Any, method: Cdc, views: Tensor, labels: Tensor) -> Callable[[], None]:
-    """The same of the reference; of the method only learner and tokens are used."""
+    """Our path's step by the reference; of the method only learner and tokens are used."""
     optimizer = torch.optim.SGD(method.parameters(), lr=1e-5, momentum=0.9)
 
     def run() -> None:
@@ -118,7 +90,7 @@ def compare(
     """
     names = class_names(classes)
     fast = build(random_backbone(backbone, precision), names, templates, depth)
-    views, labels = draw(fast.backbone.image_size, templates, batch, classes)
+    views, labels = draw(fast.backbone, templates, batch, classes)
 
     few = names[:: max(1, classes // agreement_classes)]
     found = differences(backbone, few, templates, depth, views, labels % len(few))
@@ -126,7 +98,7 @@ def compare(
     if not worst <= TOLERANCE:
         raise PromptPrismError(f"our path and the plain one differ by up to {worst:.1e}: {found}")
 
-    work = {"ours": our_step(fast, views, labels)}
+    work = {"ours": training_step(fast, views, labels)}
     one = build(fast.backbone, names, 1, depth)
     work["reference_m1"] = plain_step(random_model(backbone), one, views[:1], labels)
     if same_m:
@@ -138,7 +110,6 @@ def compare(
     n = fast.settings.context_length
     text, image = text_flops(fast.backbone, fast.tokens, n), image_flops(fast.backbone, n)
     rate = gigaflops_per_second(precision)
-    cost = Meter(CPU).cost()
     ours = samples["ours"]
     result: dict[str, Any] = {
         "backbone": backbone,
@@ -161,9 +132,7 @@ def compare(
         "image_floor_seconds": 2 * templates * batch * image / rate / 1e9,
         "gigaflops_per_second": rate,
         "paths": {name: sample.row() for name, sample in samples.items()},
-        "device": cost.device,
-        "threads": cost.threads,
-        "versions": cost.versions,
+        **machine(),
     }
 
 
@@ -181,10 +150,7 @@ def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
             "ours_to_this_cpu": round(result.get(f"cpu_ratio_to_{name}", 1.0), 4),
             "max_abs_difference": f"{result['max_abs_difference']:.1e}",
             "floor_seconds": round(result["floor_seconds"], 3) if name == "ours" else "",
-            "device": result["device"],
-            "threads": result["threads"],
-            "torch": result["versions"]["torch"],
-            "open_clip": result["versions"]["open_clip_torch"],
+            **{key: result[key] for key in ("device", "threads", "torch", "open_clip")},
         }
         for name, sample in result["paths"].items()
     ]
@@ -196,7 +162,7 @@ def main(
     batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 4,
     depth: Annotated[int, typer.Option(min=1, help="J, layers with prompts.")] = 9,
     backbone: Annotated[str, typer.Option(help="A ViT of open_clip's.")] = "ViT-B-16-quickgelu",
-    precision: Annotated[str, typer.Option(help="Of ours: float32 or bfloat16.")] = "bfloat16",
+    precision: Annotated[Precision, typer.Option(help="Of ours.")] = "bfloat16",
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; medians are reported.")] = 3,
     agreement_classes: Annotated[int, typer.Option(min=2, help="Classes that both ways agree on.")] = 50,
     threads: Annotated[int | None, typer.Option(min=1, help="PyTorch's threads; all by default.")] = None,
@@ -209,12 +175,11 @@ def main(
     ] = None,
 ) -> None:
     """Measure a training step against the plain reference."""
-    if precision not in ("float32", "bfloat16"):
-        raise typer.BadParameter(f"{precision} is neither float32 nor bfloat16")
-    chosen: Precision = "bfloat16" if precision == "bfloat16" else "float32"
     if threads:
         torch.set_num_threads(threads)
-    result = compare(backbone, classes, templates, batch, depth, chosen, repeats, same_m, agreement_classes)
+    result = compare(
+        backbone, classes, templates, batch, depth, precision, repeats, same_m, agreement_classes
+    )
     if csv_file:
         append_rows(csv_file, rows(result))
     text = json.dumps(result, indent=2)

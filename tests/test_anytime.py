@@ -56,7 +56,7 @@ def test_each_image_stops_by_itself_as_a_replay_says(tiny, fusion, vision_from):
     patience = float(lead(so_far)[0].sort().values[2:4].mean())  # three images stop at once
     early = early_opinions(method, pixels(), method.text_features(), patience)
     used = early.templates_used
-    assert used.equal(templates_needed(so_far, patience)) and (used == 1).sum() == 3 and used.max() > 1
+    assert used.equal(templates_needed(lead(so_far), patience)) and (used == 1).sum() == 3 and used.max() > 1
     for image, count in enumerate(used.tolist()):
         expected = so_far.weight[count - 1, image]
         torch.testing.assert_close(early.fused.weight[image], expected, atol=1e-5, rtol=1e-5)
@@ -74,27 +74,21 @@ def test_the_prediction_stands_if_what_is_to_come_turns_by_less(tiny):
     assert early.fused.prediction.equal(fused.prediction)
 
 
-def by_hand(leads):
-    """Opinions over 2 classes whose leads after each template are as given, [M, B]."""
-    weight = torch.tensor(leads).diff(dim=0, prepend=torch.zeros(1, len(leads[0])))
-    return fused_so_far(Opinion(torch.stack([weight.clamp(min=0), (-weight).clamp(min=0)], dim=-1)))
-
-
 def test_templates_needed_and_the_patience_for_a_budget():
-    so_far = by_hand([[1.0, 2.0, 3.0, 4.0], [2.0, 1.0, 6.0, 8.0], [3.0, 3.0, 9.0, 12.0]])
-    assert templates_needed(so_far, 0.0).tolist() == [1, 1, 1, 1]
-    assert templates_needed(so_far, 1.0).tolist() == [2, 1, 1, 1]
-    assert templates_needed(so_far, 2.0).tolist() == [3, 3, 1, 1]
-    assert templates_needed(so_far, 7.0).tolist() == [3, 3, 3, 2]
-    assert templates_needed(so_far, math.inf).tolist() == [3, 3, 3, 3]
+    leads = torch.tensor([[1.0, 2.0, 3.0, 4.0], [2.0, 1.0, 6.0, 8.0], [3.0, 3.0, 9.0, 12.0]])
+    assert templates_needed(leads, 0.0).tolist() == [1, 1, 1, 1]
+    assert templates_needed(leads, 1.0).tolist() == [2, 1, 1, 1]
+    assert templates_needed(leads, 2.0).tolist() == [3, 3, 1, 1]
+    assert templates_needed(leads, 7.0).tolist() == [3, 3, 3, 2]
+    assert templates_needed(leads, math.inf).tolist() == [3, 3, 3, 3]
     for budget in (1.0, 1.25, 1.6, 2.0, 2.5, 2.75, 2.9):
-        patience = patience_for(so_far, budget)
-        used = [float(templates_needed(so_far, p).double().mean()) for p in (patience, patience + 2.001)]
+        patience = patience_for(leads, budget)
+        used = [float(templates_needed(leads, p).double().mean()) for p in (patience, patience + 2.001)]
         assert used[0] <= budget < used[1]
-    assert patience_for(so_far, 3.0) == math.inf
-    assert patience_for(by_hand([[1.0, 2.0]]), 1.0) == math.inf  # a single template
+    assert patience_for(leads, 3.0) == math.inf
+    assert patience_for(leads[:1], 1.0) == math.inf  # a single template
     with pytest.raises(PromptPrismError, match="every image takes at least 1"):
-        patience_for(so_far, 0.5)
+        patience_for(leads, 0.5)
 
 
 def test_only_opinions_can_be_stopped_at(tiny, method):

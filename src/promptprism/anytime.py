@@ -81,32 +81,32 @@ def fused_so_far(opinions: Opinion, rule: FusionRule = "dempster") -> Opinion:
     return Opinion(torch.stack(fused))
 
 
-def templates_needed(so_far: Opinion, patience: float) -> Tensor:
-    """How many templates each image takes, [B], of `fused_so_far`; without asking again."""
-    return (lead(so_far)[:-1] <= patience).long().cumprod(0).sum(0) + 1
+def templates_needed(leads: Tensor, patience: float) -> Tensor:
+    """How many templates each image takes, [B], by the `lead` of `fused_so_far`, [M, B]."""
+    return (leads[:-1] <= patience).long().cumprod(0).sum(0) + 1
 
 
-def patience_for(so_far: Opinion, budget: float) -> float:
+def patience_for(leads: Tensor, budget: float) -> float:
     """The largest patience that takes at most so many templates per image on average.
 
     Args:
-        so_far: `fused_so_far` of images that stand for those to come; best are validation images.
+        leads: `lead` of `fused_so_far`, [M, B], of images that stand for those to come; best are validation
+            images.
         budget: templates per image; M or more gives infinity.
 
     Raises:
         PromptPrismError: the budget is less than the one template that every image takes.
     """
-    templates = len(so_far.weight)
     if not budget >= 1:
         raise PromptPrismError(f"the budget is {budget} templates per image: every image takes at least 1")
-    if budget >= templates:
+    if budget >= len(leads):
         return math.inf
     # More patience never takes fewer templates, and only at the leads themselves does anything change.
-    patiences = sorted(set(lead(so_far)[:-1].flatten().tolist()))
+    patiences = sorted(set(leads[:-1].flatten().tolist()))
     low, high = -1, len(patiences)
     while high - low > 1:
         middle = (low + high) // 2
-        if templates_needed(so_far, patiences[middle]).double().mean() <= budget:
+        if templates_needed(leads, patiences[middle]).double().mean() <= budget:
             low = middle
         else:
             high = middle

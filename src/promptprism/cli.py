@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from promptprism import __version__
+from promptprism.cli_benchmark import benchmark
 from promptprism.cli_data import Json, Root, data_app
 from promptprism.cli_explain import explain
 from promptprism.cli_suite import report, suite
@@ -47,6 +48,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.command()(suite)
 app.command()(report)
+app.command()(benchmark)
 app.command()(explain)
 
 Data = Annotated[

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from promptprism.adapter import Card, DataSummary, load_adapter, save_adapter
-from promptprism.anytime import EarlyOpinions, check_early, fused_so_far, patience_for
+from promptprism.anytime import EarlyOpinions, check_early, fused_so_far, lead, patience_for
 from promptprism.backbones import Backbone, load_backbone
 from promptprism.backbones.backbone import Precision
 from promptprism.data.images import ImageSource
@@ -230,7 +230,8 @@ class PromptPrism:
             PromptPrismError: the method has no opinions, or the budget is less than 1.
         """
         method = check_early(self._fitted, 0.0)
-        return patience_for(fused_so_far(self.opinions(images).templates, method.settings.fusion), budget)
+        opinions = self.opinions(images).templates
+        return patience_for(lead(fused_so_far(opinions, method.settings.fusion)), budget)
 
     def score(self, images: Images | Dataset, labels: Labels | None = None) -> float:
         """Accuracy on labelled images; arguments as for `evaluate`."""

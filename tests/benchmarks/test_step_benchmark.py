@@ -3,6 +3,7 @@ import csv
 import pytest
 
 from benchmarks import measure, step
+from promptprism import speed
 from promptprism.errors import PromptPrismError
 from promptprism.prompts.arithmetic import image_flops, text_flops
 
@@ -43,11 +44,11 @@ def test_a_disagreement_is_an_error(small, monkeypatch):
 
 def test_class_names_are_distinct_and_of_varied_length():
     for count in (10, 1000, 10_000):
-        names = measure.class_names(count)
+        names = speed.class_names(count)
         assert len(set(names)) == count
         assert len({len(name.split()) for name in names}) > 1
     with pytest.raises(PromptPrismError, match="10075 class names to measure with, not 20000"):
-        measure.class_names(20_000)
+        speed.class_names(20_000)
 
 
 def test_arithmetic_is_the_closed_form(tiny):

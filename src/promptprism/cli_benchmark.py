@@ -1,0 +1,153 @@
+"""``promptprism benchmark``: the paper's table of templates against parameters and speed, on this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from promptprism.cli_data import Json
+from promptprism.errors import PromptPrismError
+from promptprism.reports.output import Output
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from promptprism.backbones import Backbone
+    from promptprism.backbones.backbone import Precision
+    from promptprism.speed import Speed
+
+
+def benchmark(
+    backbone: Annotated[
+        str,
+        typer.Option(help="As for fit. An open_clip name without --pretrained runs with random weights."),
+    ] = "mini",
+    pretrained: Annotated[
+        str | None, typer.Option(help="Tag or .safetensors file of the weights.", show_default=False)
+    ] = None,
+    classes: Annotated[int, typer.Option(min=2, help="K.")] = 50,
+    templates: Annotated[str, typer.Option(help="M; several separated by commas.")] = "1,2,4",
+    batch: Annotated[int, typer.Option(min=1, help="Images of a training step.")] = 4,
+    predict_batch: Annotated[int, typer.Option(min=1, help="Images predicted at a time.")] = 32,
+    depth: Annotated[int, typer.Option(min=1, help="J, layers with prompts.")] = 9,
+    vision_from: Annotated[int, typer.Option(min=0, help="L0, vision layers below the prompts.")] = 0,
+    precision: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="Of matrix products.")
+    ] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    seconds: Annotated[float, typer.Option(min=0, help="To spend on each M, at least.")] = 5.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each, at least.")] = 3,
+    json_file: Json = None,
+) -> None:
+    """Measure what CDC's templates cost: parameters, operations, speed, memory. About half a minute."""
+    output = Output("benchmark", json_file)
+    counts = _counts(templates)
+    from promptprism.speed import measure
+    from promptprism.training.cost import BackboneFacts, Meter
+
+    tower, random = _load(backbone, pretrained, precision, device)
+    rows = measure(
+        tower,
+        classes,
+        counts,
+        batch=batch,
+        predict_batch=predict_batch,
+        seconds=seconds,
+        repeats=repeats,
+        depth=depth,
+        vision_from=vision_from,
+    )
+    cost = Meter(tower.device).cost()
+    weights = "random weights: speed does not depend on them" if random else f"weights {tower.fingerprint}"
+    output.show(
+        f"{tower.name}, {weights}; {precision} on {cost.device}, {cost.threads} threads",
+        f"{classes} classes, {batch} images a training step, {predict_batch} predicted at a time, "
+        "already decoded",
+        _table(rows),
+        "Cached: the hand-made phrase's text features, in training; all text features, in prediction, made "
+        "once per label space in the time shown under text.",
+    )
+    output.write(
+        backbone=BackboneFacts.of(tower).model_dump() | {"random": random},
+        classes=classes,
+        batch=batch,
+        predict_batch=predict_batch,
+        depth=depth,
+        vision_from=vision_from,
+        rows=[row.model_dump() for row in rows],
+        device=cost.device,
+        threads=cost.threads,
+        versions=cost.versions,
+    )
+
+
+def _counts(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if wrong := [part for part in parts if not part.isdecimal() or int(part) < 1]:
+        raise PromptPrismError(f"templates '{wrong[0]}' is no number from 1: write --templates 1,2,4")
+    return [int(part) for part in parts]
+
+
+def _load(name: str, pretrained: str | None, precision: Precision, device: str) -> tuple[Backbone, bool]:
+    """A backbone, and whether its weights are random."""
+    import open_clip
+    import torch
+
+    from promptprism.backbones import load_backbone
+    from promptprism.speed import random_backbone
+
+    if pretrained is not None or name not in open_clip.list_models():
+        return load_backbone(name, pretrained, precision=precision, device=device), False
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return random_backbone(name, precision, device), True
+
+
+def _table(rows: list[Speed]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    from promptprism.reports.tables import duration
+
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+        caption="M = 0: zero-shot CLIP. MiB: on top of the weights",
+        caption_justify="left",
+        caption_style="dim",
+    )
+    table.add_column("\nM", justify="right", style="bold", no_wrap=True)
+    heads = (
+        "\nlearned",
+        "GFLOP\n/step",
+        "steps\n/s",
+        "\nMiB",
+        "GFLOP\n/image",
+        "images\n/s",
+        "\nMiB",
+        "\ntext",
+    )
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            str(row.templates),
+            f"{row.trainable:,}" if row.trainable else "–",
+            _short(row.step_gflops),
+            _short(row.steps_per_second),
+            _short(row.step_memory_mb),
+            _short(row.image_gflops),
+            _short(row.images_per_second),
+            _short(row.predict_memory_mb),
+            duration(row.text_seconds),
+        )
+    return table
+
+
+def _short(value: float | None) -> str:
+    """Three digits, without an exponent."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,294 @@
+"""Seconds and memory of training steps and predictions, on made-up images: speed knows no accuracy."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import itertools
+import logging
+import statistics
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import open_clip
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from promptprism.backbones import Backbone
+from promptprism.backbones.backbone import Precision
+from promptprism.data.miniworld.scenes import COLOURS
+from promptprism.data.miniworld.sprites import concepts
+from promptprism.errors import PromptPrismError
+from promptprism.methods import Cdc, Method, build_method
+from promptprism.prompts import encode_text
+from promptprism.prompts.arithmetic import image_flops, text_flops
+from promptprism.training.cost import Meter
+
+CPU = torch.device("cpu")
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+def class_names(count: int) -> list[str]:
+    """MiniWorld's concepts, evenly over their list; beyond them each also in colours ("red honeybee").
+
+    Raises:
+        PromptPrismError: more than there are.
+    """
+    plain = sorted({concept.name for concept in concepts()})
+    coloured = (f"{colour} {name}" for colour in COLOURS for name in plain)
+    names = list(itertools.islice(itertools.chain(plain, coloured), max(count, len(plain))))
+    if len(names) < count:
+        raise PromptPrismError(f"there are {len(names)} class names to measure with, not {count}")
+    return [names[i * len(names) // count] for i in range(count)]
+
+
+def random_model(name: str, precision: Precision = "float32") -> Any:
+    """An open_clip model with random weights, always the same, as open_clip casts it."""
+    logging.disable(logging.WARNING)  # open_clip warns that there are no weights
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = open_clip.create_model(name).eval().requires_grad_(False)
+        if precision == "float32":
+            return model
+        low = open_clip.create_model(name, precision="bf16").eval().requires_grad_(False)
+    finally:
+        logging.disable(logging.NOTSET)
+    low.load_state_dict(model.state_dict())
+    return low
+
+
+def random_backbone(name: str, precision: Precision, device: str | torch.device = "cpu") -> Backbone:
+    """The same weights as a backbone."""
+    tokenizer = open_clip.get_tokenizer(name)
+    return Backbone(random_model(name), tokenizer, name=name, precision=precision, device=device)
+
+
+def build(backbone: Backbone, names: Sequence[str], templates: int, depth: int = 9, **settings: Any) -> Cdc:
+    """CDC with all made that is made once per training; depth is cut to the backbone's layers."""
+    layers = min(backbone.text_layers, backbone.vision_layers)
+    method = build_method("cdc", backbone, names, templates=templates, depth=min(depth, layers), **settings)
+    assert isinstance(method, Cdc)
+    method.zero_shot_features()
+    return method
+
+
+def draw(
+    backbone: Backbone, templates: int, batch: int, classes: int, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Random views [M, B, 3, H, W] and labels [B], on the backbone's device."""
+    generator = torch.Generator().manual_seed(seed)
+    size = backbone.image_size
+    views = torch.randn(templates, batch, 3, size, size, generator=generator)
+    labels = torch.randint(classes, (batch,), generator=generator)
+    return views.to(backbone.device), labels.to(backbone.device)
+
+
+def training_step(method: Method, views: Tensor, labels: Tensor) -> Callable[[], None]:
+    """Loss, gradients and the optimizer's step."""
+    optimizer = torch.optim.SGD(method.parameters(), lr=1e-5, momentum=0.9)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        method.loss(views, labels, 0).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return run
+
+
+def text_features(method: Method) -> Callable[[], Tensor]:
+    """Text features [M, K, D], made anew each time."""
+    prompts = method.learner.context if isinstance(method, Cdc) else None
+
+    def run() -> Tensor:
+        with torch.no_grad():
+            return encode_text(method.backbone, method.tokens, prompts)
+
+    return run
+
+
+def prediction(method: Method, views: Tensor, text: Tensor) -> Callable[[], Tensor]:
+    """Probabilities [B, K] of plain images [1, B, 3, H, W], text features at hand."""
+
+    def run() -> Tensor:
+        with torch.no_grad():
+            return method.probabilities(method(views, text))
+
+    return run
+
+
+@dataclass
+class Samples:
+    """Seconds of repeated work, and how much memory it took on top of what was there, MiB.
+
+    Seconds of the processor, over all threads, leave out what other programs took meanwhile.
+    """
+
+    device: torch.device = CPU
+    seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+    memory_mb: float = 0.0
+
+    def take(self, work: Callable[[], object]) -> None:
+        """Run the work once."""
+        gc.collect()
+        _give_back()
+        meter = Meter(self.device)
+        before, start, cpu_start = meter.peak_memory_mb, time.perf_counter(), time.process_time()
+        work()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds.append(time.perf_counter() - start)
+        self.cpu_seconds.append(time.process_time() - cpu_start)
+        self.memory_mb = max(self.memory_mb, meter.peak_memory_mb - before)
+
+    @property
+    def median(self) -> float:
+        """Median of the seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def cpu_median(self) -> float:
+        """Median of the processor's seconds."""
+        return statistics.median(self.cpu_seconds)
+
+    def row(self) -> dict[str, float]:
+        """As it goes into a table."""
+        return {
+            "seconds": round(self.median, 4),
+            "seconds_min": round(min(self.seconds), 4),
+            "seconds_max": round(max(self.seconds), 4),
+            "cpu_seconds": round(self.cpu_median, 4),
+            "repeats": len(self.seconds),
+            "memory_mb": round(self.memory_mb),
+        }
+
+
+def interleave(
+    work: Mapping[Name, Callable[[], object]], repeats: int, seconds: float = 0.0, device: torch.device = CPU
+) -> dict[Name, Samples]:
+    """Measure each piece of work, one after the other, in rounds: what slows the machine slows all.
+
+    Args:
+        work: by name; run it once before, as the first run pays for lazy initialisations.
+        repeats: rounds at least.
+        seconds: rounds go on for so long.
+        device: that the work runs on.
+    """
+    samples = {name: Samples(device) for name in work}
+    start, rounds = time.perf_counter(), 0
+    while rounds < repeats or time.perf_counter() - start < seconds:
+        for name, run in work.items():
+            samples[name].take(run)
+        rounds += 1
+    return samples
+
+
+class Speed(BaseModel):
+    """What a number of templates costs.
+
+    Attributes:
+        templates: M; 0 is zero-shot CLIP, which trains nothing.
+        trainable: number of learned numbers.
+        step_gflops: operations of a training step, forward and backward to the inputs, that cannot be saved.
+        image_gflops: operations of one image's prediction.
+        step_seconds: of a training step, median.
+        steps_per_second: the same, turned over.
+        images_per_second: of prediction.
+        text_seconds: of the text features, which prediction makes once per label space.
+        step_memory_mb: highest memory of a training step on top of what is there between steps, MiB.
+        predict_memory_mb: the same of a prediction.
+        repeats: rounds that the medians are of.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    templates: int
+    trainable: int
+    step_gflops: float | None
+    image_gflops: float
+    step_seconds: float | None
+    steps_per_second: float | None
+    images_per_second: float
+    text_seconds: float
+    step_memory_mb: float | None
+    predict_memory_mb: float
+    repeats: int
+
+
+def measure(
+    backbone: Backbone,
+    classes: int,
+    templates: Sequence[int],
+    *,
+    batch: int = 4,
+    predict_batch: int = 32,
+    seconds: float = 10.0,
+    repeats: int = 3,
+    **settings: Any,
+) -> list[Speed]:
+    """Measure CDC with several numbers of templates, and zero-shot CLIP, in one interleaved run.
+
+    Args:
+        backbone: its weights may be random.
+        classes: K.
+        templates: each M to measure.
+        batch: images of a training step.
+        predict_batch: images that are predicted at a time.
+        seconds: to spend on each M.
+        repeats: measurements of each at least.
+        settings: of CDC.
+
+    Raises:
+        PromptPrismError: more classes than there are names, or settings that cannot be.
+    """
+    names = class_names(classes)
+    methods: dict[int, Method] = {0: build_method("zero-shot", backbone, names)}
+    methods |= {m: build(backbone, names, m, **settings) for m in sorted(set(templates))}
+    work: dict[tuple[str, int], Callable[[], object]] = {}
+    plain, _ = draw(backbone, 1, predict_batch, classes)
+    for m, method in methods.items():
+        work["text", m] = make_text = text_features(method)
+        work["predict", m] = prediction(method, plain, make_text())
+        if m:
+            work["train", m] = training_step(method, *draw(backbone, m, batch, classes))
+    for run in work.values():
+        run()
+    found = interleave(work, repeats, seconds * len(methods), backbone.device)
+    return [
+        _speed(method, m, {name: found[name, k] for name, k in found if k == m}, batch, predict_batch)
+        for m, method in methods.items()
+    ]
+
+
+def _speed(
+    method: Method, templates: int, found: Mapping[str, Samples], batch: int, predict_batch: int
+) -> Speed:
+    backbone, train, predict = method.backbone, found.get("train"), found["predict"]
+    n = method.settings.context_length if isinstance(method, Cdc) else 0
+    image, text = image_flops(backbone, n), text_flops(backbone, method.tokens, n)
+    copies = max(templates, 1)
+    return Speed(
+        templates=templates,
+        trainable=sum(value.numel() for value in method.parameters()),
+        step_gflops=2 * copies * (batch * image + text) / 1e9 if train else None,
+        image_gflops=copies * image / 1e9,
+        step_seconds=train.median if train else None,
+        steps_per_second=1 / train.median if train else None,
+        images_per_second=predict_batch / predict.median,
+        text_seconds=found["text"].median,
+        step_memory_mb=train.memory_mb if train else None,
+        predict_memory_mb=predict.memory_mb,
+        repeats=len(predict.seconds),
+    )
+
+
+def _give_back() -> None:
+    """Hand freed memory back to Linux, so that the next peak is not hidden in it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -1,0 +1,99 @@
+import csv
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from toys import colours
+
+from benchmarks import anytime, evaluation
+from promptprism import PromptPrism
+from promptprism.data.images import load_image
+from promptprism.errors import PromptPrismError
+from promptprism.evidence import Opinion
+
+pytestmark = pytest.mark.filterwarnings("ignore:the run collapsed")  # random weights see little
+
+
+def read(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def split(weights, labels):
+    return anytime.Split(Opinion(torch.tensor(weights)), torch.tensor(labels))
+
+
+@pytest.fixture
+def source():
+    """Template 1 is wrong on image 2 by little, template 2 right by much; 3 agrees with all."""
+    weights = [
+        [[4.0, 0.0], [1.5, 1.0], [0.0, 9.0]],
+        [[2.0, 0.0], [0.0, 8.0], [0.0, 5.0]],
+        [[1.0, 0.0], [0.0, 6.0], [0.0, 2.0]],
+    ]
+    both = split(weights, [0, 1, 1])
+    return anytime.Source("made/up", "dempster", both, both)
+
+
+def test_a_curve_is_the_replay_by_hand(source):
+    rows = anytime.curve(source, "lead", "learned", [1.0, 1.4, 3.0])
+    assert [row["test_templates"] for row in rows] == [1.0, 1.3333, 3.0]
+    assert [row["test_accuracy"] for row in rows] == [66.667, 100.0, 100.0]
+    assert [row["test_points_to_all"] for row in rows] == [-33.333, 0.0, 0.0]
+    assert rows[1]["patience"] == 0.5 and rows[2]["patience"] == math.inf
+    best = anytime.curve(source, "lead", "best first", [1.0])  # templates 2 and 3 are always right
+    assert best[0]["test_accuracy"] == 100
+
+
+def test_rules():
+    so_far = Opinion(torch.tensor([[[3.0, 1.0]], [[6.0, 2.0]], [[6.0, 5.0]]]))
+    assert anytime.certainty(so_far, "lead").flatten().tolist() == [2, 4, 1]
+    assert anytime.certainty(so_far, "lead per template to come").flatten().tolist() == [1, 4, 1]
+    expected = -so_far.uncertainty.log().flatten()
+    assert torch.allclose(anytime.certainty(so_far, "uncertainty").flatten().float(), expected)
+
+
+def test_the_chosen_budget_loses_nothing_from_there_on(source):
+    hard = replace(source, data="made/hard", val=split(source.val.opinions.weight.tolist(), [0, 0, 1]))
+    rows = anytime.curves([source, hard], [1.0, 1.4, 3.0])
+    assert len(rows) == 3 * len(anytime.RULES) * len(anytime.ORDERS) * 3
+    mean = [row for row in rows if row["data"] == "mean"][:3]
+    assert [row["val_points_to_all"] for row in mean] == [0.0, 0.0, 0.0]  # one gains what the other loses
+    alone = [row for row in anytime.curves([source], [1.0, 1.4, 3.0]) if row["data"] == "mean"][:3]
+    assert [row["chosen"] for row in alone] == [False, True, False]
+
+
+def test_adapters_are_read_asked_and_written(tiny, tmp_path, monkeypatch, capsys):
+    data = colours()
+    data = replace(data, val=data.test)
+    model = PromptPrism("cdc", tiny, templates=2, epochs=1).fit(data)
+    monkeypatch.setattr(anytime, "load_data", lambda name: data)
+    monkeypatch.setattr(anytime, "load_model", lambda path: model)
+    table = tmp_path / "anytime.csv"
+    anytime.main([model.save(tmp_path / "a")], step=0.5, csv_file=table)
+    rows = read(table)
+    assert len(rows) == 2 * len(anytime.RULES) * len(anytime.ORDERS) * 3
+    full = [row for row in rows if float(row["budget"]) == 2]
+    assert {float(row["test_templates"]) for row in full} == {2.0}
+    accuracy = 100 * model.score(data)
+    assert all(float(row["test_accuracy"]) == pytest.approx(accuracy, abs=1e-3) for row in full)
+    assert "lead, learned" in capsys.readouterr().out
+    with pytest.raises(PromptPrismError, match="needs validation and test images"):
+        monkeypatch.setattr(anytime, "load_data", lambda name: colours())
+        anytime.read_source(model, "colours")
+
+
+def test_evaluation_measures_all_paths(tiny_factory, monkeypatch, tmp_path):
+    monkeypatch.setattr(evaluation, "random_model", lambda name, precision: tiny_factory(precision).model)
+    monkeypatch.setattr(evaluation, "random_backbone", lambda name, precision: tiny_factory(precision))
+    table = tmp_path / "evaluation.csv"
+    evaluation.main("tiny", classes=5, templates=2, batch=3, repeats=1, csv_file=table)
+    rows = {row["path"]: row for row in read(table)}
+    assert list(rows) == ["open_clip", "zero-shot", "cdc", "cdc from files"]
+    speed = {name: float(row["images_per_second"]) for name, row in rows.items()}
+    assert float(rows["open_clip"]["share_of_quarter"]) == 2
+    share = float(rows["cdc"]["share_of_quarter"])
+    assert share == pytest.approx(2 * speed["cdc"] / speed["open_clip"], rel=0.01)
+    photo = load_image(evaluation.write_photos(tmp_path, 1)[0])
+    assert photo.size == (500, 375) and len(photo.getcolors(500 * 375)) > 1000
