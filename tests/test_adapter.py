@@ -85,6 +85,14 @@ def test_another_backbone_is_refused(tiny_factory, adapter):
         load_model(adapter, backbone=other)
 
 
+def test_the_backbone_may_be_named(tiny, adapter, monkeypatch):
+    asked = []
+    monkeypatch.setattr("promptprism.adapter.load_backbone", lambda *a, **_: asked.append(a) or tiny)
+    load_model(adapter)
+    load_model(adapter, backbone="local-dir:here")
+    assert asked == [("tiny", None), ("local-dir:here", None)]
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [

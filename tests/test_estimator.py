@@ -149,6 +149,9 @@ def test_use_before_fit_is_said(use):
         ({"backbone": "minni"}, "mini"),
         ({"phrase": "a photo"}, "{}"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": "1"}, "seed is '1': give a whole number"),
+        ({"shots": 2.5}, "shots is 2.5"),
+        ({"backbone": None}, "backbone is None: give a name"),
     ],
 )
 def test_bad_arguments_are_named_before_any_work(tiny, arguments, word):
@@ -161,6 +164,8 @@ def test_data_that_is_none_is_named(tiny):
         PromptPrism("coop", tiny).fit(SOURCES)
     with pytest.raises(PromptPrismError, match="no data 'nowhere'"):
         PromptPrism("coop", tiny).fit("nowhere")
+    with pytest.raises(PromptPrismError, match="class_names go with images and labels"):
+        PromptPrism("coop", tiny).fit("mini/food", class_names=["red", "green"])
     with pytest.raises(PromptPrismError, match="one class only"):
         PromptPrism("coop", tiny).fit(SOURCES[:2], ["red", "red"])
 

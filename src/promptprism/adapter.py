@@ -124,17 +124,16 @@ def read_card(path: Path) -> Card:
 
 
 def load_adapter(
-    path: Path, backbone: Backbone | None = None, pretrained: str | None = None, device: str = "auto"
+    path: Path, backbone: str | Backbone | None = None, pretrained: str | None = None, device: str = "auto"
 ) -> tuple[Method, Card]:
     """Read an adapter folder and build its method; see `promptprism.load_model`."""
     card = read_card(path)
     tensors, _ = read_tensors(path / TENSORS)
-    if backbone is None:
+    if not isinstance(backbone, Backbone):
         facts = card.backbone
+        name, weights = (facts.name, facts.pretrained) if backbone is None else (backbone, None)
         precision: Literal["float32", "bfloat16"] = "bfloat16" if facts.precision == "bfloat16" else "float32"
-        backbone = load_backbone(
-            facts.name, pretrained or facts.pretrained, precision=precision, device=device
-        )
+        backbone = load_backbone(name, pretrained or weights, precision=precision, device=device)
     if backbone.fingerprint != card.backbone.fingerprint:
         raise PromptPrismError(
             f"adapter '{path}' was learned for backbone {card.backbone.name!r} with fingerprint "

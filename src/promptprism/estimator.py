@@ -7,6 +7,7 @@ import inspect
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -21,13 +22,12 @@ from promptprism.backbones import Backbone, load_backbone
 from promptprism.backbones.backbone import Precision
 from promptprism.data.images import ImageSource
 from promptprism.data.records import Dataset, Record
-from promptprism.data.registry import load_data
 from promptprism.data.splits import few_shot
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.evaluate import Evaluation, evaluate
 from promptprism.evidence import Opinion
 from promptprism.inference import Predictor
-from promptprism.inputs import Images, Labels, as_sources, label_images
+from promptprism.inputs import Images, Labels, as_dataset, as_sources
 from promptprism.methods import Method, build_method, make_settings
 from promptprism.methods.names import name_key
 from promptprism.training.cost import BackboneFacts
@@ -141,7 +141,7 @@ class PromptPrism:
             images: with ``labels``: paths, PIL images, arrays or tensors. Without: a data set, or a folder,
                 CSV or registered name that `load_data` reads; its training split is learned from.
             labels: a class name for each image, or an index into ``class_names``.
-            class_names: the label space; None takes the sorted labels.
+            class_names: with ``labels``: the label space; None takes the sorted labels.
             checkpoint: a file to keep the state in after every epoch; a fit that finds its own goes on from
                 there.
 
@@ -150,30 +150,32 @@ class PromptPrism:
             KeyboardInterrupt: Ctrl-C, with a message that says what was kept.
         """
         make_settings(self.method, **self.settings)
-        dataset = self._dataset(images, labels, class_names)
+        seed = _whole("seed", self.seed)
+        shots = None if self.shots is None else _whole("shots", self.shots)
+        dataset = as_dataset(images, labels, class_names)
         records = dataset.train
-        if self.shots is not None:
-            records = few_shot(records, self.shots, self.seed, self.allow_fewer, dataset.class_names)
+        if shots is not None:
+            records = few_shot(records, shots, seed, self.allow_fewer, dataset.class_names)
         backbone = self.backbone
         if isinstance(backbone, str):
             backbone = load_backbone(backbone, self.pretrained, precision=self.precision, device=self.device)
+        elif not isinstance(backbone, Backbone):
+            raise PromptPrismError(f"backbone is {backbone!r}: give a name, or what load_backbone makes")
         phrase = dataset.phrase if self.phrase is None else self.phrase
         method = build_method(
-            self.method, backbone, dataset.class_names, phrase=phrase, seed=self.seed, **self.settings
+            self.method, backbone, dataset.class_names, phrase=phrase, seed=seed, **self.settings
         )
         training = train(
             method,
             records,
-            seed=self.seed,
+            seed=seed,
             checkpoint=Path(checkpoint) if checkpoint is not None else None,
             progress=self.progress,
         )
         if training.collapsed:
             warnings.warn(f"the run collapsed: {training.collapsed}. It is no result", stacklevel=2)
-        data = DataSummary(
-            name=dataset.name, images=dataset.counts(records), shots=self.shots, seed=self.seed
-        )
-        self._set_fitted(method, training, data if records else None)
+        data = DataSummary(name=dataset.name, images=dataset.counts(records), shots=shots, seed=seed)
+        self._set_fitted(method, training, data if training.steps else None)
         return self
 
     def predict(self, images: Images, patience: float | None = None) -> NDArray[np.str_]:
@@ -293,7 +295,7 @@ class PromptPrism:
             backbone=BackboneFacts.of(method.backbone),
             class_names=tuple(method.class_names),
             phrase=method.phrase,
-            seed=self.seed,
+            seed=self.training_.seed,
             data=self.data_,
             training=self.training_,
             scores=self.scores_,
@@ -334,7 +336,7 @@ class PromptPrism:
     ) -> tuple[Dataset, tuple[Record, ...]]:
         """Data, and its images to score on with labels of ``classes_``."""
         method = self._fitted
-        dataset = self._dataset(images, labels, None if labels is None else self.classes_.tolist())
+        dataset = as_dataset(images, labels, None if labels is None else self.classes_.tolist())
         known = {name_key(name): label for label, name in enumerate(method.class_names)}
         places = [known.get(name_key(name)) for name in dataset.class_names]
         unknown = [name for name, place in zip(dataset.class_names, places, strict=True) if place is None]
@@ -347,30 +349,28 @@ class PromptPrism:
         records = [Record(record.source, places[record.label] or 0) for record in dataset.evaluation]
         return dataset, tuple(records)
 
-    def _dataset(self, images: Any, labels: Any, class_names: Sequence[str] | None) -> Dataset:
-        if labels is None:
-            if class_names is not None and not isinstance(images, Dataset | str | Path):
-                raise PromptPrismError("labels are missing: give one for each image")
-            if not isinstance(images, Dataset | str | Path):
-                raise PromptPrismError(
-                    f"cannot take data from {type(images).__name__}: give images and labels, a Dataset, "
-                    "a folder, a CSV or a registered name"
-                )
-            return load_data(images)
-        return label_images(as_sources(images), labels, class_names)
+
+def _whole(name: str, value: Any) -> int:
+    if not isinstance(value, Integral):
+        raise PromptPrismError(f"{name} is {value!r}: give a whole number")
+    return int(value)
 
 
 _PARAMETERS = tuple(name for name in inspect.signature(PromptPrism).parameters if name != "settings")
 
 
 def load_model(
-    path: str | Path, *, backbone: Backbone | None = None, pretrained: str | None = None, device: str = "auto"
+    path: str | Path,
+    *,
+    backbone: str | Backbone | None = None,
+    pretrained: str | None = None,
+    device: str = "auto",
 ) -> PromptPrism:
     """Read an adapter folder that `PromptPrism.save` wrote; nothing is unpickled.
 
     Args:
         path: the folder.
-        backbone: the frozen model, if it is at hand; else the one that the card names is loaded.
+        backbone: the frozen model, if it is at hand, or its name; None loads the one that the card names.
         pretrained: where its weights are on this machine, if not where the card says.
         device: where to load the backbone.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from promptprism.data.images import ImageSource
 from promptprism.data.records import Dataset, Record
+from promptprism.data.registry import load_data
 from promptprism.errors import PromptPrismError
 from promptprism.methods.names import check_class_names
 
@@ -69,12 +71,32 @@ def label_images(images: Any, labels: Any, class_names: Sequence[str] | None = N
                 f"label {unknown[0]!r} is none of the {len(names)} class names: add it to them"
             )
         values = [names.index(value) for value in values]
+    elif not all(isinstance(value, int | np.integer) for value in values):
+        raise PromptPrismError("labels must be all class names or all indices into class_names")
     elif given is None:
         raise PromptPrismError(
             "labels are indices: give class_names too, for a CLIP reads the names of the classes"
         )
-    elif not all(isinstance(value, int | np.integer) for value in values):
-        raise PromptPrismError("labels must be all class names or all indices into class_names")
     else:
         names = given
     return Dataset("given images", names, train=tuple(map(Record, sources, map(int, values))))
+
+
+def as_dataset(images: Any, labels: Any = None, class_names: Sequence[str] | None = None) -> Dataset:
+    """Make a data set of images and labels, see `label_images`, or read the one named; see `load_data`.
+
+    Raises:
+        PromptPrismError: images without labels, class names beside a data set, or anything those refuse.
+    """
+    if labels is not None:
+        return label_images(images, labels, class_names)
+    if class_names is not None:
+        raise PromptPrismError(
+            "class_names go with images and labels: give a label for each image. Data brings its own names"
+        )
+    if not isinstance(images, Dataset | str | Path):
+        raise PromptPrismError(
+            f"cannot take data from {type(images).__name__}: give images and labels, a Dataset, a folder, "
+            "a CSV or a registered name"
+        )
+    return load_data(images)
