@@ -43,7 +43,8 @@ def test_saved_splits(tmp_path):
         [1, 0],
     ]
     assert [np.asarray(load_image(r.source))[0, 0, 0] for r in data.train] == [0, 10, 20]
-    assert data.test[1].source.key == f"{tmp_path}/saved/test/1"
+    assert data.test[1].source.key == "saved/test/1"
+    assert str(data.test[1].source) == f"{tmp_path}/saved/test/1"
 
 
 def test_one_table_is_for_training_and_unlabelled_images_are_left_out(tmp_path):

@@ -20,13 +20,18 @@ class Cell:
         table: one split, its images not decoded.
         column: of the images.
         row: counted from 0.
-        key: what tells it from other images, on every machine.
+        place: data set and split.
     """
 
     table: Any
     column: str
     row: int
-    key: str
+    place: str
+
+    @property
+    def key(self) -> str:
+        """What tells it from other images, on every machine."""
+        return "/".join((*Path(self.place).parts[-2:], str(self.row)))
 
     def content(self) -> bytes:
         """Read the image file."""
@@ -37,7 +42,7 @@ class Cell:
         return Path(cell["path"]).read_bytes() if content is None else content
 
     def __str__(self) -> str:
-        return self.key
+        return f"{self.place}/{self.row}"
 
 
 def read_hub(name: str) -> Dataset:
@@ -72,7 +77,7 @@ def read_hub(name: str) -> Dataset:
 
     def records(split: str) -> Records:
         return tuple(
-            Record(Cell(tables[split], image, row, f"{name}/{split}/{row}"), places[value])
+            Record(Cell(tables[split], image, row, f"{name}/{split}"), places[value])
             for row, value in enumerate(values.get(split, ()))
         )
 

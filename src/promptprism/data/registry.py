@@ -73,8 +73,8 @@ def load_data(source: str | Path | Dataset, root: str | Path | None = None) -> D
         if path.suffix.lower() in {".csv", ".tsv"}:
             return read_csv(path)
         raise PromptPrismError(
-            f"data '{source}' is a file but no CSV: give a folder with one subfolder per class, or a CSV of "
-            "path and label whose name ends in .csv"
+            f"data '{source}' is a file but no CSV: give a folder with one subfolder per class, a CSV of "
+            "path and label whose name ends in .csv, or WebDataset shards with wds: before their path"
         )
     near = difflib.get_close_matches(str(source), entries, n=3, cutoff=0.7)
     hint = f"Did you mean {' or '.join(near)}?" if near else "`promptprism datasets` lists the names."
