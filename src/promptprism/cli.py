@@ -14,6 +14,7 @@ from promptprism import __version__
 from promptprism.cli_benchmark import benchmark
 from promptprism.cli_data import Json, Root, data_app
 from promptprism.cli_explain import explain
+from promptprism.cli_figure import figure_app
 from promptprism.cli_suite import report, suite
 from promptprism.errors import PromptPrismError
 from promptprism.reports.output import Output
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 
 app.add_typer(data_app, name="data")
+app.add_typer(figure_app, name="figure")
 app.command()(suite)
 app.command()(report)
 app.command()(benchmark)

@@ -1,0 +1,200 @@
+"""``promptprism figure``: what the papers draw, and what interventions show, measured and drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from promptprism.cli_data import Json
+from promptprism.cli_suite import _seeds, _split
+from promptprism.errors import PromptPrismError
+from promptprism.reports.output import Output
+
+if TYPE_CHECKING:
+    from promptprism.backbones import Backbone
+    from promptprism.evaluation.suites import Suite
+
+figure_app = typer.Typer(help="Measure and draw misalignments and interventions.", no_args_is_help=True)
+
+Out = Annotated[
+    Path, typer.Option("--out", "-o", help="Figure to make: .svg, .png or .pdf.", show_default=False)
+]
+Results = Annotated[
+    Path,
+    typer.Option(
+        "--results", help="Folder of finished cells; a run goes on where others stopped.", show_default=False
+    ),
+]
+SuiteName = Annotated[str, typer.Option("--suite", help="Suite whose methods, settings and backbone count.")]
+Datasets = Annotated[str, typer.Option("--data", help="MiniWorld data sets, separated by commas.")]
+Methods = Annotated[str, typer.Option(help="Rows of the suite, separated by commas.")]
+Seeds = Annotated[str, typer.Option(help="Separated by commas.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+_DEVELOPMENT = "mini/mammals,mini/vehicles,mini/clothing"
+
+
+@figure_app.command("task-misalignment")
+def task(
+    out: Out,
+    data: Annotated[str, typer.Option(help="MiniWorld data set.")] = "mini/general",
+    scenes: Annotated[int, typer.Option(min=2, help="Test scenes to look at.")] = 1000,
+    backbone: Annotated[str, typer.Option(help="mini, or any other of fit's.")] = "mini",
+    pretrained: Annotated[
+        str | None, typer.Option(help="Tag or .safetensors file of the weights.", show_default=False)
+    ] = None,
+    device: Device = "auto",
+    json_file: Json = None,
+) -> None:
+    """Compare images with their full description and with each part of it (CDC's fig. 1a)."""
+    output = Output("figure-task-misalignment", json_file)
+    from promptprism.backbones import load_backbone
+    from promptprism.evaluation.misalignment import task_misalignment
+    from promptprism.reports.drawing import check_figure, save_figure
+    from promptprism.reports.figures import draw_task_misalignment
+
+    check_figure(out)
+    found = task_misalignment(load_backbone(backbone, pretrained, device=device), data, scenes)
+    save_figure(draw_task_misalignment(found), out)
+    output.show(
+        f"{scenes} scenes of {data}: {found.full_is_closest:.1%} are closest to their full description",
+        *(f"  full is closer than {part}: {share:.1%}" for part, share in found.full_is_closer.items()),
+        f"See {out}",
+    )
+    output.write(out=str(out), **found.model_dump(mode="json"))
+
+
+@figure_app.command("data-misalignment")
+def curves(
+    out: Out,
+    results: Results,
+    data: Datasets = _DEVELOPMENT,
+    methods: Methods = "zero-shot,coop,maple,cdc",
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of every method that learns; else the suite's.", show_default=False),
+    ] = None,
+    seeds: Seeds = "1,2,3",
+    suite: SuiteName = "mini/base-to-new",
+    device: Device = "auto",
+    json_file: Json = None,
+) -> None:
+    """Train on base classes and score base and new after every epoch (CDC's fig. 1b)."""
+    output = Output("figure-data-misalignment", json_file)
+    from promptprism.evaluation.run_curves import run_curves
+    from promptprism.reports.drawing import check_figure, save_figure
+    from promptprism.reports.figures import draw_data_misalignment, summarise_curves
+
+    check_figure(out)
+    chosen, sets = _chosen(suite, methods, seeds), _split(data)
+    found, failures = run_curves(chosen, sets, epochs, results, _backbone(chosen, device), show=_tell)
+    found = {row: every for row, every in found.items() if every}
+    _stop_without(found, failures)
+    content = summarise_curves(found)
+    about = f"{', '.join(sets)}; seeds {', '.join(map(str, chosen.seeds))}"
+    save_figure(draw_data_misalignment(content, about), out)
+    for line in content:
+        output.show(
+            f"{line['method']:10} epoch {line['epoch']:3} base {line['base']:.1%} new {line['new']:.1%}"
+        )
+    output.show(f"See {out}")
+    output.write(
+        out=str(out),
+        data=sets,
+        seeds=list(chosen.seeds),
+        settings={row: every[0].cell.settings for row, every in found.items()},
+        curves=content,
+        failures=failures,
+    )
+    _end(output, failures)
+
+
+@figure_app.command()
+def interventions(
+    out: Out,
+    results: Results,
+    data: Datasets = _DEVELOPMENT,
+    methods: Methods = "zero-shot,coop,maple,cdc",
+    rhos: Annotated[str, typer.Option("--rho", help="Of training, separated by commas.")] = "0,0.5,0.7,0.9",
+    seeds: Seeds = "1,2,3",
+    scenes: Annotated[int, typer.Option(min=1, help="Test scenes of each class to intervene on.")] = 12,
+    draws: Annotated[int, typer.Option(min=1, help="Contexts of a scene for the front-door estimate.")] = 8,
+    suite: SuiteName = "mini/base-to-new",
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", help="Write the tables there.", show_default=False)
+    ] = None,
+    device: Device = "auto",
+    json_file: Json = None,
+) -> None:
+    """Set one factor of MiniWorld's scenes to another value, and see what moves; tables as Markdown."""
+    output = Output("figure-interventions", json_file)
+    from promptprism.evaluation.run_interventions import run_interventions
+    from promptprism.files import write_text
+    from promptprism.reports.documents import check_place
+    from promptprism.reports.drawing import check_figure, save_figure
+    from promptprism.reports.figures import draw_interventions
+    from promptprism.reports.interventions import markdown, summarise
+
+    check_figure(out)
+    if markdown_file is not None:
+        check_place(markdown_file)
+    chosen = _chosen(suite, methods, seeds)
+    chosen = chosen.model_copy(update={"shots": chosen.shots[:1]})
+    found, failures = run_interventions(
+        chosen,
+        _split(data),
+        _numbers(rhos),
+        results,
+        _backbone(chosen, device),
+        per_class=scenes,
+        draws=draws,
+        show=_tell,
+    )
+    _stop_without([one for every in found.values() for one in every if not one.collapsed], failures)
+    content = summarise(found)
+    save_figure(draw_interventions(content), out)
+    text = markdown(content)
+    if markdown_file is not None:
+        write_text(markdown_file, text)
+    if json_file != "-":
+        typer.echo(text)
+    output.show(f"See {out}")
+    output.write(out=str(out), **content, failures=failures)
+    _end(output, failures)
+
+
+def _chosen(suite: str, methods: str, seeds: str) -> Suite:
+    from promptprism.evaluation.suites import load_suite
+
+    return load_suite(suite).only(_split(methods), (), _seeds(seeds))
+
+
+def _backbone(suite: Suite, device: str) -> Backbone:
+    from promptprism.backbones import load_backbone
+
+    spec = suite.backbone
+    return load_backbone(spec.name, spec.pretrained, precision=spec.precision, device=device)
+
+
+def _stop_without(found: Any, failures: list[str]) -> None:
+    if not found:
+        raise PromptPrismError(f"there is nothing to draw: every run failed. {'; '.join(failures[:1])}")
+
+
+def _end(output: Output, failures: list[str]) -> None:
+    for failure in failures:
+        output.warn(f"✗ {failure}")
+    if failures:
+        raise typer.Exit(1)
+
+
+def _tell(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(number) for number in _split(text)]
+    except ValueError as error:
+        raise PromptPrismError(f"'{text}' are no numbers: write --rho 0,0.5,0.9") from error
