@@ -1,12 +1,13 @@
 import csv
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from toys import colours
 
-from benchmarks import anytime, evaluation
+from benchmarks import anytime, evaluation, late_prompts
 from promptprism import PromptPrism
 from promptprism.data.images import load_image
 from promptprism.errors import PromptPrismError
@@ -97,3 +98,22 @@ def test_evaluation_measures_all_paths(tiny_factory, monkeypatch, tmp_path):
     assert share == pytest.approx(2 * speed["cdc"] / speed["open_clip"], rel=0.01)
     photo = load_image(evaluation.write_photos(tmp_path, 1)[0])
     assert photo.size == (500, 375) and len(photo.getcolors(500 * 375)) > 1000
+
+
+def test_late_prompts_are_scored_once_and_cost_against_the_first_layer(tiny, monkeypatch, tmp_path, capsys):
+    suite = SimpleNamespace(methods={"cdc": {"epochs": 1, "batch_size": 4, "templates": 2}})
+    monkeypatch.setattr(late_prompts, "load_suite", lambda name: suite)
+    monkeypatch.setattr(late_prompts, "load_backbone", lambda precision: tiny)
+    monkeypatch.setattr(late_prompts, "load_data", lambda name: colours())
+    table = tmp_path / "late.csv"
+    for _ in range(2):
+        late_prompts.main(data=["toy"], shots=2, repeats=1, csv_file=table)
+    rows = read(table)
+    assert [(row["data"], row["vision_from"]) for row in rows] == [("toy", "0"), ("toy", "1")]
+    assert capsys.readouterr().out.count("\n") == 2  # the second time everything is there
+    assert float(rows[0]["step_to_0"]) == 1 and float(rows[1]["step_to_0"]) > 0
+    assert int(rows[0]["trainable"]) - int(rows[1]["trainable"]) == 2 * (48 * 64 + 64)
+    assert 0 <= float(rows[1]["base"]) <= 100 and rows[1]["batch"] == "4"
+    monkeypatch.setattr(late_prompts, "random_backbone", lambda name, precision: tiny)
+    late_prompts.main(cost_of="tiny", classes=5, batch=2, repeats=1, csv_file=table)
+    assert [row["hm"] for row in read(table)[2:]] == ["", ""]
