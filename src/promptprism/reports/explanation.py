@@ -205,7 +205,7 @@ def _reasons(axes: Axes, explanation: Explanation, colours: dict[str, str]) -> N
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
     axes.spines["left"].set_visible(False)
-    _say(axes, 0.0, textwrap.fill(_because(explanation, why), 54), va="bottom")
+    _say(axes, 0.0, textwrap.fill(_because(explanation, why), 40), va="bottom")
 
 
 def _because(explanation: Explanation, why: Why) -> str:
