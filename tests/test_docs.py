@@ -1,11 +1,14 @@
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
 from PIL import Image
 from toys import picture
 
+from promptprism.cli import app
 from promptprism.methods import CdcSettings
 
 ROOT = Path(__file__).parents[1]
@@ -44,3 +47,31 @@ def test_the_defaults_in_the_description_of_the_method_are_those_of_the_code():
         r"^\| `(\w+)` \| `(.+?)` \| (?:K|I|U|ours) \|", (ROOT / "docs/method.md").read_text(), re.M
     )
     assert {name: json.loads(value) for name, value in rows} == CdcSettings().model_dump(mode="json")
+
+
+def test_the_examples_about_opinions_print_what_they_say(capsys):
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs/trust.md").read_text(), re.DOTALL)
+    names, run = {}, 0
+    for example in examples:
+        if "Opinion.from_evidence" in example:
+            exec(compile(example, "trust.md", "exec"), names)
+            said = re.findall(r"^# (.*)$", example, re.MULTILINE)
+            assert capsys.readouterr().out.splitlines() == said
+            run += 1
+    assert run >= 2
+
+
+def commands():
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            lines = block.replace("\\\n", " ").splitlines()
+            yield from (line for line in lines if line.startswith("promptprism "))
+
+
+@pytest.mark.parametrize("line", list(commands()))
+def test_commands_in_the_documentation_exist_with_their_options(line):
+    _, *words = shlex.split(line, comments=True)
+    command = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    command.make_context(command.name, words)
