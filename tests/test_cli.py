@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,12 +102,19 @@ def test_evaluate_without_a_test_split_takes_all(fitted, data):
     assert "flatters" not in run("evaluate", fitted[0], data / "test").output
 
 
-def test_evaluate_on_the_images_learned_from_says_so(data, tmp_path):
+def test_evaluate_on_the_images_learned_from_says_so(fitted, data, tmp_path):
+    shutil.copytree(fitted[0], tmp_path / "a")
+    card = json.loads((tmp_path / "a" / "card.json").read_text())
+    card["data"]["name"] = str(data / "train")
+    (tmp_path / "a" / "card.json").write_text(json.dumps(card))
+    output = run("evaluate", tmp_path / "a", data / "train").output
+    assert "no test split: images that were learned from" in output
+
+
+def test_zero_shot_learns_from_no_image(data, tmp_path):
     run("fit", data / "train", "--method", "zero-shot", "--shots", 1, "--out", tmp_path / "a")
-    assert (
-        "no test split: images that were learned from"
-        in run("evaluate", tmp_path / "a", data / "train").output
-    )
+    assert "learned from" not in run("info", tmp_path / "a").output
+    assert "flatters" not in run("evaluate", tmp_path / "a", data / "train").output
 
 
 def test_evaluate_in_another_label_space(fitted, data, tmp_path):
@@ -278,7 +286,7 @@ def test_interrupted_and_resumed(data, fitted, tmp_path, monkeypatch):
         stopped = run(*arguments, code=130)
     assert re.search(r"stopped in epoch 3 of 4\. The first 2 are kept in '.*a\.checkpoint'", stopped.stderr)
     assert not out.exists()
-    assert "is left of an interrupted run: add --resume" in run(*arguments, code=2).stderr
+    assert "is left of an unfinished run: add --resume" in run(*arguments, code=2).stderr
     run(*arguments, "--resume")
     tensors = "adapter.safetensors"
     assert (out / tensors).read_bytes() == (fitted[0] / tensors).read_bytes()

@@ -346,7 +346,7 @@ def _check_out(out: Path, resume: bool) -> Path:
     checkpoint = out.with_name(f"{out.name}.checkpoint")
     if checkpoint.exists() and not resume:
         raise PromptPrismError(
-            f"'{checkpoint}' is left of an interrupted run: add --resume to go on, or remove it"
+            f"'{checkpoint}' is left of an unfinished run: add --resume to go on, or remove it"
         )
     check_place(out)
     return checkpoint
