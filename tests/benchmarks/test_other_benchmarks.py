@@ -7,7 +7,8 @@ import pytest
 import torch
 from toys import colours
 
-from benchmarks import anytime, evaluation, late_prompts
+from benchmarks import anytime, evaluation, late_prompts, picture
+from benchmarks.measure import write_rows
 from promptprism import PromptPrism
 from promptprism.data.images import load_image
 from promptprism.errors import PromptPrismError
@@ -117,3 +118,29 @@ def test_late_prompts_are_scored_once_and_cost_against_the_first_layer(tiny, mon
     monkeypatch.setattr(late_prompts, "random_backbone", lambda name, precision: tiny)
     late_prompts.main(cost_of="tiny", classes=5, batch=2, repeats=1, csv_file=table)
     assert [row["hm"] for row in read(table)[2:]] == ["", ""]
+
+
+def test_pictures_are_drawn_of_what_there_is(tmp_path, source):
+    with pytest.raises(PromptPrismError, match="neither"):
+        picture.main(tmp_path)
+    write_rows(tmp_path / "anytime.csv", anytime.curves([source], [1.0, 3.0]))
+    picture.main(tmp_path)
+    shared = {"backbone": "ViT-B-16-quickgelu", "batch": 4, "device": "a processor", "threads": 2}
+    paths = (("ours", "bfloat16"), ("reference_m1", "float32"), ("reference_same_m", "bfloat16"))
+    step = [
+        {"path": path, "classes": k, "templates": 1 if path == "reference_m1" else m, "precision": precision}
+        | {"seconds": k * m, "memory_mb": k, "floor_seconds": m if path == "ours" else ""}
+        | shared
+        for k in (50, 200)
+        for m in (1, 4)
+        for path, precision in paths
+    ]
+    write_rows(tmp_path / "step.csv", step)
+    row = {"classes": 1000, "templates": 4, "precision": "bfloat16", "seconds": 9, "memory_mb": 99}
+    write_rows(tmp_path / "classes.csv", [row | shared, row | shared | {"templates": 1}])
+    picture.main(tmp_path)
+    texts = [(tmp_path / name).read_bytes() for name in ("cost.svg", "anytime.svg")]
+    picture.main(tmp_path)
+    assert texts == [(tmp_path / name).read_bytes() for name in ("cost.svg", "anytime.svg")]
+    rows = [{"k": "1", "s": "2", "p": "a"}, {"k": "1", "s": "3", "p": "a"}, {"k": "0", "s": "", "p": "a"}]
+    assert picture.latest([*rows, {"k": "5", "s": "1", "p": "b"}], "k", "s", p="a") == [(1.0, 3.0)]
