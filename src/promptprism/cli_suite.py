@@ -125,7 +125,10 @@ def report(
         ),
     ] = None,
     plot: Annotated[
-        str | None, typer.Option(help="Draw base-new or shots, into --out.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Draw base-new, shots, reliability or risk-coverage, into --out.", show_default=False
+        ),
     ] = None,
     form: Annotated[
         Literal["md", "csv", "latex", "html"], typer.Option("--format", help="Of the table.")

@@ -312,7 +312,7 @@ def test_settings_of_one_data_set_are_of_the_same_row(tiny, data, tmp_path):
 
 def test_bad_parts():
     with pytest.raises(
-        PromptPrismError, match="no suite 'mini/nope': give a YAML file, or one of mini/base-to"
+        PromptPrismError, match="no suite 'mini/nope': give a YAML file, or one of mini/ablation"
     ):
         load_suite("mini/nope")
     suite = load_suite("mini/base-to-new")
@@ -356,6 +356,8 @@ def test_report_commands(tiny, data, tmp_path):
     assert content["schema"] == "promptprism/report" and content["columns"][3:5] == ["S1", "S2"]
     assert "cdc, seed 1" in report("--table", "base-to-new", "--per-seed").stdout
     assert report("--table", "settings", "--datasets", data).exit_code == 0
+    trust = report("--table", "trust", "--format", "html")
+    assert trust.exit_code == 0 and trust.stdout.count("<svg") == 2
     for wrong in (
         ["--plot", "base-new"], ["--plot", "base-new", "--out", tmp_path / "p.txt"], ["--table", "nope"], [],
         ["--table", "base-to-new", "--datasets", "x"],

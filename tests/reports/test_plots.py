@@ -45,7 +45,9 @@ def test_shots_curve():
 
 
 def test_unknown_or_empty():
-    with pytest.raises(PromptPrismError, match="unknown plot 'x': choose one of base-new, shots"):
+    with pytest.raises(
+        PromptPrismError, match="unknown plot 'x': choose one of base-new, shots, reliability"
+    ):
         make_plot(BASE_NEW, "x")
     with pytest.raises(PromptPrismError, match="no results of protocol 'few-shot'"):
         make_plot(BASE_NEW, "shots")

@@ -75,6 +75,7 @@ def test_settings_table_has_a_column_for_what_differs():
         SUITE,
     )
     assert [row[1] for row in named.rows] == ["one", "maple"]
+    assert named.columns[2] == "base"  # no method is there with several settings
     with pytest.raises(PromptPrismError, match="has no rows per seed"):
         make_table(results, "settings", per_seed=True)
     with pytest.raises(PromptPrismError, match="unknown table 'x': choose one of base-to-new"):

@@ -14,7 +14,7 @@ import torch
 
 from promptprism.backbones import Backbone, load_backbone
 from promptprism.data.catalog import CATALOG
-from promptprism.data.records import DEFAULT_PHRASE, Dataset, Record
+from promptprism.data.records import DEFAULT_PHRASE, Dataset, Record, Records
 from promptprism.data.registry import load_data, registered
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.protocols import PROTOCOLS, draw
@@ -187,12 +187,21 @@ class _Arithmetic:
         self.backbone, self.data = backbone, data
         self.item: int = getattr(torch, spec.precision).itemsize
         self.cost = cache(self._cost)
+        self._drawn = cache(self._draw)
+
+    def _draw(
+        self, protocol: str, data: str, targets: tuple[str, ...], *draws: Any
+    ) -> tuple[Dataset, Records, dict[str, Dataset]]:
+        """What is learned from, the images drawn, and the parts that are scored."""
+        chosen = PROTOCOLS[protocol]
+        parts = chosen.scored(self.data[data], {name: self.data[name] for name in targets})
+        return *draw(chosen, self.data[data], *draws), parts
 
     def _cost(self, text: str) -> dict[str, Any]:
         cell = Cell.model_validate_json(text)
-        protocol, dataset = PROTOCOLS[cell.protocol], self.data[cell.data]
-        learning, records = draw(protocol, dataset, cell.shots, cell.seed, cell.allow_fewer)
-        parts = protocol.scored(dataset, {name: self.data[name] for name in cell.targets})
+        learning, records, parts = self._drawn(
+            cell.protocol, cell.data, cell.targets, cell.shots, cell.seed, cell.allow_fewer
+        )
         model = build_method(
             cell.method, self.backbone, learning.class_names, phrase=learning.phrase, **cell.settings
         )
@@ -204,14 +213,14 @@ class _Arithmetic:
             learning,
             test=tuple(Record("", k) for k in range(len(learning.class_names)) for _ in range(_SHOTS)),
         )
-        home = parts[protocol.home] if protocol.home else None
+        home = PROTOCOLS[cell.protocol].home
         return {
             "trainable": sum(parameter.numel() for parameter in model.parameters()),
             "images": images,
             "steps": steps,
             "train_flops": steps * self._step(model, batch) if steps else 0.0,
             "test_flops": self._score(model, calibration, None)
-            + sum(self._score(model, part, home) for part in parts.values()),
+            + sum(self._score(model, part, parts[home] if home else None) for part in parts.values()),
             "memory_mb": max(
                 self._training_mb(model, batch) if steps else 0.0,
                 *(self._scoring_mb(model, part) for part in parts.values()),

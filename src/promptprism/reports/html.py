@@ -19,7 +19,6 @@ th:nth-child(-n+2), td:nth-child(-n+2), td.note { text-align: left; }
 td.note { white-space: normal; min-width: 12rem; font-size: .85em; }
 tbody tr.start td { border-top: 2px solid #888; }
 tbody tr.seed { opacity: .7; font-size: .9em; }
-td.best { font-weight: 700; }
 figure { margin: 2rem 0; } svg { max-width: 100%; height: auto; background: #fff; }
 footer { margin-top: 2rem; font-size: .85em; opacity: .8; }
 """

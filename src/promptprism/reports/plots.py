@@ -13,6 +13,7 @@ from promptprism.errors import PromptPrismError
 from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
 from promptprism.reports.drawing import CYCLE, new_figure, styled
+from promptprism.reports.plots_trust import reliability_diagram, risk_coverage
 from promptprism.reports.protocols import AVERAGE, averaged, base_new_hm, over_data, shot_average
 from promptprism.reports.results import Row, Runs, group, results_of
 
@@ -92,9 +93,18 @@ def shots(results: Iterable[CellResult], suite: Suite | None = None) -> Drawing:
 
 
 Plot = Callable[[Iterable[CellResult], Suite | None], Drawing]
-PLOTS: dict[str, Plot] = {"base-new": base_new, "shots": shots}
-#: What a page shows below the table of a protocol.
-PLOT_OF = {"base-to-new": "base-new", "few-shot": "shots"}
+PLOTS: dict[str, Plot] = {
+    "base-new": base_new,
+    "shots": shots,
+    "reliability": reliability_diagram,
+    "risk-coverage": risk_coverage,
+}
+#: What a page shows below a table.
+PLOTS_OF = {
+    "base-to-new": ("base-new",),
+    "few-shot": ("shots",),
+    "trust": ("reliability", "risk-coverage"),
+}
 
 
 def make_plot(results: Iterable[CellResult], name: str, suite: Suite | None = None) -> Drawing:

@@ -10,14 +10,16 @@ from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
 from promptprism.reports import render
 from promptprism.reports.html import render_html
-from promptprism.reports.plots import PLOT_OF, make_plot, to_svg
+from promptprism.reports.plots import PLOTS_OF, make_plot, to_svg
 from promptprism.reports.protocols import protocol_table
 from promptprism.reports.results import ResultTable
 from promptprism.reports.settings import semantics_table, settings_table
+from promptprism.reports.trust import make_trust_table
 
 FORMATS = (*render.FORMATS, "html")
 _Maker = Callable[[Sequence[CellResult], Suite | None], ResultTable]
 _OTHERS: dict[str, _Maker] = {
+    "trust": make_trust_table,
     "per-semantic": semantics_table,
     # The paper has a table of each; here one that shows whichever settings differ.
     **dict.fromkeys(("settings", "ablation", "templates", "augmentation"), settings_table),
@@ -51,13 +53,13 @@ def make_table(
 def write_table(
     table: ResultTable, name: str, form: str, results: Sequence[CellResult], suite: Suite | None = None
 ) -> str:
-    """Write a table in a format; a page shows the plot of the protocol too, and what it was made of.
+    """Write a table in a format; a page shows plots too, and what it was made of.
 
     Raises:
         PromptPrismError: no such format.
     """
     if form != "html":
         return render.render(table, form)
-    plots = [to_svg(make_plot(results, PLOT_OF[name], suite))] if name in PLOT_OF else []
+    plots = [to_svg(make_plot(results, plot, suite)) for plot in PLOTS_OF.get(name, ())]
     used = [result for result in results if result.cell.protocol == name] or results
     return render_html(table, f"{name}: {len(used)} results", plots, used)

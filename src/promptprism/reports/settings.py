@@ -14,7 +14,7 @@ from promptprism.reports.results import Figure, ResultTable, Run, Value, group, 
 
 
 def settings_table(results: Iterable[CellResult], suite: Suite | None = None) -> ResultTable:
-    """Accuracy, learned numbers and cost of every row, with a column for each setting that differs.
+    """Accuracy, learned numbers and cost of every row, and each setting that differs within a method.
 
     Of base-to-new, over all data sets together; `protocol_table` tells them apart.
 
@@ -28,7 +28,9 @@ def settings_table(results: Iterable[CellResult], suite: Suite | None = None) ->
     }
     settings = {row: found[0].cell.settings for row, found in every.items()}
     names = dict.fromkeys(name for own in settings.values() for name in own)
-    differing = [n for n in names if len({repr(own.get(n)) for own in settings.values()}) > 1]
+    # Between methods nearly all settings differ, and tell nothing.
+    values = {n: {(row.method, repr(own.get(n))) for row, own in settings.items()} for n in names}
+    differing = [n for n in names if len(values[n]) > len({method for method, _ in values[n]})]
     data, wanted = averaged(runs.datasets)[0]
     rows: list[tuple[Value, ...]] = []
     for row in runs.by_row:
