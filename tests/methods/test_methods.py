@@ -150,7 +150,8 @@ def test_cdc_loss_is_the_sum_of_its_parts(tiny, rule):
     with torch.no_grad():
         opinions = Opinion.from_evidence(to_evidence(method(views)))
         text, anchor = method.text_features(), method.zero_shot_features()
-        trusted = [trusted_cross_entropy(o, LABELS, 0.2 * 2 / 4).mean() for o in (opinions, opinions.fuse(rule))]
+        both = (opinions, opinions.fuse(rule))
+        trusted = [trusted_cross_entropy(o, LABELS, 0.2 * 2 / 4).mean() for o in both]
         unit = F.normalize(text - anchor, dim=-1)
         pairs = [(unit[i] * unit[j]).sum(-1).square() for i, j in itertools.combinations(range(4), 2)]
         consistency = 1 - (text * anchor).sum(-1)
