@@ -8,6 +8,8 @@ from typer.testing import CliRunner
 import promptprism.backbones
 from promptprism.backbones import load_backbone
 from promptprism.cli import app
+from promptprism.data.miniworld import worlds
+from promptprism.data.registry import registered
 from promptprism.evaluation import run_interventions
 
 SUITE = """
@@ -27,7 +29,15 @@ def folder(tiny, tmp_path_factory):
     (folder / "suite.yaml").write_text(SUITE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(promptprism.backbones, "load_backbone", lambda *_, **__: tiny)
+        patch.setattr(worlds, "PER_CLASS", {"train": 2, "val": 2, "test": 4})
+        forget()
         yield folder
+    forget()
+
+
+def forget():
+    for kept in (worlds.load, registered, run_interventions._split):
+        kept.cache_clear()
 
 
 def run(*arguments, code=0):
@@ -51,9 +61,9 @@ def texts(path):
 def test_task_misalignment(tmp_path, monkeypatch):
     monkeypatch.setattr(promptprism.backbones, "load_backbone", load_backbone)
     out = tmp_path / "a.svg"
-    result = run("task-misalignment", "--out", out, "--data", "mini/food", "--scenes", 40, "--json", "-")
+    result = run("task-misalignment", "--out", out, "--data", "mini/food", "--scenes", 30, "--json", "-")
     content = json.loads(result.stdout)
-    assert len(content["cosine"]["full"]) == 40
+    assert len(content["cosine"]["full"]) == 30
     assert f"{100 * content['full_is_closer']['object']:.1f} %" in texts(out)
 
 
