@@ -93,6 +93,16 @@ def test_the_backbone_may_be_named(tiny, adapter, monkeypatch):
     assert asked == [("tiny", None), ("local-dir:here", None)]
 
 
+def test_weights_that_moved_are_asked_for(adapter):
+    card = json.loads((adapter / CARD).read_text())
+    card["backbone"] |= {"name": "ViT-B-32", "pretrained": "gone.safetensors"}
+    (adapter / CARD).write_text(json.dumps(card))
+    with pytest.raises(
+        PromptPrismError, match=r"'gone\.safetensors'.*say where \(pretrained=..., --pretrained\)"
+    ):
+        load_model(adapter)
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [

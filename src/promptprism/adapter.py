@@ -133,7 +133,15 @@ def load_adapter(
         facts = card.backbone
         name, weights = (facts.name, facts.pretrained) if backbone is None else (backbone, None)
         precision: Literal["float32", "bfloat16"] = "bfloat16" if facts.precision == "bfloat16" else "float32"
-        backbone = load_backbone(name, pretrained or weights, precision=precision, device=device)
+        try:
+            backbone = load_backbone(name, pretrained or weights, precision=precision, device=device)
+        except PromptPrismError as error:
+            if pretrained or not weights:
+                raise
+            raise PromptPrismError(
+                f"{error} Adapter '{path}' was learned with these weights: if they lie elsewhere on this "
+                "machine, say where (pretrained=..., --pretrained)"
+            ) from error
     if backbone.fingerprint != card.backbone.fingerprint:
         raise PromptPrismError(
             f"adapter '{path}' was learned for backbone {card.backbone.name!r} with fingerprint "
