@@ -38,7 +38,7 @@ class CdcSettings(TemplateSettings):
     )
     head: Literal["evidential", "softmax"] = Field(
         default="evidential",
-        description="evidential: opinions fused by Dempster's rule and the trusted loss (DSTC); softmax: "
+        description="evidential: fused opinions and the trusted loss (DSTC); softmax: "
         "mean cross-entropy of the templates, logits averaged for the prediction.",
     )
     evidence: EvidenceKind = Field(
