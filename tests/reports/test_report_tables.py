@@ -45,6 +45,9 @@ def test_a_suite_says_what_belongs_to_it_what_it_is_called_and_what_is_missing()
     assert found["a", "one"][0].mean == pytest.approx(0.65) and found["a", "one"][3] == "+15.00"
     assert found["a", "softmax"][-1] == "seed 2 missing" and found["b", "maple"][-1] == "no results"
     assert found["average", "one"][-1] == "of 1 of 2 data sets"
+    old = results[0].model_copy(deep=True)
+    del old.cell.settings["fusion"]  # as if that setting were new
+    assert ("a", "one") in rows(make_table([old], "base-to-new", SUITE))
     other = SUITE.model_copy(update={"methods": {"coop": {}}})
     with pytest.raises(PromptPrismError, match="none of the results is a cell of suite 'ablation'"):
         make_table(results, "base-to-new", other)

@@ -208,7 +208,10 @@ def _names(results: Sequence[CellResult], suite: Suite | None) -> dict[str, str]
         return {result.key: result.cell.method for result in results}
 
     def whatever_seed(cell: Cell) -> str:
-        return cell.model_copy(update={"seed": 0}).model_dump_json()
+        # Settings that came after the result was written had their default then.
+        defaults = METHODS[cell.method].Settings().model_dump(mode="json")
+        settings = dict(sorted((defaults | cell.settings).items()))
+        return cell.model_copy(update={"seed": 0, "settings": settings}).model_dump_json()
 
     rows = {whatever_seed(cell): row for row, cell in suite.grid()}
     cells = {result.key: whatever_seed(result.cell) for result in results}
