@@ -52,7 +52,7 @@ def task(
     from promptprism.backbones import load_backbone
     from promptprism.evaluation.misalignment import task_misalignment
     from promptprism.reports.drawing import check_figure, save_figure
-    from promptprism.reports.figures import draw_task_misalignment
+    from promptprism.reports.figures import draw_task_misalignment, summarise_cosines
 
     check_figure(out)
     found = task_misalignment(load_backbone(backbone, pretrained, device=device), data, scenes)
@@ -62,7 +62,8 @@ def task(
         *(f"  full is closer than {part}: {share:.1%}" for part, share in found.full_is_closer.items()),
         f"See {out}",
     )
-    output.write(out=str(out), **found.model_dump(mode="json"))
+    facts = found.model_dump(mode="json", exclude={"cosine"})
+    output.write(out=str(out), scenes=scenes, cosine=summarise_cosines(found), **facts)
 
 
 @figure_app.command("data-misalignment")
@@ -89,22 +90,24 @@ def curves(
     check_figure(out)
     chosen, sets = _chosen(suite, methods, seeds), _split(data)
     found, failures = run_curves(chosen, sets, epochs, results, _backbone(chosen, device), show=_tell)
-    found = {row: every for row, every in found.items() if every}
-    _stop_without(found, failures)
     content = summarise_curves(found)
+    _stop_without(content, failures)
+    collapsed = [str(one.cell) for every in found.values() for one in every if one.collapsed]
     about = f"{', '.join(sets)}; seeds {', '.join(map(str, chosen.seeds))}"
     save_figure(draw_data_misalignment(content, about), out)
     for line in content:
         output.show(
             f"{line['method']:10} epoch {line['epoch']:3} base {line['base']:.1%} new {line['new']:.1%}"
         )
+    _name_collapsed(output, collapsed)
     output.show(f"See {out}")
     output.write(
         out=str(out),
         data=sets,
         seeds=list(chosen.seeds),
-        settings={row: every[0].cell.settings for row, every in found.items()},
+        settings={row: every[0].cell.settings for row, every in found.items() if every},
         curves=content,
+        collapsed=collapsed,
         failures=failures,
     )
     _end(output, failures)
@@ -159,6 +162,7 @@ def interventions(
         write_text(markdown_file, text)
     if json_file != "-":
         typer.echo(text)
+    _name_collapsed(output, content["collapsed"])
     output.show(f"See {out}")
     output.write(out=str(out), **content, failures=failures)
     _end(output, failures)
@@ -180,6 +184,11 @@ def _backbone(suite: Suite, device: str) -> Backbone:
 def _stop_without(found: Any, failures: list[str]) -> None:
     if not found:
         raise PromptPrismError(f"there is nothing to draw: every run failed. {'; '.join(failures[:1])}")
+
+
+def _name_collapsed(output: Output, collapsed: list[str]) -> None:
+    for run in collapsed:
+        output.warn(f"left out, as it collapsed: {run}")
 
 
 def _end(output: Output, failures: list[str]) -> None:

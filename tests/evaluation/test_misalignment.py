@@ -21,6 +21,7 @@ def test_the_shipped_model_is_closest_to_the_full_description():
     found = task_misalignment(load_backbone("mini"), "mini/food", count=60)
     full = torch.tensor(found.cosine["full"])
     assert found.captions["full"].count(" ") > 8
+    assert found.captions["object"][13:-1] not in found.captions["another scene"]
     for part in OTHERS:
         other = torch.tensor(found.cosine[part])
         assert len(other) == 60
@@ -46,6 +47,7 @@ def test_looking_changes_nothing(tiny, method):
     assert len(curve.base) == len(curve.new) == 4
     assert (curve.base[-1], curve.new[-1]) == (result.base.accuracy, result.new.accuracy)
     assert curve.loss == tuple(epoch.loss for epoch in result.training.history)
+    assert curve.collapsed == result.training.collapsed
 
 
 def test_what_learns_nothing_has_one_point(tiny):

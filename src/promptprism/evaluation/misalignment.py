@@ -62,9 +62,9 @@ def task_misalignment(backbone: Backbone, data: str = "mini/general", count: int
         )
     chosen = complete[:: len(complete) // count][:count]
     captions = [caption_parts(scene) for scene in chosen]
-    # Every part of the next scene is another one, but for chance.
     texts = {part: [caption[part] for caption in captions] for part in captions[0]}
-    texts["another scene"] = texts["full"][1:] + texts["full"][:1]
+    # Scenes come class by class: half-way on there is another object.
+    texts["another scene"] = texts["full"][count // 2 :] + texts["full"][: count // 2]
     with torch.no_grad():
         images = _image_features(backbone, chosen)
         cosine = {part: (images * _text_features(backbone, of)).sum(-1).cpu() for part, of in texts.items()}
@@ -101,6 +101,7 @@ class EpochCurve(BaseModel):
             the first only.
         new: the same on new classes.
         loss: mean training loss of each epoch.
+        collapsed: why the run is no result, or None.
         cost: of training and all scoring.
     """
 
@@ -112,6 +113,7 @@ class EpochCurve(BaseModel):
     base: tuple[float, ...]
     new: tuple[float, ...]
     loss: tuple[float, ...]
+    collapsed: str | None
     cost: Cost
 
 
@@ -146,5 +148,6 @@ def accuracy_over_epochs(cell: Cell, backbone: Backbone, dataset: Dataset) -> Ep
         base=tuple(accuracies["base"]),
         new=tuple(accuracies["new"]),
         loss=tuple(epoch.loss for epoch in result.history),
+        collapsed=result.collapsed,
         cost=meter.cost(),
     )

@@ -15,7 +15,20 @@ from promptprism.evaluation.misalignment import OTHERS, EpochCurve, TaskMisalign
 from promptprism.reports.drawing import BLUE, CYCLE, GREY, SKY, new_figure, styled
 from promptprism.reports.interventions import detail_rho, over_seeds
 
+_QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 _WAYS = ("fused", "mixture", "fused, adjusted", "front-door")
+
+
+def summarise_cosines(found: TaskMisalignment) -> dict[str, dict[str, Any]]:
+    """Mean, deviation and quantiles of the cosine with each kind of description."""
+    return {
+        kind: {
+            "mean": float(np.mean(values)),
+            "std": float(np.std(values, ddof=1)),
+            "quantiles": {f"{share:g}": float(np.quantile(values, share)) for share in _QUANTILES},
+        }
+        for kind, values in found.cosine.items()
+    }
 
 
 def draw_task_misalignment(found: TaskMisalignment) -> Figure:
@@ -48,11 +61,15 @@ def draw_task_misalignment(found: TaskMisalignment) -> Figure:
 
 
 def summarise_curves(found: Mapping[str, Sequence[EpochCurve]]) -> list[dict[str, Any]]:
-    """Rows of method and epoch (0 is before training): accuracy, mean over data sets and seeds."""
+    """Rows of method and epoch (0 is before training): accuracy, mean over data sets and seeds.
+
+    Collapsed runs are left out.
+    """
     rows = []
-    for method, curves in found.items():
+    for method, every in found.items():
+        curves = [curve for curve in every if not curve.collapsed]
         seeds = [curve.cell.seed for curve in curves]
-        for epoch in range(min(len(curve.base) for curve in curves)):
+        for epoch in range(min((len(curve.base) for curve in curves), default=0)):
             row = {"method": method, "epoch": epoch}
             row |= over_seeds("base", seeds, [curve.base[epoch] for curve in curves])
             row |= over_seeds("new", seeds, [curve.new[epoch] for curve in curves])
@@ -135,7 +152,7 @@ def _against_rho(every: Any, content: Mapping[str, Any]) -> None:
         if name == "pull":
             axes.axhline(0, color=GREY, linewidth=0.8)
         else:
-            axes.set_ylim(0, 108 * largest)
+            axes.set_ylim(0, 115 * largest)
     every[0].set_ylabel("%  (dotted: pixel noise)")
     every[0].legend(frameon=False, fontsize=9.5)
 
