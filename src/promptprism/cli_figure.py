@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,7 +90,7 @@ def curves(
 
     check_figure(out)
     chosen, sets = _chosen(suite, methods, seeds), _split(data)
-    found, failures = run_curves(chosen, sets, epochs, results, _backbone(chosen, device), show=_tell)
+    found, failures = run_curves(chosen, sets, epochs, results, _backbone(chosen, device), show=_teller())
     content = summarise_curves(found)
     _stop_without(content, failures)
     collapsed = [str(one.cell) for every in found.values() for one in every if one.collapsed]
@@ -122,7 +123,7 @@ def interventions(
     rhos: Annotated[str, typer.Option("--rho", help="Of training, separated by commas.")] = "0,0.5,0.7,0.9",
     seeds: Seeds = "1,2,3",
     scenes: Annotated[int, typer.Option(min=1, help="Test scenes of each class to intervene on.")] = 12,
-    draws: Annotated[int, typer.Option(min=1, help="Contexts of a scene for the front-door estimate.")] = 8,
+    draws: Annotated[int, typer.Option(min=1, help="Contexts of a scene for the front-door estimate.")] = 6,
     suite: SuiteName = "mini/base-to-new",
     markdown_file: Annotated[
         Path | None, typer.Option("--markdown", help="Write the tables there.", show_default=False)
@@ -152,7 +153,7 @@ def interventions(
         _backbone(chosen, device),
         per_class=scenes,
         draws=draws,
-        show=_tell,
+        show=_teller(),
     )
     _stop_without([one for every in found.values() for one in every if not one.collapsed], failures)
     content = summarise(found)
@@ -198,8 +199,17 @@ def _end(output: Output, failures: list[str]) -> None:
         raise typer.Exit(1)
 
 
-def _tell(text: str) -> None:
-    typer.echo(text, err=True)
+def _teller() -> Callable[[str], None]:
+    """Tells what is new on standard error."""
+    last = ""
+
+    def tell(text: str) -> None:
+        nonlocal last
+        if text != last:
+            typer.echo(text, err=True)
+        last = text
+
+    return tell
 
 
 def _numbers(text: str) -> list[float]:

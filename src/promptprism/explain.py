@@ -57,13 +57,15 @@ class Why(_Frozen):
     """How the two leading classes came by their scores.
 
     Attributes:
-        quantity: what is added: "log(1 + e/K)" of opinions, or the "logit" above the mean class.
+        quantity: what is added: of opinions their weight "log(1 + e/K)" or their "evidence e", of softmax
+            heads the "logit" above the mean class.
         rule: how templates are combined.
         classes: the leading class and the second.
         contributions: of each template to the scores of both.
         scores: of both classes after the combination.
         exact: whether the contributions add up to the scores. Dempster's rule adds weights, tempered fusion
-            and softmax heads average; of other rules the contributions are each template's own score.
+            averages them, averaging fusion the evidence, softmax heads the logits; cautious fusion takes the
+            largest weight, and the contributions are each template's own.
     """
 
     quantity: str
@@ -245,14 +247,17 @@ def _why(method: Method, logits: Tensor, final: Tensor) -> Why | None:
     if len(final) < 2:
         return None
     best = final.topk(2).indices
-    if method.evidential:
-        opinions, fused = method.opinions(logits)
-        rule = str(getattr(method.settings, "fusion", "dempster"))
-        quantity, own, scores = "log(1 + e/K)", opinions.weight[:, 0, best], fused.weight[0, best]
-    else:
+    if not method.evidential:
         centred = logits[:, 0] - logits[:, 0].mean(-1, keepdim=True)
         rule, quantity, own, scores = "mean", "logit", centred[:, best], centred.mean(0)[best]
-    if rule in ("mean", "tempered"):
+    else:
+        opinions, fused = method.opinions(logits)
+        rule = str(getattr(method.settings, "fusion", "dempster"))
+        if rule == "averaging":
+            quantity, own, scores = "evidence e", opinions.evidence[:, 0, best], fused.evidence[0, best]
+        else:
+            quantity, own, scores = "log(1 + e/K)", opinions.weight[:, 0, best], fused.weight[0, best]
+    if rule in ("mean", "tempered", "averaging"):
         own = own / len(own)
     first, second = scores.tolist()
     return Why(
@@ -261,7 +266,7 @@ def _why(method: Method, logits: Tensor, final: Tensor) -> Why | None:
         classes=(method.class_names[int(best[0])], method.class_names[int(best[1])]),
         contributions=tuple((a, b) for a, b in own.tolist()),
         scores=(first, second),
-        exact=torch.allclose(own.sum(0), scores, rtol=1e-4, atol=1e-4),
+        exact=torch.allclose(own.sum(0), scores, rtol=1e-4, atol=1e-4 * scores.abs().max().item()),
     )
 
 

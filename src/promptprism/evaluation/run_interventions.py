@@ -150,7 +150,7 @@ def run_interventions(
     backbone: Backbone,
     *,
     per_class: int = 12,
-    draws: int = 8,
+    draws: int = 6,
     show: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, list[Interventions]], list[str]]:
     """Train each row of a suite on all classes of each data set at each rho, and intervene.

@@ -87,6 +87,11 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def _number(value: float, signed: bool = False) -> str:
+    digits = max(0, 2 - len(f"{abs(value):.0f}")) if abs(value) >= 1 else 2
+    return f"{value:{'+' if signed else ''},.{digits}f}"
+
+
 def _short(text: str, width: int = _WIDEST_NAME) -> str:
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
 
@@ -94,9 +99,8 @@ def _short(text: str, width: int = _WIDEST_NAME) -> str:
 def _image(axes: Axes, explanation: Explanation) -> None:
     axes.imshow(np.asarray(explanation.picture))
     axes.set_title("What the model sees")
-    axes.set_xlabel(
-        _short("…" + explanation.image[-33:] if len(explanation.image) > 34 else explanation.image, 34)
-    )
+    name = explanation.image
+    axes.set_xlabel(name if len(name) <= _WIDEST_NAME else f"…{name[1 - _WIDEST_NAME :]}", fontsize=10)
     _bare(axes)
 
 
@@ -196,12 +200,14 @@ def _reasons(axes: Axes, explanation: Explanation, colours: dict[str, str]) -> N
                 left += part
         if not why.exact:
             axes.barh(place, why.scores[place], height=0.6, color=colours[name])
-        total = axes.text(why.scores[place], place, f" {why.scores[place]:.1f}", va="center", fontsize=10.5)
+        total = axes.text(
+            why.scores[place], place, f" {_number(why.scores[place])}", va="center", fontsize=10.5
+        )
         total.set_in_layout(False)
     axes.set_yticks(range(2), [_short(name) for name in why.classes])
     axes.invert_yaxis()
     axes.set_ylim(3.9, -0.6)
-    axes.set_xlim(min(0.0, *why.scores), 1.12 * max(why.scores))
+    axes.set_xlim(min(0.0, *why.scores), 1.2 * max(why.scores))
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
     axes.spines["left"].set_visible(False)
@@ -210,10 +216,10 @@ def _reasons(axes: Axes, explanation: Explanation, colours: dict[str, str]) -> N
 
 def _because(explanation: Explanation, why: Why) -> str:
     best, second = (f"'{_short(name)}'" for name in why.classes)
-    leads = [f"S{m} {a - b:+.1f}" for m, (a, b) in enumerate(why.contributions, start=1)]
+    leads = [f"S{m} {_number(a - b, signed=True)}" for m, (a, b) in enumerate(why.contributions, start=1)]
     lead = why.scores[0] - why.scores[1]
     if len(leads) == 1:
-        return f"{best} is ahead of {second} by {lead:.1f} ({why.quantity})."
+        return f"{best} is ahead of {second} by {_number(lead)} ({why.quantity})."
     voices = explanation.templates
     others = [
         f"S{m} says '{_short(v.top[0].name)}'"
@@ -222,10 +228,8 @@ def _because(explanation: Explanation, why: Why) -> str:
     ]
     agreed = f"{len(voices) - len(others)} of {len(voices)} templates say {best}"
     agreed += f"; {', '.join(others)}. " if others else ". "
+    ahead, each = _number(lead), ", ".join(leads)
     if not why.exact:
-        return (
-            agreed
-            + f"By {why.rule} fusion {best} leads {second} by {lead:.1f}. On its own, {', '.join(leads)}."
-        )
-    total = f"The lead over {second} is {lead:.1f} = {', '.join(leads)}, where each adds its {why.quantity}."
+        return f"{agreed}By {why.rule} fusion {best} leads {second} by {ahead}. On its own, {each}."
+    total = f"The lead over {second} is {ahead} = {each}, each adding its share of {why.quantity}."
     return agreed + total
