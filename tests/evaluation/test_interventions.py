@@ -20,6 +20,7 @@ from promptprism.evaluation.interventions import (
     usual_colours,
     variance_share,
 )
+from promptprism.evidence import Opinion
 
 DATA = "mini/clothing"
 SHOWN, LABELS = (list(column) for column in zip(*list(scenes(DATA, "test"))[::16], strict=True))
@@ -146,3 +147,10 @@ def test_the_front_door_estimate_is_its_formula():
     assert found["fused"].distance == pytest.approx(distance.item(), rel=1e-6)
     assert found["front-door"].distance == 0
     assert found["front-door"].accuracy == 1 > found["fused"].accuracy
+
+
+def test_averaging_fusion_is_a_mixture_by_strength():
+    opinions = Opinion.from_evidence(torch.rand(4, 5, 7, generator=torch.Generator().manual_seed(0)) * 20)
+    strength = 7 / opinions.uncertainty.unsqueeze(-1)
+    mixture = (strength * opinions.probability).sum(0) / strength.sum(0)
+    assert torch.allclose(opinions.fuse("averaging").probability, mixture)
