@@ -21,7 +21,7 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.measure import machine, write_rows
+from benchmarks.measure import CsvFile, machine, write_rows
 from promptprism.adapter import read_card
 from promptprism.anytime import check_early, fused_so_far, lead, patience_for, templates_needed
 from promptprism.backbones.backbone import Precision
@@ -163,9 +163,7 @@ def main(
     ] = None,
     precision: Annotated[Precision, typer.Option(help="To train in.")] = "bfloat16",
     step: Annotated[float, typer.Option(min=0.01, help="Between budgets.")] = 0.125,
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", help="Write the curves to this file.", show_default=False)
-    ] = None,
+    csv_file: CsvFile = None,
 ) -> None:
     """Measure what stopping early costs in accuracy."""
     sources = []

@@ -7,12 +7,11 @@ Beyond the text tower's memory budget classes are recomputed in the backward pas
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from benchmarks.measure import append_rows, machine
+from benchmarks.measure import BackboneName, CsvFile, Templates, append_rows, machine
 from promptprism.backbones import Backbone
 from promptprism.prompts.text import TEXT_MEMORY_MB
 from promptprism.speed import Samples, build, class_names, draw, random_backbone, training_step
@@ -41,14 +40,12 @@ def measure(
 
 def main(
     classes: Annotated[list[int], typer.Option(help="K; may be given more than once.")],
-    templates: Annotated[int, typer.Option(min=1, help="M.")] = 4,
+    templates: Templates = 4,
     batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 4,
-    backbone: Annotated[str, typer.Option(help="A ViT of open_clip's.")] = "ViT-B-16-quickgelu",
+    backbone: BackboneName = "ViT-B-16-quickgelu",
     repeats: Annotated[int, typer.Option(min=1)] = 3,
     text_memory_mb: Annotated[float, typer.Option(min=0, help="The budget.")] = TEXT_MEMORY_MB,
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", help="Add rows to this file, e.g. benchmarks/results/classes.csv.")
-    ] = None,
+    csv_file: CsvFile = None,
 ) -> None:
     """Measure the growth with K, in bfloat16."""
     tower = random_backbone(backbone, "bfloat16")

@@ -22,7 +22,7 @@ import typer
 from PIL import Image
 from torch.nn import functional as F
 
-from benchmarks.measure import append_rows, machine
+from benchmarks.measure import BackboneName, CsvFile, Templates, append_rows, machine
 from promptprism.backbones.backbone import Precision
 from promptprism.inference import Predictor
 from promptprism.methods import build_method
@@ -96,15 +96,13 @@ def compare(
 
 
 def main(
-    backbone: Annotated[str, typer.Option(help="A ViT of open_clip's.")] = "ViT-B-16-quickgelu",
+    backbone: BackboneName = "ViT-B-16-quickgelu",
     classes: Annotated[int, typer.Option(min=2, help="K.")] = 100,
-    templates: Annotated[int, typer.Option(min=1, help="M.")] = 4,
+    templates: Templates = 4,
     batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 32,
     precision: Annotated[Precision, typer.Option(help="Of all paths.")] = "bfloat16",
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; medians are reported.")] = 5,
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", help="Add rows to this file.", show_default=False)
-    ] = None,
+    csv_file: CsvFile = None,
 ) -> None:
     """Measure prediction against plain CLIP."""
     rows = compare(backbone, classes, templates, batch, precision, repeats)

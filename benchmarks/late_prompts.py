@@ -12,12 +12,11 @@ again. With --cost a row has only the seconds, of an architecture with random we
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from benchmarks.measure import append_rows, is_there, machine
+from benchmarks.measure import CsvFile, append_rows, is_there, machine
 from promptprism.backbones import Backbone, load_backbone
 from promptprism.backbones.backbone import Precision
 from promptprism.data.miniworld import DEVELOPMENT
@@ -97,9 +96,7 @@ def main(
     shots: Annotated[int, typer.Option(min=1, help="Training images per class.")] = 16,
     precision: Annotated[Precision, typer.Option(help="Of the matrix products.")] = "bfloat16",
     repeats: Annotated[int, typer.Option(min=1, help="Rounds of the seconds; medians are reported.")] = 10,
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", help="Add rows to this file.", show_default=False)
-    ] = None,
+    csv_file: CsvFile = None,
 ) -> None:
     """Measure every L0 that leaves a layer with prompts."""
     settings = {"batch_size": batch} if cost_of else load_suite("mini/base-to-new").methods["cdc"]

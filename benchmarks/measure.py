@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import torch
+import typer
 
-from promptprism.backbones.backbone import Precision
 from promptprism.errors import PromptPrismError
 from promptprism.files import write_bytes
 from promptprism.speed import CPU
@@ -19,18 +17,12 @@ from promptprism.training.cost import Meter
 
 RESULTS = Path(__file__).with_name("results")
 
-
-def gigaflops_per_second(precision: Precision) -> float:
-    """The best of large square matrix products: what the machine can do."""
-    size = 2048
-    a = torch.randn(size, size).to(getattr(torch, precision))
-    b = a.T.contiguous()
-    samples = []
-    for _ in range(20):
-        start = time.perf_counter()
-        torch.mm(a, b)
-        samples.append(time.perf_counter() - start)
-    return 2 * size**3 / min(samples) / 1e9
+#: Options of several commands.
+CsvFile = Annotated[
+    Path | None, typer.Option("--csv", help="Write rows to this CSV file.", show_default=False)
+]
+BackboneName = Annotated[str, typer.Option(help="A ViT of open_clip's.")]
+Templates = Annotated[int, typer.Option(min=1, help="M.")]
 
 
 def machine() -> dict[str, Any]:

@@ -18,10 +18,11 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.measure import append_rows, gigaflops_per_second, machine
+from benchmarks.measure import BackboneName, CsvFile, Templates, append_rows, machine
 from benchmarks.reference import plain_gradients
 from promptprism.backbones.backbone import Precision
 from promptprism.errors import PromptPrismError
+from promptprism.evaluation.estimate import measure_gigaflops
 from promptprism.methods import Cdc
 from promptprism.prompts.arithmetic import image_flops, text_flops
 from promptprism.speed import (
@@ -109,7 +110,7 @@ def compare(
 
     n = fast.settings.context_length
     text, image = text_flops(fast.backbone, fast.tokens, n), image_flops(fast.backbone, n)
-    rate = gigaflops_per_second(precision)
+    rate = measure_gigaflops(precision)
     ours = samples["ours"]
     result: dict[str, Any] = {
         "backbone": backbone,
@@ -158,10 +159,10 @@ def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 def main(
     classes: Annotated[int, typer.Option(min=2, help="K.")] = 50,
-    templates: Annotated[int, typer.Option(min=1, help="M.")] = 4,
+    templates: Templates = 4,
     batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 4,
     depth: Annotated[int, typer.Option(min=1, help="J, layers with prompts.")] = 9,
-    backbone: Annotated[str, typer.Option(help="A ViT of open_clip's.")] = "ViT-B-16-quickgelu",
+    backbone: BackboneName = "ViT-B-16-quickgelu",
     precision: Annotated[Precision, typer.Option(help="Of ours.")] = "bfloat16",
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; medians are reported.")] = 3,
     agreement_classes: Annotated[int, typer.Option(min=2, help="Classes that both ways agree on.")] = 50,
@@ -170,9 +171,7 @@ def main(
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Write JSON; - is standard output.")
     ] = None,
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", help="Add rows to this file, e.g. benchmarks/results/step.csv.")
-    ] = None,
+    csv_file: CsvFile = None,
 ) -> None:
     """Measure a training step against the plain reference."""
     if threads:

@@ -107,8 +107,10 @@ def test_evaluate_on_the_images_learned_from_says_so(fitted, data, tmp_path):
     card = json.loads((tmp_path / "a" / "card.json").read_text())
     card["data"]["name"] = str(data / "train")
     (tmp_path / "a" / "card.json").write_text(json.dumps(card))
-    output = run("evaluate", tmp_path / "a", data / "train").output
-    assert "no test split: images that were learned from" in output
+    warning = "no test split: images that were learned from"
+    assert warning in run("evaluate", tmp_path / "a", data / "train").stdout
+    alone = run("evaluate", tmp_path / "a", data / "train", "--json", "-")
+    assert json.loads(alone.stdout)["split"] == "all" and warning in alone.stderr
 
 
 def test_zero_shot_learns_from_no_image(data, tmp_path):

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from promptprism import __version__
 from promptprism.cli_benchmark import benchmark
-from promptprism.cli_data import Json, Root, data_app
+from promptprism.cli_data import Device, Json, Root, data_app
 from promptprism.cli_explain import explain
 from promptprism.cli_figure import figure_app
 from promptprism.cli_suite import report, suite
@@ -58,7 +58,7 @@ Data = Annotated[
     typer.Argument(
         metavar="DATA",
         help="Folder with one subfolder per class (inside train/ and test/, or not), CSV of "
-        "path,label[,split], or a name such as mini/food or caltech101.",
+        "path,label[,split], a name such as mini/food or caltech101, hf:NAME, or wds:SHARDS.",
         show_default=False,
     ),
 ]
@@ -70,7 +70,6 @@ Pretrained = Annotated[
     str | None, typer.Option(help="Tag or .safetensors file of the backbone's weights.", show_default=False)
 ]
 Precision = Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the matrix products.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Patience = Annotated[
     float | None,
     typer.Option(

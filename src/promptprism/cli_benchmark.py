@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from promptprism.cli_data import Json
+from promptprism.cli_data import Device, Json
 from promptprism.errors import PromptPrismError
 from promptprism.reports.output import Output
 
@@ -35,7 +35,7 @@ def benchmark(
     precision: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Of matrix products.")
     ] = "float32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    device: Device = "auto",
     seconds: Annotated[float, typer.Option(min=0, help="To spend on each M, at least.")] = 5.0,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each, at least.")] = 3,
     json_file: Json = None,
@@ -92,16 +92,14 @@ def _counts(text: str) -> list[int]:
 def _load(name: str, pretrained: str | None, precision: Precision, device: str) -> tuple[Backbone, bool]:
     """A backbone, and whether its weights are random."""
     import open_clip
-    import torch
 
     from promptprism.backbones import load_backbone
+    from promptprism.backbones.loading import find_device
     from promptprism.speed import random_backbone
 
     if pretrained is not None or name not in open_clip.list_models():
         return load_backbone(name, pretrained, precision=precision, device=device), False
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return random_backbone(name, precision, device), True
+    return random_backbone(name, precision, find_device(device)), True
 
 
 def _table(rows: list[Speed]) -> Table:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from promptprism.cli_data import Json
+from promptprism.cli_data import Device, Json
 from promptprism.reports.output import Output
 
 
@@ -23,7 +23,7 @@ def explain(
         str | None,
         typer.Option(help="Tag or .safetensors file of the backbone's weights.", show_default=False),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    device: Device = "auto",
     json_file: Json = None,
 ) -> None:
     """Look inside one prediction: what each template says and where it looks, and why the answer came out."""

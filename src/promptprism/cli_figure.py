@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from promptprism.cli_data import Json
+from promptprism.cli_data import Device, Json
 from promptprism.cli_suite import _seeds, _split
 from promptprism.errors import PromptPrismError
 from promptprism.reports.output import Output
@@ -32,7 +32,6 @@ SuiteName = Annotated[str, typer.Option("--suite", help="Suite whose methods, se
 Datasets = Annotated[str, typer.Option("--data", help="MiniWorld data sets, separated by commas.")]
 Methods = Annotated[str, typer.Option(help="Rows of the suite, separated by commas.")]
 Seeds = Annotated[str, typer.Option(help="Separated by commas.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 _DEVELOPMENT = "mini/mammals,mini/vehicles,mini/clothing"
 
 

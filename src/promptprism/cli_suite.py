@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from promptprism.cli_data import Json, Root
+from promptprism.cli_data import Device, Json, Root
 from promptprism.errors import PromptPrismError
 from promptprism.reports.output import Output
 
@@ -41,7 +41,7 @@ def suite(
     stage: Annotated[
         Literal["all", "train", "test"], typer.Option(help="Only learn, only score, or both.")
     ] = "all",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    device: Device = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would run, what it needs, and about what it costs.")
     ] = False,

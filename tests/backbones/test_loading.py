@@ -93,6 +93,7 @@ def test_quick_gelu_of_a_tag_is_honoured(monkeypatch, folder):
         ("ViT-B-16", "opnai", "neither a file nor a known tag. Tags: openai"),
         ("local-dir:/nowhere", None, "/nowhere/open_clip_config.json does not exist"),
         ("hf-hub:a/b", "openai", "leave it out"),
+        ("mini", "openai", "pretrained='openai' has no meaning for 'mini': leave it out"),
         ("RN50", "openai", "'RN50' cannot be used: its vision tower is a ModifiedResNet"),
         ("ViT-B-16-SigLIP", "webli", "timm or Hugging Face"),
         ("coca_ViT-B-32", "laion2b_s13b_b90k", "CoCa"),
@@ -101,6 +102,12 @@ def test_quick_gelu_of_a_tag_is_honoured(monkeypatch, folder):
 def test_refused_before_anything_heavy(name, pretrained, words):
     with pytest.raises(PromptPrismError, match=words):
         load_backbone(name, pretrained)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta:x"])
+def test_a_device_that_is_not_there_is_named(device):
+    with pytest.raises(PromptPrismError, match=f"device '{device}' cannot be used: give auto, cpu"):
+        load_backbone(device=device)
 
 
 @pytest.mark.parametrize(

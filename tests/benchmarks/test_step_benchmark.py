@@ -15,7 +15,7 @@ def small(tiny_factory, monkeypatch):
 
     monkeypatch.setattr(step, "random_model", model)
     monkeypatch.setattr(step, "random_backbone", lambda name, precision: tiny_factory(precision))
-    monkeypatch.setattr(step, "gigaflops_per_second", lambda precision: 100.0)
+    monkeypatch.setattr(step, "measure_gigaflops", lambda precision: 100.0)
 
 
 def test_both_ways_agree_and_are_measured(small, tmp_path):

@@ -19,6 +19,8 @@ def test_near_names_are_suggested():
         load_data("mini/fod")
     with pytest.raises(PromptPrismError, match="`promptprism datasets` lists the names"):
         load_data("nowhere")
+    with pytest.raises(PromptPrismError, match="no data ''"):
+        load_data("")
 
 
 def test_miniworld_has_a_knob():

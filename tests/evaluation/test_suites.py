@@ -59,8 +59,9 @@ def test_cells_are_the_protocol_and_are_run_once(tiny, data, tmp_path):
     assert shown[0][0] == 0 and shown[-1] == (5, "")
     plain = base_to_new("cdc", tiny, load_data(data), shots=2, seed=2, **METHODS["cdc"])
     result = outcome.results[2]
-    assert result.scores["base"].metrics == plain.base.metrics
-    assert result.scores["new"].metrics == plain.new.metrics
+    for part, quick in (("base", plain.base), ("new", plain.new)):
+        same = {name: result.scores[part].metrics[name] for name in quick.metrics}
+        assert same == pytest.approx(quick.metrics, 1e-3)  # in a suite new images meet all classes at once
     assert result.training.collapsed or result.summary == {"hm": plain.hm}
     assert result.images == {"base": {"blue": 3, "green": 3}, "new": {"red": 3, "yellow": 3}}
     assert result.backbone.fingerprint == tiny.fingerprint and result.cell.settings["templates"] == 2

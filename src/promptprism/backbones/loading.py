@@ -43,11 +43,10 @@ def load_backbone(
         device: `"auto"` takes CUDA where there is one.
 
     Raises:
-        PromptPrismError: the name or tag is unknown, the architecture cannot carry prompts, or the weights
-            are not to be had; the message says which file was wanted and how to supply it.
+        PromptPrismError: the name, tag or device is unknown, the architecture cannot carry prompts, or the
+            weights are not to be had; the message says which file was wanted and how to supply it.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = find_device(device)
     source = f"{_LOCAL}{MINI}" if name == "mini" else name
     wanted, remedy = _check_request(source, pretrained)
     quick_gelu = open_clip.get_pretrained_cfg(source, pretrained or "").get("quick_gelu", False)
@@ -67,10 +66,29 @@ def load_backbone(
     return Backbone(model, tokenizer, name=name, pretrained=pretrained, precision=precision, device=device)
 
 
+def find_device(device: str) -> str:
+    """The device that is meant; ``"auto"`` takes CUDA where there is one.
+
+    Raises:
+        PromptPrismError: it is unknown or not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each kind of device has its own
+        raise PromptPrismError(
+            f"device {device!r} cannot be used: give auto, cpu, or cuda where there is one. "
+            f"(Cause: {str(error).splitlines()[0][:200]})"
+        ) from error
+    return device
+
+
 def _check_request(source: str, pretrained: str | None) -> tuple[str, str]:
     """Refuse what cannot work; say which file is wanted and how to supply it should loading fail."""
     if source.startswith((_LOCAL, _HUB)) and pretrained:
-        raise PromptPrismError(f"pretrained={pretrained!r} has no meaning for {source!r}: leave it out.")
+        name = "mini" if source.endswith(str(MINI)) else source
+        raise PromptPrismError(f"pretrained={pretrained!r} has no meaning for {name!r}: leave it out.")
     if source.startswith(_LOCAL):
         folder = Path(source.removeprefix(_LOCAL))
         for file in (folder / "open_clip_config.json", folder / "open_clip_model.safetensors"):

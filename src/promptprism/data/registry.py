@@ -56,6 +56,8 @@ def load_data(source: str | Path | Dataset, root: str | Path | None = None) -> D
     """
     if isinstance(source, Dataset):
         return source
+    if not str(source).strip():
+        raise PromptPrismError("no data '': give a folder, a CSV or a registered name")
     entries = registered()
     if isinstance(source, str):
         if source in entries:

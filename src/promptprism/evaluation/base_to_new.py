@@ -11,7 +11,7 @@ from promptprism.backbones import Backbone
 from promptprism.data.records import Dataset
 from promptprism.evaluation.evaluate import Evaluation
 from promptprism.evaluation.metrics import harmonic_mean
-from promptprism.evaluation.protocols import PROTOCOLS, calibrate, draw, learn, score
+from promptprism.evaluation.protocols import PROTOCOLS, draw, learn, score
 from promptprism.training.cost import BackboneFacts
 from promptprism.training.loop import TrainResult
 
@@ -65,7 +65,8 @@ def base_to_new(
 ) -> BaseToNew:
     """Train on the first ceil(n/2) classes; score base images among them and new ones among the rest.
 
-    Nothing is chosen on test images: the last epoch counts, with the settings as given.
+    Nothing is chosen on test images: the last epoch counts, with the settings as given. A suite's cell also
+    tells new images from base ones and has post-hoc calibration to compare with; this is the quick way.
 
     Raises:
         PromptPrismError: no test split, too few images or classes, or anything `train` refuses.
@@ -75,8 +76,7 @@ def base_to_new(
     model, training = learn(
         method, backbone, base, records, seed=seed, checkpoint=checkpoint, progress=progress, **settings
     )
-    calibrator = calibrate(model, base, records, seed)
-    scores = score(model, protocol.scored(dataset, {}), protocol.home, calibrator)
+    scores = score(model, protocol.scored(dataset, {}))
     on_base, on_new = scores["base"], scores["new"]
     return BaseToNew(
         method=method,

@@ -148,7 +148,7 @@ def sized_backbone(spec: BackboneSpec) -> Backbone:
 
 def measure_gigaflops(precision: str, device: str = "cpu", seconds: float = 1.0) -> float:
     """Operations per second of large square matrix products, in 1e9: the best of about a second."""
-    size = 1024 if device == "cpu" else 8192
+    size = 2048 if device == "cpu" else 8192
     matrix = torch.randn(size, size, device=device).to(getattr(torch, precision))
     torch.mm(matrix, matrix)
     samples: list[float] = []

@@ -19,6 +19,7 @@ class Output:
         if target not in (None, "-"):
             check_place(Path(target))
         self.console = Console(quiet=target == "-", highlight=False, markup=False)
+        self._warnings = Console(stderr=target == "-", highlight=False, markup=False)
 
     def show(self, *things: Any) -> None:
         """Print, unless JSON has standard output for itself."""
@@ -26,8 +27,8 @@ class Output:
             self.console.print(thing)
 
     def warn(self, text: str) -> None:
-        """Print what a person should not miss."""
-        self.console.print(text, style="yellow")
+        """Print what a person should not miss, to standard error if JSON has standard output."""
+        self._warnings.print(text, style="yellow")
 
     def write(self, **content: Any) -> None:
         """Write the JSON that was asked for."""

@@ -13,7 +13,7 @@ from promptprism.evaluation.evaluate import Evaluation
 from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
 from promptprism.reports.drawing import BLUE, CYCLE, GREY, VERMILION, new_figure, styled
-from promptprism.reports.results import Run
+from promptprism.reports.results import Row, Run
 from promptprism.reports.trust import parts_of, runs_of, trusted
 
 
@@ -25,9 +25,7 @@ def reliability_diagram(results: Iterable[CellResult], suite: Suite | None = Non
     Raises:
         PromptPrismError: there are no results.
     """
-    runs, protocol, shots = trusted(results, suite)
-    found = {row: there for row in runs.by_row if (there := runs_of(runs, row, shots)[0])}
-    parts = parts_of([run for there in found.values() for run in there])
+    found, parts, protocol = _found(results, suite)
     with styled():
         drawing = new_figure(1 + 2.3 * len(found), 0.8 + 2.2 * len(parts))
         every = drawing.subplots(len(parts), len(found), sharex=True, sharey=True, squeeze=False)
@@ -59,9 +57,7 @@ def risk_coverage(results: Iterable[CellResult], suite: Suite | None = None) -> 
     Raises:
         PromptPrismError: there are no results.
     """
-    runs, protocol, shots = trusted(results, suite)
-    found = {row: there for row in runs.by_row if (there := runs_of(runs, row, shots)[0])}
-    parts = parts_of([run for there in found.values() for run in there])
+    found, parts, protocol = _found(results, suite)
     with styled():
         drawing = new_figure(1 + 3.6 * len(parts), 3.8)
         every = drawing.subplots(1, len(parts), sharey=True, squeeze=False)[0]
@@ -84,6 +80,13 @@ def risk_coverage(results: Iterable[CellResult], suite: Suite | None = None) -> 
         every[0].legend(fontsize=7)
         drawing.suptitle(f"Risk and coverage, {protocol}", fontsize=10)
     return drawing
+
+
+def _found(results: Iterable[CellResult], suite: Suite | None) -> tuple[dict[Row, list[Run]], list[str], str]:
+    """Sound runs of each row that has some, the parts they are scored on, and their protocol."""
+    runs, protocol, shots = trusted(results, suite)
+    found = {row: there for row in runs.by_row if (there := runs_of(runs, row, shots)[0])}
+    return found, parts_of([run for there in found.values() for run in there]), protocol
 
 
 def _scores(runs: Sequence[Run], part: str) -> list[Evaluation]:
