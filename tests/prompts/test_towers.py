@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.reference import plain_image, plain_text
-from promptprism.prompts import block, encode_image, encode_text, text
+from promptprism.prompts import block, encode_image, encode_text, text, vision
 
 NAMES = {
     "usual": ["cat", "golden retriever", "Boeing 737-800", "lemon"],
@@ -121,9 +121,13 @@ def test_text_of_another_pooling_and_tower_class(tiny_factory):
     torch.testing.assert_close(encode_text(custom, tokens)[0], expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("pass_mb", [24, 0], ids=["one pass", "a pass for each template"])
 @pytest.mark.parametrize("longest", [256, 0], ids=["explicit products", "fused kernel"])
 @pytest.mark.parametrize(("views", "templates", "depth", "n"), [(1, 1, 1, 2), (3, 3, 2, 2), (1, 3, 2, 1)])
-def test_image_with_prompts_is_the_plain_forward(tiny, monkeypatch, longest, views, templates, depth, n):
+def test_image_with_prompts_is_the_plain_forward(
+    tiny, monkeypatch, pass_mb, longest, views, templates, depth, n
+):
+    monkeypatch.setattr(vision, "_PASS_MB", pass_mb)
     monkeypatch.setattr(block, "_LONGEST_EXPLICIT", longest)
     prompts = randn(templates, depth, n, tiny.vision_width)
     pixels = randn(views, 4, 3, 32, 32, seed=1, scale=1.0)

@@ -9,6 +9,9 @@ from torch.nn import functional as F
 from promptprism.backbones import Backbone
 from promptprism.prompts.block import run_block
 
+# A CPU is up to 1.4 times faster on passes whose widest states, the MLP's, take at most about this much.
+_PASS_MB = 24
+
 
 def encode_image(
     backbone: Backbone, views: Tensor, prompts: Tensor | None = None, first_layer: int = 0
@@ -48,6 +51,12 @@ def finish_image(
 ) -> Tensor:
     """Features [M, B, D] of what `start_image` gave; prompts as for `encode_image`."""
     visual = backbone.visual
+    if prompts is not None and not x.is_cuda:
+        together = max(1, int(_PASS_MB * 2**20 / (4 * x[0].numel() * backbone.dtype.itemsize)))
+        if together < len(prompts):
+            parts = [slice(first, first + together) for first in range(0, len(prompts), together)]
+            passes = [(x if len(x) == 1 else x[part], prompts[part]) for part in parts]
+            return torch.cat([finish_image(backbone, *each, first_layer) for each in passes])
     blocks = visual.transformer.resblocks
     for layer in range(first_layer, len(blocks)):
         place = layer - first_layer
