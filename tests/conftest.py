@@ -8,10 +8,15 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from hypothesis import settings
 
 from promptprism.backbones import Backbone
 
 GOLDEN = Path(__file__).with_name("golden")
+
+# Tests assert values, not time: the machine may be busy.
+settings.register_profile("values", deadline=None)
+settings.load_profile("values")
 
 
 def make_tiny(precision: str = "float32", **changes) -> Backbone:

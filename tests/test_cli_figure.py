@@ -118,6 +118,7 @@ def test_interventions(folder, monkeypatch):
     [
         (["--data", "mini/fod"], "cannot intervene on 'mini/fod': choose from mini/mammals"),
         (["--rho", "a"], "'a' are no numbers: write --rho"),
+        (["--rho", "0,2"], "rho = 2 is no probability"),
         (["--seeds", "a"], "seed 'a' is no whole number"),
         (["--methods", "cdd"], "has no method 'cdd'"),
         (["--out", "x.bmp"], "cannot draw 'x.bmp'"),

@@ -70,7 +70,7 @@ def test_extreme_logits_overflow_neither_values_nor_gradients(kind, classes):
     assert isinstance(logits.grad, Tensor) and logits.grad.isfinite().all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.sampled_from(KINDS), st.lists(st.floats(-100, 100), min_size=2, max_size=30), st.floats(0.05, 50))
 def test_evidence_is_finite_non_negative_and_keeps_the_order(kind, logits, temperature):
     evidence = to_evidence(torch.tensor(logits, dtype=torch.float64), kind, temperature)

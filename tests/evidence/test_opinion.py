@@ -40,7 +40,7 @@ def dempster(b1, u1, b2, u2):
     return (b1 * b2 + b1 * u2 + b2 * u1) / (1 - conflict), u1 * u2 / (1 - conflict)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(evidences)
 def test_fusion_is_dempsters_rule(evidence):
     opinion = Opinion.from_evidence(torch.from_numpy(evidence))
@@ -53,7 +53,7 @@ def test_fusion_is_dempsters_rule(evidence):
         assert fused.uncertainty[i].item() == pytest.approx(u, rel=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(evidences, st.randoms(use_true_random=False))
 def test_masses_sum_to_one_and_fusion_knows_no_order(evidence, random):
     opinion = Opinion.from_evidence(torch.from_numpy(evidence))
@@ -72,7 +72,7 @@ def test_masses_sum_to_one_and_fusion_knows_no_order(evidence, random):
     assert (fused.uncertainty <= opinion.uncertainty.amin(0) + 1e-12).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(evidences)
 def test_a_vacuous_opinion_is_neutral(evidence):
     opinion = Opinion.from_evidence(torch.from_numpy(evidence))
@@ -107,7 +107,7 @@ def test_the_class_axis_is_not_fused_or_indexed():
 
 @pytest.mark.parametrize("rule", ["cautious", "averaging", "tempered"])
 @given(evidence=evidences)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_rules_for_dependent_opinions_do_not_count_the_same_twice(rule, evidence):
     opinion = Opinion.from_evidence(torch.from_numpy(evidence))
     one = Opinion(opinion.weight[:1].expand_as(opinion.weight))

@@ -177,6 +177,9 @@ def run_interventions(
     for name in data:
         if name not in ELEVEN:
             raise PromptPrismError(f"cannot intervene on '{name}': choose from {', '.join(ELEVEN)}")
+    for rho in rhos:
+        if not 0 <= rho <= 1:
+            raise PromptPrismError(f"rho = {rho:g} is no probability: give a number from 0 to 1")
     names = tuple(f"{name}@{rho:g}" for name in data for rho in rhos)
     grid = suite.model_copy(update={"protocol": "few-shot", "datasets": names, "targets": ()})
     store, failures = Store(out), list[str]()

@@ -47,7 +47,7 @@ def facts(title: str, rows: Mapping[str, str | Text | None]) -> Table:
     table.add_column(overflow="fold")
     for name, value in rows.items():
         if value is not None:
-            table.add_row(name, value)
+            table.add_row(name, value if isinstance(value, Text) else Text(value))
     return table
 
 
@@ -70,7 +70,7 @@ def datasets(entries: Sequence[Row]) -> Table:
     table.add_column("shows")
     for entry in entries:
         counts = [f"{entry['images'][split] or '–'}" for split in ("train", "test")]
-        table.add_row(entry["name"], str(entry["classes"]), *counts, entry["summary"])
+        table.add_row(entry["name"], str(entry["classes"]), *counts, Text(entry["summary"]))
     return table
 
 
@@ -80,7 +80,7 @@ def summaries(rows: Mapping[str, Row]) -> Table:
     table.add_column("method", style="bold", no_wrap=True)
     table.add_column("what it is")
     for name, row in rows.items():
-        table.add_row(name, row["summary"])
+        table.add_row(name, Text(row["summary"]))
     return table
 
 
@@ -92,7 +92,7 @@ def settings(rows: Mapping[str, Row]) -> Table:
     table.add_column("meaning")
     for name, row in rows.items():
         default = row["default"] if isinstance(row["default"], str) else json.dumps(row["default"])
-        table.add_row(name, default, row["meaning"] or "")
+        table.add_row(name, Text(default), Text(row["meaning"] or ""))
     return table
 
 
