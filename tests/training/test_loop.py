@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -111,12 +112,14 @@ def test_ctrl_c_before_the_first_epoch_ends_says_that_nothing_is_kept(tiny, tmp_
 
 def test_a_checkpoint_of_another_run_is_refused(tiny, tmp_path):
     file = tmp_path / "checkpoint.safetensors"
+    inverted = tuple(replace(record, source=255 - record.source) for record in DATA.train)
     train(make(tiny, "coop"), DATA.train, checkpoint=file)
     for method, seed, records, word in (
         (make(tiny, "coop"), 2, DATA.train, "seed is 1, not 2"),
         (make(tiny, "maple"), 1, DATA.train, "method is 'coop', not 'maple'"),
         (make(tiny, "coop", epochs=4), 1, DATA.train, "settings"),
         (make(tiny, "coop"), 1, DATA.train[1:], "images is 16, not 15"),
+        (make(tiny, "coop"), 1, inverted, "images_digest is"),
     ):
         with pytest.raises(PromptPrismError, match=word):
             train(method, records, seed=seed, checkpoint=file)
