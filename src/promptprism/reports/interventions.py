@@ -67,9 +67,11 @@ def markdown(content: Mapping[str, Any]) -> str:
     """Write what `summarise` made as Markdown tables, in per cent."""
     rho = detail_rho(content)
     several = {row["method"] for row in content["predictions"] if row["who"] == "S2"}
+    seeds = ", ".join(map(str, content["seeds"]))
+    spread = f"± deviation over seeds {seeds}" if len(content["seeds"]) > 1 else f"seed {seeds}"
     about = (
         f"{', '.join(content['data'])}; all classes, {content['shots'][0]} shots; mean over data sets, "
-        f"± deviation over seeds {', '.join(map(str, content['seeds']))}; {content['cells']} runs."
+        f"{spread}; {content['cells']} runs."
     )
     everything, factors = (*FACTORS, CONTROL), ("object", *FACTORS)
     fused = [row for row in content["predictions"] if row["who"] == "fused"]
