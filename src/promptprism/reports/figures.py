@@ -103,7 +103,8 @@ def draw_data_misalignment(rows: Sequence[Mapping[str, Any]], about: str) -> Fig
                 axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.15)
             axes.set(xlabel="epochs of training", ylabel="accuracy, %")
             axes.xaxis.get_major_locator().set_params(integer=True)
-        every[0].legend(frameon=False)
+        handles, labels = every[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure
 
 
