@@ -48,7 +48,7 @@ def load_backbone(
     """
     device = find_device(device)
     source = f"{_LOCAL}{MINI}" if name == "mini" else name
-    wanted, remedy = _check_request(source, pretrained)
+    wanted, remedy = _check_request(name, source, pretrained)
     quick_gelu = open_clip.get_pretrained_cfg(source, pretrained or "").get("quick_gelu", False)
     try:
         with _quiet_and_quick_to_fail():
@@ -84,10 +84,9 @@ def find_device(device: str) -> str:
     return device
 
 
-def _check_request(source: str, pretrained: str | None) -> tuple[str, str]:
+def _check_request(name: str, source: str, pretrained: str | None) -> tuple[str, str]:
     """Refuse what cannot work; say which file is wanted and how to supply it should loading fail."""
     if source.startswith((_LOCAL, _HUB)) and pretrained:
-        name = "mini" if source.endswith(str(MINI)) else source
         raise PromptPrismError(f"pretrained={pretrained!r} has no meaning for {name!r}: leave it out.")
     if source.startswith(_LOCAL):
         folder = Path(source.removeprefix(_LOCAL))

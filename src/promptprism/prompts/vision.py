@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from promptprism.backbones import Backbone
 from promptprism.prompts.block import run_block
 
-# A CPU is up to 1.4 times faster on passes whose widest states, the MLP's, take at most about this much.
+# A CPU is faster on passes whose widest states, the MLP's, stay in its caches: about this much.
 _PASS_MB = 24
 
 
