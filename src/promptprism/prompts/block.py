@@ -1,12 +1,14 @@
 """One transformer block on open_clip's weights, for both towers.
 
-Beside what open_clip's own block does, queries may be fewer than keys (the last layer needs one row of its
-output), and the keys and values of a prefix that many sequences share may be given once for all of them.
+Beside what open_clip's own block does, sequences may be of several lengths, queries may be fewer than keys
+(the last layer needs one row of its output), and the keys and values of a prefix that many sequences share
+may be given once for all of them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,54 +21,105 @@ KeysValues = tuple[Tensor, Tensor]
 _LONGEST_EXPLICIT = 256
 
 
+class Run(NamedTuple):
+    """N sequences of S tokens each, one after the other."""
+
+    sequences: int
+    tokens: int
+    #: Added to the attention scores, broadcast to [N, Q, S] (0, or -inf for unseen).
+    mask: Tensor | None = None
+
+
 def run_block(
     block: Any,
     x: Tensor,
     *,
     queries: Tensor | None = None,
     mask: Tensor | None = None,
-    prefix: KeysValues | None = None,
 ) -> tuple[Tensor, KeysValues]:
-    """Run one `ResidualAttentionBlock` over M templates of N sequences.
+    """Run one `ResidualAttentionBlock` over M templates of N sequences of one length.
 
     Args:
         block: the frozen block; the dtype of its matrices decides what the products run in.
         x: states of the sequences, [M, N, S, D], float32.
         queries: the states whose output is wanted, [M, N, Q, D]; by default `x` itself.
-        mask: added to the attention scores among `x`, broadcast to [N, Q, S] (0, or -inf for unseen).
-        prefix: keys and values, [M, H, P, D / H] each, that all N sequences of a template attend to in full.
+        mask: added to the attention scores, broadcast to [N, Q, S] (0, or -inf for unseen).
 
     Returns:
         The output [M, N, Q, D], float32, and the keys and values of `x`, [M, H, N, S, D / H] each.
     """
+    rows = None if queries is None else queries.flatten(1, 2)
+    out, pairs = run_packed(block, x.flatten(1, 2), [Run(x.shape[1], x.shape[2], mask)], queries=rows)
+    return out.view_as(x if queries is None else queries), pairs[0]
+
+
+def run_packed(
+    block: Any,
+    x: Tensor,
+    runs: Sequence[Run],
+    *,
+    queries: Tensor | None = None,
+    prefix: KeysValues | None = None,
+) -> tuple[Tensor, list[KeysValues]]:
+    """Run one block over sequences of several lengths, which all take the same products with the weights.
+
+    Args:
+        block: as for `run_block`.
+        x: the tokens of all runs, [M, T, D], float32.
+        runs: what the T tokens are.
+        queries: the states whose output is wanted, as many of every sequence, [M, R, D]; by default `x`.
+        prefix: keys and values, [M, H, P, D / H] each, that all sequences of a template attend to in full.
+
+    Returns:
+        The output [M, T or R, D], float32, and each run's keys and values, [M, H, N, S, D / H] each.
+    """
     weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
     heads, width = block.attn.num_heads, x.shape[-1]
+    shapes = [(run.sequences, run.tokens) for run in runs]
     if queries is None:
-        query, *pair = _project(block.ln_1(x), weight, bias, heads)
+        parts = [part.unbind() for part in _project(block.ln_1(x), weight, bias, heads, shapes)]
         queries = x
     else:
-        pair = _project(block.ln_1(x), weight[width:], bias[width:], heads)
-        (query,) = _project(block.ln_1(queries), weight[:width], bias[:width], heads)
-    keys, values = pair
-    attended = _attend(query, keys, values, mask, prefix).permute(0, 2, 3, 1, 4).flatten(-2)
-    x = queries + block.ls_1(block.attn.out_proj(attended))
+        asked = queries.shape[1] // sum(run.sequences for run in runs)
+        of_asked = [(run.sequences, asked) for run in runs]
+        alone = _project(block.ln_1(queries), weight[:width], bias[:width], heads, of_asked)
+        pairs = _project(block.ln_1(x), weight[width:], bias[width:], heads, shapes)
+        parts = [(*query, *pair) for query, pair in zip(alone, pairs, strict=True)]
+    attended = [
+        _attend(query, keys, values, run.mask, prefix).permute(0, 2, 3, 1, 4).flatten(3).flatten(1, 2)
+        for (query, keys, values), run in zip(parts, runs, strict=True)
+    ]
+    x = queries + block.ls_1(block.attn.out_proj(attended[0] if len(runs) == 1 else torch.cat(attended, 1)))
     hidden = block.mlp.gelu(block.mlp.c_fc(block.ln_2(x).to(weight.dtype)))
-    return x + block.ls_2(block.mlp.c_proj(hidden)), (keys, values)
+    return x + block.ls_2(block.mlp.c_proj(hidden)), [(keys, values) for _, keys, values in parts]
 
 
 def keys_values(block: Any, x: Tensor) -> KeysValues:
     """Only the keys and values of `x` [M, N, S, D] in a block, [M, H, N, S, D / H] each."""
     width = x.shape[-1]
     weight, bias = block.attn.in_proj_weight[width:], block.attn.in_proj_bias[width:]
-    keys, values = _project(block.ln_1(x), weight, bias, block.attn.num_heads)
+    shapes = [(x.shape[1], x.shape[2])]
+    ((keys, values),) = _project(block.ln_1(x).flatten(1, 2), weight, bias, block.attn.num_heads, shapes)
     return keys, values
 
 
-def _project(x: Tensor, weight: Tensor, bias: Tensor, heads: int) -> list[Tensor]:
-    """Split x @ weight.T into the heads of as many parts as the weight holds, each [M, H, N, S, D / H]."""
-    parts = F.linear(x.to(weight.dtype), weight, bias)
-    parts = parts.view(*x.shape[:-1], weight.shape[0] // x.shape[-1], heads, -1)
-    return list(parts.permute(3, 0, 4, 1, 2, 5).contiguous())
+def _project(
+    x: Tensor, weight: Tensor, bias: Tensor, heads: int, shapes: Sequence[tuple[int, int]]
+) -> list[Tensor]:
+    """Cut x @ weight.T, x [M, T, D], into runs of N sequences of S tokens, and into heads.
+
+    Returns:
+        Of each run [parts, M, H, N, S, D / H], as many parts as the weight holds.
+    """
+    out = F.linear(x.to(weight.dtype), weight, bias)
+    # Cutting costs a copy in the backward pass.
+    sizes = [sequences * tokens for sequences, tokens in shapes]
+    cut = (out,) if len(shapes) == 1 else out.split_with_sizes(sizes, dim=1)
+    parts = weight.shape[0] // x.shape[-1]
+    return [
+        part.view(len(x), *shape, parts, heads, -1).permute(3, 0, 4, 1, 2, 5).contiguous()
+        for part, shape in zip(cut, shapes, strict=True)
+    ]
 
 
 def _attend(

@@ -2,13 +2,15 @@
 
 The tower is causal and its feature is read at [EOT]. So what follows an [EOT] is cut, the last layer answers
 only there, and the tokens that all classes begin with, prompts included, run once per template: the classes'
-own tokens attend to their keys and values. All are exact, in values and gradients. Classes run in groups of
-like length; groups beyond a memory budget are computed a second time in the backward pass, not kept for it.
+own tokens attend to their keys and values. All are exact, in values and gradients. Classes of like length
+attend as a group, and all go through the products together; those beyond a memory budget are computed a
+second time in the backward pass, not kept for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,13 +18,21 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from promptprism.backbones import Backbone
-from promptprism.prompts.block import KeysValues, causal_mask, keys_values, run_block
+from promptprism.prompts.block import KeysValues, Run, causal_mask, keys_values, run_block, run_packed
 
 #: Fixed, not read from the machine: the order of sums, hence the last digits, depends on it.
 TEXT_MEMORY_MB = 2048
 
 # Starting another group costs about as much as this many more tokens in the last one.
 _GROUP_COST = 64
+
+
+class _Group(NamedTuple):
+    """Classes that attend together: first, last + 1, and MiB kept of them for the backward pass."""
+
+    first: int
+    last: int
+    size_mb: float
 
 
 def encode_text(
@@ -53,10 +63,14 @@ def encode_text(
     order = end.argsort(stable=True)
     tokens, end = tokens[order, start:], end[order] - start
     features, kept = [], 0.0
-    group_mb = memory_mb / 4
-    for first, last, size_mb in _groups(backbone, (end + 1).tolist(), start, templates, group_mb):
-        arguments = backbone, tokens[first:last], end[first:last], start, prefix
-        if kept + size_mb <= memory_mb - group_mb:
+    share_mb = memory_mb / 4
+    groups = _groups(backbone, (end + 1).tolist(), start, templates, share_mb)
+    for share in _shares(groups, share_mb):
+        classes = slice(share[0].first, share[-1].last)
+        counts = [group.last - group.first for group in share]
+        arguments = backbone, tokens[classes], end[classes], counts, start, prefix
+        size_mb = sum(group.size_mb for group in share)
+        if kept + size_mb <= memory_mb - share_mb:
             kept += size_mb
             features.append(_run_suffixes(*arguments))
         else:
@@ -74,8 +88,8 @@ def shared_length(tokens: Tensor, first_end: int, n: int) -> int:
 
 def _groups(
     backbone: Backbone, lengths: list[int], start: int, templates: int, limit_mb: float
-) -> Iterator[tuple[int, int, float]]:
-    """Cut ascending lengths into groups: first class, last class + 1, and MiB kept for the backward pass."""
+) -> Iterator[_Group]:
+    """Cut ascending lengths into groups that keep at most so many MiB, or have one class."""
     first = 0
     for place in range(1, len(lengths) + 1):
         tokens = templates * (place - first) * lengths[place - 1]
@@ -85,8 +99,19 @@ def _groups(
             following = size * (place - first + 1) / (place - first) * lengths[place] / lengths[place - 1]
             if padding <= _GROUP_COST and following <= limit_mb:
                 continue
-        yield first, place, size
+        yield _Group(first, place, size)
         first = place
+
+
+def _shares(groups: Iterable[_Group], limit_mb: float) -> Iterator[list[_Group]]:
+    """Gather groups in their order into shares that keep at most so many MiB, or have one group."""
+    share: list[_Group] = []
+    for group in groups:
+        if share and sum(each.size_mb for each in share) + group.size_mb > limit_mb:
+            yield share
+            share = []
+        share.append(group)
+    yield share
 
 
 def _kept_bytes(backbone: Backbone, keys: int) -> int:
@@ -126,26 +151,30 @@ def _run_prefix(backbone: Backbone, tokens: Tensor, prompts: Tensor | None) -> l
 
 
 def _run_suffixes(
-    backbone: Backbone, tokens: Tensor, end: Tensor, start: int, prefix: list[KeysValues]
+    backbone: Backbone, tokens: Tensor, end: Tensor, counts: list[int], start: int, prefix: list[KeysValues]
 ) -> Tensor:
-    """Features [M, K, D] of classes by their own tokens [K, S], read at `end` [K], behind a shared prefix."""
+    """Features [M, K, D] of classes by their own tokens [K, S], read at `end` [K], behind a shared prefix.
+
+    The K classes are groups of so many, each as long as its last class.
+    """
     text = backbone.text
     blocks = text.transformer.resblocks
-    length = int(end[-1]) + 1
-    tokens = tokens[:, :length]
-    x = text.token_embedding(tokens) + text.positional_embedding[start : start + length]
-    x = x.expand(len(prefix[0][0]), -1, -1, -1)
-    mask = causal_mask(length, x.new_empty(0, dtype=backbone.dtype))
+    ends = end.split_with_sizes(counts)
+    longest = [int(group[-1]) + 1 for group in ends]
+    lengths = end.new_tensor(longest).repeat_interleave(end.new_tensor(counts))
+    states = text.token_embedding(tokens[:, : longest[-1]])
+    states = states + text.positional_embedding[start : start + longest[-1]]
+    x = states[torch.arange(longest[-1], device=end.device) < lengths[:, None]]
+    x = x.expand(len(prefix[0][0]), -1, -1)
+    mask = causal_mask(longest[-1], x.new_empty(0, dtype=backbone.dtype))
+    shapes = list(zip(counts, longest, strict=True))
+    runs = [Run(*shape, mask[: shape[1], : shape[1]]) for shape in shapes]
     for block, pair in zip(blocks[:-1], prefix[:-1], strict=True):
-        x, _ = run_block(block, x, mask=mask, prefix=pair)
-    feature, _ = run_block(
-        blocks[-1],
-        x,
-        queries=x[:, torch.arange(len(tokens), device=end.device), end].unsqueeze(2),
-        mask=mask[end].unsqueeze(1),
-        prefix=prefix[-1],
-    )
-    feature = text.ln_final(feature.squeeze(2))
+        x, _ = run_packed(block, x, runs, prefix=pair)
+    runs = [Run(*shape, mask[group, None, : shape[1]]) for shape, group in zip(shapes, ends, strict=True)]
+    at_end = x[:, lengths.cumsum(0) - lengths + end]
+    feature, _ = run_packed(blocks[-1], x, runs, queries=at_end, prefix=prefix[-1])
+    feature = text.ln_final(feature)
     if text.text_projection is not None:
         feature = (feature.to(backbone.dtype) @ text.text_projection).float()
     return F.normalize(feature, dim=-1)
