@@ -120,7 +120,7 @@ def report(
         str | None,
         typer.Option(
             help="base-to-new, cross-dataset, cross-domain, few-shot, per-semantic, settings (also called "
-            "ablation, templates, augmentation) or trust.",
+            "ablation, templates, augmentation), study or trust.",
             show_default=False,
         ),
     ] = None,

@@ -85,6 +85,27 @@ def test_settings_table_has_a_column_for_what_differs():
         make_table(results, "x")
 
 
+def test_study_table_sets_every_row_against_the_first_on_the_seeds_that_both_have():
+    def cdc(data, seed, base, **settings):
+        return result("cdc", data, seed, two(base, base), **settings)
+
+    results = [
+        *(cdc(data, 1, 0.5 + 0.2 * (data == "b"), templates=1) for data in "ab"),
+        *(cdc(data, 1, 0.6 + 0.2 * (data == "b"), head="softmax") for data in "ab"),
+        cdc("a", 2, 0.1, templates=1),
+    ]  # fmt: skip
+    table = make_table(results, "study", SUITE)
+    assert table.columns[5] == "less one"
+    one, softmax = (row[1:] for row in table.rows)
+    assert one[0] == "one" and one[4:6] == (None, None) and one[-1] == "3 of 4"
+    # Only seed 1, of both data sets, is common: a tenth each, whatever is drawn.
+    assert softmax[3].mean == pytest.approx(0.7) and softmax[4:6] == ("+10.00", "+10.00 to +10.00")
+    assert softmax[-1] == "2 of 4"
+    measured = [r.model_copy(deep=True) for r in results[:1]]
+    measured[0].scores["new"].metrics["cal/ece"] = 0.25
+    assert make_table(measured, "study").rows[0][8].mean == 0.25
+
+
 def test_semantics_table_sets_each_template_against_all_together():
     def cdc(data, seed, base, new, **more):
         return result("cdc", data, seed, two(base, new), **more)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptprism.evaluation.metrics import harmonic_mean
-from promptprism.reports.results import OURS, Run, Runs
+from promptprism.reports.results import OURS, Row, Run, Runs
 
 #: The baseline that CDC builds on.
 RIVAL = "maple"
@@ -49,21 +49,26 @@ def interval_notes(runs: Runs) -> list[str]:
     notes = []
     for row in runs.by_row:
         for rival in rivals if row.method == OURS else ():
-            pairs: dict[str, Accuracies] = {}
-            for data in runs.datasets:
-                there = runs.at(data)
-                if row in there and rival in there:
-                    pair = _pair(there[row], there[rival])
-                    pairs |= {data: pair} if len(pair) else {}
+            pairs = pairs_of(runs, row, rival)
             if len(pairs) >= _FEWEST:
                 difference, low, high = (100 * value for value in hm_interval(pairs))
-                cells = sum(len(pair) for pair in pairs.values())
                 notes.append(
                     f"{row.label} less {rival.label} in HM: {difference:+.2f}, 95 % interval {low:+.2f} to "
-                    f"{high:+.2f} (paired bootstrap over {len(pairs)} data sets and their seeds, {cells} "
-                    f"pairs, {_DRAWS:,} draws)"
+                    f"{high:+.2f} (paired bootstrap over {len(pairs)} data sets and their seeds, "
+                    f"{sum(map(len, pairs.values()))} pairs, {_DRAWS:,} draws)"
                 )
     return notes
+
+
+def pairs_of(runs: Runs, row: Row, rival: Row) -> dict[str, Accuracies]:
+    """Accuracies [seeds, 2, 2] of two rows by data set, for `hm_interval`: those seeds that both have."""
+    found = {data: runs.at(data) for data in runs.datasets}
+    pairs = {
+        data: _pair(there[row], there[rival])
+        for data, there in found.items()
+        if row in there and rival in there
+    }
+    return {data: pair for data, pair in pairs.items() if len(pair)}
 
 
 def _pair(run: Run, rival: Run) -> Accuracies:

@@ -13,7 +13,7 @@ from promptprism.reports.html import render_html
 from promptprism.reports.plots import PLOTS_OF, make_plot, to_svg
 from promptprism.reports.protocols import protocol_table
 from promptprism.reports.results import ResultTable
-from promptprism.reports.settings import semantics_table, settings_table
+from promptprism.reports.settings import semantics_table, settings_table, study_table
 from promptprism.reports.trust import make_trust_table
 
 FORMATS = (*render.FORMATS, "html")
@@ -21,6 +21,7 @@ _Maker = Callable[[Sequence[CellResult], Suite | None], ResultTable]
 _OTHERS: dict[str, _Maker] = {
     "trust": make_trust_table,
     "per-semantic": semantics_table,
+    "study": study_table,
     # The paper has a table of each; here one that shows whichever settings differ.
     **dict.fromkeys(("settings", "ablation", "templates", "augmentation"), settings_table),
 }

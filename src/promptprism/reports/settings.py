@@ -9,8 +9,18 @@ from promptprism.errors import PromptPrismError
 from promptprism.evaluation.protocols import PROTOCOLS
 from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
+from promptprism.reports.interval import hm_interval, pairs_of
 from promptprism.reports.protocols import averaged, base_new_hm, over_data
 from promptprism.reports.results import Figure, ResultTable, Run, Value, group, results_of
+from promptprism.reports.trust import average_metric
+
+#: Columns of the study, and the part and metric of each.
+_TRUST = {
+    "ECE base": ("base", "cal/ece"),
+    "ECE new": ("new", "cal/ece"),
+    "NLL new": ("new", "cal/nll"),
+    "new by own": ("new", "ood/auroc_uncertainty"),
+}
 
 
 def settings_table(results: Iterable[CellResult], suite: Suite | None = None) -> ResultTable:
@@ -64,6 +74,45 @@ def settings_table(results: Iterable[CellResult], suite: Suite | None = None) ->
             + "; ".join(devices),
         ),
     )  # fmt: skip
+
+
+def study_table(results: Iterable[CellResult], suite: Suite | None = None) -> ResultTable:
+    """What a choice of settings is worth: every row against the first one, in accuracy and trust.
+
+    Of base-to-new, over all data sets together; `settings_table` tells what each row costs.
+
+    Raises:
+        PromptPrismError: there are no results of base-to-new.
+    """
+    runs = group(results_of(results, "base-to-new"), suite)
+    rows: list[tuple[Value, ...]] = []
+    data, wanted = averaged(runs.datasets)[0]
+    every = len(runs.datasets) * len(runs.seeds)
+    first = next(iter(runs.by_row))
+    for row in runs.by_row:
+        there, _ = over_data(runs, row, wanted)
+        pairs = pairs_of(runs, row, first) if row != first else {}
+        difference: tuple[str | None, str | None] = None, None
+        if pairs:
+            less, low, high = (100 * value for value in hm_interval(pairs))
+            difference = f"{less:+.2f}", f"{low:+.2f} to {high:+.2f}"
+        trust = [average_metric(there, part, metric) for part, metric in _TRUST.values()]
+        cells = f"{sum(len(run.sound) for run in there)} of {every}"
+        accuracy = base_new_hm(there) if there else (None,) * 3
+        rows.append((data, row.label, *accuracy, *difference, *trust, cells))
+    less_first = f"less {first.label}"
+    return ResultTable(
+        ("data", "method", "base", "new", "HM", less_first, "95 % interval", *_TRUST, "cells"),
+        tuple(rows),
+        (
+            "in %, NLL in nats, mean ± standard deviation over seeds; HM: harmonic mean of the averages",
+            f"{less_first}: in HM, over the data sets and seeds that both have; its interval is by a paired "
+            "bootstrap over them",
+            "ECE: expected calibration error; new by own: AUROC of telling images of new classes from those "
+            "of base classes by the method's own uncertainty",
+            "cells: data sets times seeds that the row has; those that collapsed do not count",
+        ),
+    )
 
 
 def semantics_table(results: Iterable[CellResult], suite: Suite | None = None) -> ResultTable:

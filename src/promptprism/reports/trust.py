@@ -57,7 +57,7 @@ def make_trust_table(results: Iterable[CellResult], suite: Suite | None = None) 
     for row in runs.by_row:
         there, mark = runs_of(runs, row, shots)
         for part in parts_of(there):
-            figures = [_figure(there, part, metric) for metric in COLUMNS.values()]
+            figures = [average_metric(there, part, metric) for metric in COLUMNS.values()]
             rows.append((data, row.label, part, *figures, mark or None))
     about = f"protocol {protocol}" + (f", {shots} shots" if shots else "")
     return ResultTable(("data", "method", "part", *COLUMNS, "note"), tuple(rows), (about, *_NOTES))
@@ -90,8 +90,8 @@ def parts_of(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(part for run in runs for r in run.sound.values() for part in r.scores))
 
 
-def _figure(runs: Sequence[Run], part: str, metric: str) -> Value:
-    """Average over data sets of the means over seeds; the deviation is over the seeds that all have."""
+def average_metric(runs: Sequence[Run], part: str, metric: str) -> Value:
+    """Average of a metric over data sets; the deviation is over the seeds that all of them have."""
     found = [
         {
             seed: result.scores[part].metrics[metric]
