@@ -15,6 +15,7 @@ from promptprism.data.miniworld import load, render
 from promptprism.data.views import make_views
 from promptprism.explain import explain, nearest_words, relevance_maps
 from promptprism.methods import build_method
+from promptprism.prompts import vision
 from promptprism.reports.explanation import draw_explanation
 
 DATA = colours(classes=4, train=1)
@@ -81,7 +82,9 @@ def test_methods_without_opinions_are_explained_and_drawn(tiny, method):
     draw_explanation(told)
 
 
-def test_relevance_is_the_derivative_of_the_lead_by_each_patch(tiny):
+@pytest.mark.parametrize("pass_mb", [0, 24])
+def test_relevance_is_the_derivative_of_the_lead_by_each_patch(tiny, pass_mb, monkeypatch):
+    monkeypatch.setattr(vision, "_PASS_MB", pass_mb)
     method = fitted(tiny, templates=2, depth=2).method_
     views = make_views(("test",), 32, tiny.mean, tiny.std)(IMAGE, 0, 0, 0).unsqueeze(1)
     logits, maps = relevance_maps(method, views)
@@ -89,13 +92,10 @@ def test_relevance_is_the_derivative_of_the_lead_by_each_patch(tiny):
     block, step = tiny.visual.transformer.resblocks[-1], 1e-2
 
     def leads(patch, factor):
-        calls = []
-
         def scale(_module, _inputs, output):
-            calls.append(output)
-            if len(calls) == 1:
+            if output.shape[1] > 1:  # not the class token alone
                 output = output.clone()
-                output[:, :, 1 + patch] *= factor
+                output[:, 1 + patch] *= factor
             return output
 
         handle = block.ln_1.register_forward_hook(scale)

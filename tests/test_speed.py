@@ -39,9 +39,10 @@ def test_rows_are_the_arithmetic_and_the_measurement(tiny):
     assert (zero.trainable, zero.step_seconds, zero.step_gflops) == (0, None, None)
     assert two.trainable == 2 * one.trainable == 2 * (2 * 2 * 48 + 48 * 64 + 64)
     method = speed.build(tiny, speed.class_names(6), 2)
-    image, text = image_flops(tiny, 2) / 1e9, text_flops(tiny, method.tokens, 2) / 1e9
-    assert two.step_gflops == pytest.approx(4 * (2 * image + text))
-    assert two.image_gflops == pytest.approx(2 * image) and zero.image_gflops < image
+    own, text = image_flops(tiny, 2, 1) / 1e9, text_flops(tiny, method.tokens, 2) / 1e9
+    shared = (image_flops(tiny) - image_flops(tiny, 0, 1)) / 1e9  # no gradient goes back through it
+    assert two.step_gflops == pytest.approx(2 * (2 * (shared + 2 * own) + 2 * text))
+    assert two.image_gflops == pytest.approx(shared + 2 * own) and zero.image_gflops < shared + own
     assert one.steps_per_second == pytest.approx(1 / one.step_seconds)
     assert all(row.images_per_second > 0 < row.text_seconds and row.repeats == 2 for row in (zero, one, two))
 

@@ -172,6 +172,7 @@ def report(
             raise PromptPrismError("where does the plot go? Give --out FILE, ending in .svg, .png or .pdf")
         drawing.check_figure(out)
         drawing.save_figure(plots.make_plot(found, plot, chosen), out)
+        output.write(plot=plot, out=str(out))
     elif table:
         if out is not None:
             check_place(out)

@@ -166,14 +166,14 @@ def relevance_maps(method: Method, views: Tensor) -> tuple[Tensor, Tensor]:
         Logits [M, 1, K] without gradients, and maps [M, rows, columns].
     """
     visual = method.backbone.visual
-    door: list[Tensor] = []
+    doors: list[Tensor] = []
 
     def open_door(_module: Any, _inputs: Any, output: Tensor) -> Tensor | None:
-        # The block's first call takes all tokens, to make keys and values; the second only the class token.
-        if door:
+        # The block normalises the class token alone too, to ask with; templates may come in several passes.
+        if output.shape[1] == 1:
             return None
-        door.append(output.detach().requires_grad_())
-        return door[0]
+        doors.append(output.detach().requires_grad_())
+        return doors[-1]
 
     handle = visual.transformer.resblocks[-1].ln_1.register_forward_hook(open_door)
     try:
@@ -183,13 +183,14 @@ def relevance_maps(method: Method, views: Tensor) -> tuple[Tensor, Tensor]:
         handle.remove()
     best = method.probabilities(logits.detach())[0].argmax()
     leads = logits[:, 0, best] - logits[:, 0].mean(-1)
-    tokens, maps = door[0], []
+    maps = []
     side = int(visual.image_size[1]) // int(visual.patch_size[1])
     patches = side * (int(visual.image_size[0]) // int(visual.patch_size[0]))
     for lead in leads:
-        (gradient,) = torch.autograd.grad(lead, tokens, retain_graph=True)
+        gradients = torch.autograd.grad(lead, doors, retain_graph=True, materialize_grads=True)
         # Behind the class token come the patches, then the prompts. Other templates' tokens have gradient 0.
-        maps.append((gradient * tokens.detach()).sum((0, 1, -1))[1 : patches + 1].view(-1, side))
+        through = [(g * door.detach()).sum((0, -1)) for g, door in zip(gradients, doors, strict=True)]
+        maps.append(torch.stack(through).sum(0)[1 : patches + 1].view(-1, side))
     return logits.detach(), torch.stack(maps)
 
 

@@ -24,7 +24,7 @@ from promptprism.data.miniworld.sprites import concepts
 from promptprism.errors import PromptPrismError
 from promptprism.methods import Cdc, Method, build_method
 from promptprism.prompts import encode_text
-from promptprism.prompts.arithmetic import image_flops, text_flops
+from promptprism.prompts.arithmetic import image_flops, shared_image_flops, text_flops
 from promptprism.training.cost import Meter
 
 CPU = torch.device("cpu")
@@ -270,13 +270,15 @@ def _speed(
 ) -> Speed:
     backbone, train, predict = method.backbone, found.get("train"), found["predict"]
     n = method.settings.context_length if isinstance(method, Cdc) else 0
-    image, text = image_flops(backbone, n), text_flops(backbone, method.tokens, n)
+    first_layer = method.settings.vision_from if isinstance(method, Cdc) else 0
+    shared, own = shared_image_flops(backbone, first_layer), image_flops(backbone, n, first_layer)
+    text = text_flops(backbone, method.tokens, n)
     copies = max(templates, 1)
     return Speed(
         templates=templates,
         trainable=sum(value.numel() for value in method.parameters()),
-        step_gflops=2 * copies * (batch * image + text) / 1e9 if train else None,
-        image_gflops=copies * image / 1e9,
+        step_gflops=copies * (batch * (shared + 2 * own) + 2 * text) / 1e9 if train else None,
+        image_gflops=(shared + copies * own) / 1e9,
         step_seconds=train.median if train else None,
         steps_per_second=1 / train.median if train else None,
         images_per_second=predict_batch / predict.median,

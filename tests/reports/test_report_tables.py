@@ -98,9 +98,14 @@ def test_study_table_sets_every_row_against_the_first_on_the_seeds_that_both_hav
     assert table.columns[5] == "less one"
     one, softmax = (row[1:] for row in table.rows)
     assert one[0] == "one" and one[4:6] == (None, None) and one[-1] == "3 of 4"
-    # Only seed 1, of both data sets, is common: a tenth each, whatever is drawn.
-    assert softmax[3].mean == pytest.approx(0.7) and softmax[4:6] == ("+10.00", "+10.00 to +10.00")
+    # Only seed 1 is common; two data sets are too few for an interval.
+    assert softmax[3].mean == pytest.approx(0.7) and softmax[4:6] == ("+10.00", None)
     assert softmax[-1] == "2 of 4"
+    three = [result("zero-shot", data, 1, two(0.5, 0.5)) for data in "abc"]
+    three += [cdc(data, seed, 0.5 + 0.1 * seed) for data in "abc" for seed in (1, 2)]
+    plain, ours = (row[1:] for row in make_table(three, "study").rows)
+    # What learns nothing is there for every seed: +10 and +20, drawn with replacement thrice.
+    assert plain[-1] == "3 of 3" and ours[4:6] == ("+15.00", "+11.67 to +18.33") and ours[-1] == "6 of 6"
     measured = [r.model_copy(deep=True) for r in results[:1]]
     measured[0].scores["new"].metrics["cal/ece"] = 0.25
     assert make_table(measured, "study").rows[0][8].mean == 0.25

@@ -1,5 +1,6 @@
 """One door for every image: whatever the user holds becomes an 8-bit RGB picture."""
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -225,3 +226,16 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     if array.dtype != np.uint8:
         raise PromptPrismError(f"{where} is not an image: give uint8 values 0..255 or floats 0..1")
     return Image.fromarray(array)
+
+
+def identity(source: ImageSource, folder: Path | None = None) -> str:
+    """What tells an image from others, on every machine: its place in a folder, its key, or its pixels.
+
+    Without the folder a file is known by its name and that of the folder around it: data may move.
+    """
+    if isinstance(source, str | Path):
+        path = Path(source)
+        return Path(os.path.relpath(path, folder)).as_posix() if folder else "/".join(path.parts[-2:])
+    if (key := getattr(source, "key", None)) is not None:
+        return str(key)
+    return hashlib.sha256(load_image(source).tobytes()).hexdigest()

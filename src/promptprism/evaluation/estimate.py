@@ -21,7 +21,8 @@ from promptprism.evaluation.protocols import PROTOCOLS, draw
 from promptprism.evaluation.suites import BackboneSpec, Cell, Suite
 from promptprism.methods import Method, build_method
 from promptprism.methods.names import name_key
-from promptprism.prompts.arithmetic import image_flops, text_flops
+from promptprism.prompts.arithmetic import image_flops, shared_image_flops, text_flops
+from promptprism.prompts.block import layer_bytes
 
 #: Images that are scored at once, and those per class that the post-hoc baselines are fitted on.
 _TEST_BATCH, _SHOTS = 32, 16
@@ -230,12 +231,23 @@ class _Arithmetic:
     def _step(self, model: Method, batch: int) -> float:
         """Operations of one step: forward, and backward to the inputs; frozen weights want no gradient."""
         templates, prompts, coupled = _shape(model)
-        image = image_flops(self.backbone, prompts if coupled else 0)
+        shared, own = self._image_flops(model)
         text = text_flops(self.backbone, model.tokens, prompts)
         if not model.text_is_fixed:
-            return batch * (image + 2 * text)
+            return batch * (own + 2 * text)
         again = max(0.0, 1 - self._text_budget(model) / max(self._text_mb(model), 1e-9))
-        return (2 * templates * batch if coupled else batch) * image + (2 + again) * templates * text
+        image = templates * (shared + 2 * own) if coupled else own
+        return batch * image + (2 + again) * templates * text
+
+    def _image_flops(self, model: Method) -> tuple[float, float]:
+        """Operations of one image below the first prompts and, for one template, from there on."""
+        _, prompts, coupled = _shape(model)
+        if not coupled:
+            return 0.0, image_flops(self.backbone)
+        first_layer = getattr(model.settings, "vision_from", 0)
+        return shared_image_flops(self.backbone, first_layer), image_flops(
+            self.backbone, prompts, first_layer
+        )
 
     def _score(self, model: Method, part: Dataset, home: Dataset | None) -> float:
         """Operations of scoring the test images, in their own label space and in home's."""
@@ -244,7 +256,8 @@ class _Arithmetic:
         names = {name_key(name): name for name in (*(home.class_names if home else ()), *part.class_names)}
         model.set_classes(tuple(names.values()))
         templates, prompts, coupled = _shape(model)
-        image = image_flops(self.backbone, prompts if coupled else 0) * (templates if coupled else 1)
+        shared, own = self._image_flops(model)
+        image = shared + own * (templates if coupled else 1)
         text = text_flops(self.backbone, model.tokens, prompts)
         texts = templates if model.text_is_fixed else len(part.test)
         return (1 if one_pass else 2) * len(part.test) * image + texts * text
@@ -283,16 +296,12 @@ class _Arithmetic:
         return int(self.backbone.visual.positional_embedding.shape[0]) + 2
 
     def _kept_mb(self, tower: str, keys: int) -> float:
-        """MiB that autograd keeps of one token in all layers.
-
-        Two float32 states; queries, keys, values and the MLP's hidden layer in the products' precision; the
-        attention weights.
-        """
+        """MiB that autograd keeps of one token in all layers."""
         backbone = self.backbone
         which = backbone.visual if tower == "vision" else backbone.text
         blocks, width = which.transformer.resblocks, which.transformer.width
         heads: int = blocks[0].attn.num_heads
-        return len(blocks) * float(8 * width + self.item * (8 * width + 2 * heads * keys)) / 2**20
+        return len(blocks) * layer_bytes(width, heads, keys, self.item) / 2**20
 
 
 def _shape(model: Method) -> tuple[int, int, bool]:

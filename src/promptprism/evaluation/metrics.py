@@ -126,7 +126,7 @@ def classification_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, f
         probabilities: [B, K], rows sum to 1.
         labels: [B].
     """
-    classes = probabilities.shape[-1]
+    classes = max(2, probabilities.shape[-1])  # torchmetrics knows no fewer
     confidence, predicted = probabilities.double().max(-1)
     return {
         "cls/accuracy": multiclass_accuracy(predicted, labels, classes, average="micro").item(),
@@ -147,8 +147,9 @@ def calibration_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, floa
         probabilities: [B, K], rows sum to 1.
         labels: [B].
     """
-    classes = probabilities.shape[-1]
-    probabilities = probabilities.double()
+    # torchmetrics knows no fewer than two classes, and takes what is above 1, by rounding, for logits.
+    classes = max(2, probabilities.shape[-1])
+    probabilities = F.pad(probabilities.double().clamp(max=1), (0, classes - probabilities.shape[-1]))
     true = probabilities.gather(-1, labels.unsqueeze(-1))
     distance = (probabilities - F.one_hot(labels, classes)).square().sum(-1)
     metrics = {

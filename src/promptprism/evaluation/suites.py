@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from promptprism.backbones import Backbone
 from promptprism.backbones.backbone import Precision
-from promptprism.data.images import ImageSource, load_image
+from promptprism.data.images import identity
 from promptprism.data.records import Dataset, Record
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.protocols import PROTOCOLS
@@ -197,7 +197,7 @@ def fingerprint(dataset: Dataset) -> str:
     digest = hashlib.sha256(json.dumps([dataset.class_names, dataset.phrase]).encode())
     for split, records in (("train", dataset.train), ("test", dataset.test)):
         for record in records:
-            digest.update(f"{split} {record.label} {_identity(record.source, dataset.folder)}\n".encode())
+            digest.update(f"{split} {record.label} {identity(record.source, dataset.folder)}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -219,7 +219,7 @@ def keys(
         fingerprints: of its data set and targets.
         images: that it learns from.
     """
-    labels = sorted(f"{record.label} {_identity(record.source, None)}" for record in images)
+    labels = sorted(f"{record.label} {identity(record.source, None)}" for record in images)
     learned = digest_of(
         # Protocols that learn the same share it: cross-dataset and cross-domain.
         classes="base" if cell.protocol == "base-to-new" else "all",
@@ -231,13 +231,3 @@ def keys(
         seed=cell.seed,
     )
     return learned, digest_of(learned=learned, cell=cell.model_dump(mode="json"), data=dict(fingerprints))
-
-
-def _identity(source: ImageSource, folder: Path | None) -> str:
-    """What tells an image from others, on every machine."""
-    if isinstance(source, str | Path):
-        path = Path(source)
-        return path.relative_to(folder).as_posix() if folder else "/".join(path.parts[-2:])
-    if (key := getattr(source, "key", None)) is not None:
-        return str(key)
-    return hashlib.sha256(load_image(source).tobytes()).hexdigest()

@@ -94,6 +94,15 @@ def run_packed(
     return x + block.ls_2(block.mlp.c_proj(hidden)), [(keys, values) for _, keys, values in parts]
 
 
+def layer_bytes(width: int, heads: int, keys: int, item: int) -> int:
+    """Bytes that autograd keeps of one token in one block.
+
+    Two float32 states; queries, keys, values and the MLP's four widths in the products' precision, of so many
+    bytes an item; and the attention weights, which a prefix makes it keep twice.
+    """
+    return 8 * width + item * (8 * width + 2 * heads * keys)
+
+
 def keys_values(block: Any, x: Tensor) -> KeysValues:
     """Only the keys and values of `x` [M, N, S, D] in a block, [M, H, N, S, D / H] each."""
     width = x.shape[-1]

@@ -18,7 +18,15 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from promptprism.backbones import Backbone
-from promptprism.prompts.block import KeysValues, Run, causal_mask, keys_values, run_block, run_packed
+from promptprism.prompts.block import (
+    KeysValues,
+    Run,
+    causal_mask,
+    keys_values,
+    layer_bytes,
+    run_block,
+    run_packed,
+)
 
 #: Fixed, not read from the machine: the order of sums, hence the last digits, depends on it.
 TEXT_MEMORY_MB = 2048
@@ -115,16 +123,10 @@ def _shares(groups: Iterable[_Group], limit_mb: float) -> Iterator[list[_Group]]
 
 
 def _kept_bytes(backbone: Backbone, keys: int) -> int:
-    """Bytes that autograd keeps of one token that attends to so many keys, over all layers.
-
-    Two float32 states; queries, keys, values and four widths of the MLP in the products' precision; and the
-    attention weights, which the shared prefix makes it keep twice. The last layer keeps one state, keys and
-    values.
-    """
+    """Bytes that autograd keeps of one token over all layers; of the last one a state, keys and values."""
     width, item = backbone.text_width, backbone.dtype.itemsize
     heads: int = backbone.text.transformer.resblocks[0].attn.num_heads
-    layer = 8 * width + item * (8 * width + 2 * heads * keys)
-    return (backbone.text_layers - 1) * layer + (4 + 2 * item) * width
+    return (backbone.text_layers - 1) * layer_bytes(width, heads, keys, item) + (4 + 2 * item) * width
 
 
 def _run_prefix(backbone: Backbone, tokens: Tensor, prompts: Tensor | None) -> list[KeysValues]:

@@ -14,7 +14,7 @@ from promptprism.reports.results import OURS, Row, Run, Runs
 RIVAL = "maple"
 _DRAWS = 10_000
 #: With fewer data sets the bootstrap tells nothing.
-_FEWEST = 3
+FEWEST = 3
 
 Accuracies = NDArray[np.float64]
 
@@ -50,7 +50,7 @@ def interval_notes(runs: Runs) -> list[str]:
     for row in runs.by_row:
         for rival in rivals if row.method == OURS else ():
             pairs = pairs_of(runs, row, rival)
-            if len(pairs) >= _FEWEST:
+            if len(pairs) >= FEWEST:
                 difference, low, high = (100 * value for value in hm_interval(pairs))
                 notes.append(
                     f"{row.label} less {rival.label} in HM: {difference:+.2f}, 95 % interval {low:+.2f} to "
@@ -64,19 +64,23 @@ def pairs_of(runs: Runs, row: Row, rival: Row) -> dict[str, Accuracies]:
     """Accuracies [seeds, 2, 2] of two rows by data set, for `hm_interval`: those seeds that both have."""
     found = {data: runs.at(data) for data in runs.datasets}
     pairs = {
-        data: _pair(there[row], there[rival])
+        data: _pair({one: there[one] for one in (row, rival)})
         for data, there in found.items()
         if row in there and rival in there
     }
     return {data: pair for data, pair in pairs.items() if len(pair)}
 
 
-def _pair(run: Run, rival: Run) -> Accuracies:
-    """Accuracies [seeds, 2, 2] of the seeds that both have."""
-    seeds = [seed for seed in run.sound if seed in rival.sound]
+def _pair(runs: Mapping[Row, Run]) -> Accuracies:
+    """Accuracies [seeds, 2, 2] of two rows on the seeds that both have; what learns nothing has them all."""
+    seeds = [set(run.sound) for row, run in runs.items() if row.learns or not run.sound]
     found = [
-        [[one.sound[seed].scores[part].accuracy for part in ("base", "new")] for one in (run, rival)]
-        for seed in seeds
+        [
+            [result.scores[part].accuracy for part in ("base", "new")]
+            for row, run in runs.items()
+            for result in (run.sound[seed] if row.learns else next(iter(run.sound.values())),)
+        ]
+        for seed in (sorted(set.intersection(*seeds)) if seeds else (0,))
     ]
     return np.array(found, dtype=np.float64)
 

@@ -9,11 +9,12 @@ from promptprism.errors import PromptPrismError
 from promptprism.evaluation.protocols import PROTOCOLS
 from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
-from promptprism.reports.interval import hm_interval, pairs_of
+from promptprism.reports.interval import FEWEST, hm_interval, pairs_of
 from promptprism.reports.protocols import averaged, base_new_hm, over_data
-from promptprism.reports.results import Figure, ResultTable, Run, Value, group, results_of
+from promptprism.reports.results import Figure, ResultTable, Row, Run, Runs, Value, group, results_of
 from promptprism.reports.trust import average_metric
 
+_CELLS = "cells: how many of all data sets and seeds the row has; those that collapsed do not count"
 #: Columns of the study, and the part and metric of each.
 _TRUST = {
     "ECE base": ("base", "cal/ece"),
@@ -44,7 +45,7 @@ def settings_table(results: Iterable[CellResult], suite: Suite | None = None) ->
     data, wanted = averaged(runs.datasets)[0]
     rows: list[tuple[Value, ...]] = []
     for row in runs.by_row:
-        there, mark = over_data(runs, row, wanted)
+        there, _ = over_data(runs, row, wanted)
         sound = [result for run in there for result in run.sound.values()]
         steps = [r.training.seconds_per_step for r in sound if r.training.seconds_per_step is not None]
         rows.append(
@@ -57,7 +58,7 @@ def settings_table(results: Iterable[CellResult], suite: Suite | None = None) ->
                 fmean(steps) if steps else None,
                 fmean(s.images_per_second for r in sound for s in r.scores.values()) if sound else None,
                 max((result.training.cost.peak_memory_mb for result in sound), default=None),
-                mark or None,
+                _cells(there, row, runs),
             )
         )
     costs = [result.training.cost for found in every.values() for result in found]
@@ -65,13 +66,14 @@ def settings_table(results: Iterable[CellResult], suite: Suite | None = None) ->
     return ResultTable(
         (
             "data", "method", *differing, "base", "new", "HM", "learned numbers", "s per step", "images/s",
-            "peak MiB", "note",
+            "peak MiB", "cells",
         ),
         tuple(rows),
         (
             "accuracy in %, mean ± standard deviation over seeds; HM: harmonic mean of the averages",
             "cost: mean training step, test images per second (reading included), peak of the process; on "
             + "; ".join(devices),
+            _CELLS,
         ),
     )  # fmt: skip
 
@@ -87,19 +89,25 @@ def study_table(results: Iterable[CellResult], suite: Suite | None = None) -> Re
     runs = group(results_of(results, "base-to-new"), suite)
     rows: list[tuple[Value, ...]] = []
     data, wanted = averaged(runs.datasets)[0]
-    every = len(runs.datasets) * len(runs.seeds)
     first = next(iter(runs.by_row))
     for row in runs.by_row:
         there, _ = over_data(runs, row, wanted)
         pairs = pairs_of(runs, row, first) if row != first else {}
-        difference: tuple[str | None, str | None] = None, None
-        if pairs:
-            less, low, high = (100 * value for value in hm_interval(pairs))
-            difference = f"{less:+.2f}", f"{low:+.2f} to {high:+.2f}"
+        less, low, high = (100 * value for value in hm_interval(pairs)) if pairs else (0.0, 0.0, 0.0)
+        interval = f"{low:+.2f} to {high:+.2f}" if len(pairs) >= FEWEST else None
         trust = [average_metric(there, part, metric) for part, metric in _TRUST.values()]
-        cells = f"{sum(len(run.sound) for run in there)} of {every}"
         accuracy = base_new_hm(there) if there else (None,) * 3
-        rows.append((data, row.label, *accuracy, *difference, *trust, cells))
+        rows.append(
+            (
+                data,
+                row.label,
+                *accuracy,
+                f"{less:+.2f}" if pairs else None,
+                interval,
+                *trust,
+                _cells(there, row, runs),
+            )
+        )
     less_first = f"less {first.label}"
     return ResultTable(
         ("data", "method", "base", "new", "HM", less_first, "95 % interval", *_TRUST, "cells"),
@@ -110,7 +118,7 @@ def study_table(results: Iterable[CellResult], suite: Suite | None = None) -> Re
             "bootstrap over them",
             "ECE: expected calibration error; new by own: AUROC of telling images of new classes from those "
             "of base classes by the method's own uncertainty",
-            "cells: data sets times seeds that the row has; those that collapsed do not count",
+            _CELLS,
         ),
     )
 
@@ -168,6 +176,11 @@ def _over(runs: list[Run], values: list[list[float]]) -> Figure | None:
     same = len({tuple(run.sound) for run in runs}) == 1 and len({len(own) for own in values}) == 1
     by_seed = [fmean(column) for column in zip(*values, strict=True)] if same else []
     return Figure.of(by_seed, fmean(map(fmean, values)))
+
+
+def _cells(there: list[Run], row: Row, runs: Runs) -> str:
+    wanted = len(runs.datasets) * (len(runs.seeds) if row.learns else 1)
+    return f"{sum(len(run.sound) for run in there)} of {wanted}"
 
 
 def _plain(value: object) -> str | int | float | None:

@@ -11,14 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 from torch.nn import Parameter
 
-from promptprism.data.images import ImageSource
+from promptprism.data.images import identity
 from promptprism.data.records import Record
 from promptprism.errors import PromptPrismError
 from promptprism.files import read_tensors, write_tensors
@@ -59,7 +57,7 @@ class Run(BaseModel):
         """Describe a run that is about to start."""
         digest = hashlib.sha256()
         for record in records:
-            digest.update(f"{record.label} {_identity(record.source)}\n".encode())
+            digest.update(f"{record.label} {identity(record.source)}\n".encode())
         return cls(
             method=method.name,
             settings=method.settings.model_dump(mode="json"),
@@ -135,16 +133,6 @@ def load_checkpoint(
         if (momentum := tensors.get(f"momentum/{name}")) is not None:
             optimizer.state[value]["momentum_buffer"] = momentum.to(value.device)
     return list(card.history), card.seconds
-
-
-def _identity(source: ImageSource) -> str:
-    match source:
-        case str() | Path():  # its name, not its place: data may move between two sittings
-            return Path(source).name
-        case Image.Image() | np.ndarray():
-            return hashlib.sha256(source.tobytes()).hexdigest()
-        case _:
-            return type(source).__name__
 
 
 def _short(value: object) -> str:

@@ -8,7 +8,8 @@ import time
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
+from weakref import WeakSet
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -63,9 +64,16 @@ class BackboneFacts(BaseModel):
 class Meter:
     """Measures from the moment it is made until `cost` is called, which may be more than once."""
 
+    _live: ClassVar[WeakSet[Meter]] = WeakSet()
+
     def __init__(self, device: torch.device, seconds: float = 0.0) -> None:
         self.device = device
+        self._known_mb = 0.0
         self._start = time.perf_counter() - seconds
+        # The high-water mark is one for all; those that go on measuring keep what they have seen.
+        for other in self._live:
+            other._known_mb = other.peak_memory_mb
+        self._live.add(self)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
@@ -79,9 +87,9 @@ class Meter:
     @property
     def peak_memory_mb(self) -> float:
         """Highest memory so far, MiB."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 2**20
-        return _peak_bytes() / 2**20
+        on_cuda = self.device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(self.device) if on_cuda else _peak_bytes()
+        return max(self._known_mb, peak / 2**20)
 
     def cost(self) -> Cost:
         """Everything measured, as it goes into results."""

@@ -214,7 +214,10 @@ def _diverged(method: Method, epoch: int, rate: float, what: str) -> str:
 def _interrupted(done: int, epochs: int, checkpoint: Path | None) -> str:
     message = f"stopped in epoch {done + 1} of {epochs}. "
     if checkpoint and done:
-        return message + f"The first {done} are kept in '{checkpoint}': the same call goes on from there"
+        return (
+            message
+            + f"The first {done} are kept in '{checkpoint}': the same call, resuming, goes on from there"
+        )
     return message + (
         "Nothing was kept yet" if checkpoint else "Nothing was kept: no checkpoint was asked for"
     )
