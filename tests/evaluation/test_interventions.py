@@ -1,10 +1,10 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from promptprism.data.miniworld import scenes
+from promptprism.data.miniworld import render, scenes
 from promptprism.data.miniworld.scenes import COLOURS
 from promptprism.data.miniworld.worlds import classes
 from promptprism.evaluation.front_door import front_door, in_context
@@ -25,7 +25,7 @@ from promptprism.evidence import Opinion
 DATA = "mini/clothing"
 SHOWN, LABELS = (list(column) for column in zip(*list(scenes(DATA, "test"))[::16], strict=True))
 SPACE = classes(DATA)
-ALLOWED = dict(zip((*FACTORS, CONTROL), ("colour", "pattern", "artist", "second", "seed"), strict=True))
+ALLOWED = dict(zip((*FACTORS, CONTROL), ("colour", "pattern", "artist", "second", "noise_seed"), strict=True))
 
 
 class Stub:
@@ -59,6 +59,9 @@ def test_an_intervention_changes_one_factor_only(factor):
         assert changed == {ALLOWED[factor]}
         assert do(scene, factor, SPACE, f"{place}") == other
         assert other.second is None or other.second != scene.concept
+        if factor == CONTROL:
+            still = [render(replace(one, noise=0)).tobytes() for one in (scene, other)]
+            assert still[0] == still[1]
     if factor == "colour":
         assert len({do(SHOWN[0], factor, SPACE, f"{i}").colour for i in range(200)}) == len(COLOURS) - 1
 

@@ -105,7 +105,7 @@ def do(scene: Scene, factor: str, others: Sequence[Concept], key: str) -> Scene:
         case "second object":
             return replace(scene, second=None if scene.second else other(others, scene.concept))
         case "pixel noise":
-            return replace(scene, seed=int(rng.random() * 2**31))
+            return replace(scene, noise_seed=int(rng.random() * 2**31))
     raise ValueError(f"unknown factor {factor!r}: {', '.join((*FACTORS, CONTROL))}")
 
 

@@ -39,7 +39,7 @@ from promptprism.training.cost import BackboneFacts, Cost, Meter
 
 KIND = "interventions"
 #: Raised when what is measured changes: older files are then measured again.
-_VERSION = 1
+_VERSION = 2
 
 
 class Interventions(BaseModel):

@@ -62,7 +62,8 @@ class Scene:
         corner: Which corner, 0 to 3.
         cover: The part of the image's height, from below, that a band of the background's dark tone hides.
         noise: Amplitude of the pixel noise, 0 to 127.
-        seed: Seed of the pixel noise.
+        seed: Seed of the pixel noise, and of a noisy background.
+        noise_seed: Another seed of the pixel noise alone, or None.
     """
 
     concept: Concept
@@ -80,6 +81,7 @@ class Scene:
     cover: float = 0.0
     noise: int = 0
     seed: int = 0
+    noise_seed: int | None = None
 
 
 def _bytes(seed: int, stream: int, count: int) -> _Ints:
@@ -192,7 +194,8 @@ def render(scene: Scene, draw: Draw = sprite) -> Image.Image:
     if scene.cover:
         image[SIZE - round(scene.cover * SIZE) :] = np.array(COLOURS[scene.colour], dtype=np.int32) // 2
     if scene.noise:
-        bytes_ = _bytes(scene.seed, 2, image.size).reshape(image.shape)
+        seed = scene.seed if scene.noise_seed is None else scene.noise_seed
+        bytes_ = _bytes(seed, 2, image.size).reshape(image.shape)
         image += (bytes_ - 128) * scene.noise // 128
     return Image.fromarray(image.clip(0, 255).astype(np.uint8))
 
