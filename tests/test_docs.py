@@ -63,9 +63,12 @@ def test_the_examples_about_opinions_print_what_they_say(capsys):
 
 def commands():
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
-        for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
-            lines = block.replace("\\\n", " ").splitlines()
-            yield from (line for line in lines if line.startswith("promptprism "))
+        text = page.read_text(encoding="utf-8")
+        # In the text some are named without what they need; those with an option are whole.
+        inline = re.findall(r"`(promptprism [^`]* --[^`]*)`", text)
+        yield from (" ".join(command.split()) for command in inline if "..." not in command)
+        lines = text.replace("\\\n", " ").splitlines()
+        yield from (line.strip() for line in lines if re.match(r"(    )?promptprism ", line))
 
 
 @pytest.mark.parametrize("line", list(commands()))
