@@ -51,6 +51,16 @@ def test_classes_that_do_not_occur_are_left_out_of_macro_f1():
     assert metrics["cls/macro_f1"] == 1
 
 
+def test_one_class_is_always_right_and_rounding_is_no_logit():
+    one = classification_metrics(torch.ones(3, 1), torch.zeros(3, dtype=torch.long))
+    assert (one["cls/accuracy"], one["cls/macro_f1"], one["cal/ece"], one["cal/nll"]) == (1, 1, 0, 0)
+    rows = torch.tensor([[0.8, 0.2], [1.0, 0.0]], dtype=torch.float64)
+    above = rows + torch.tensor([[0.0, 0.0], [2.3e-16, 0.0]], dtype=torch.float64)
+    assert above.max() > 1
+    labels = torch.tensor([1, 0])
+    assert classification_metrics(above, labels) == classification_metrics(rows, labels)
+
+
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_harmonic_mean_lies_between_and_is_zero_if_one_is(base, new):
     hm = harmonic_mean(base, new)

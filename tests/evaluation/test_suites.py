@@ -256,6 +256,19 @@ def test_a_claim_is_for_one(tmp_path):
         assert later
 
 
+def test_a_list_of_images_elsewhere_has_a_fingerprint(data, tmp_path):
+    table = tmp_path / "own" / "images.csv"
+    table.parent.mkdir()
+    images = sorted(Path(data).rglob("*.png"))
+    rows = [f"{path},{path.parent.name},{path.parent.parent.name}" for path in images]
+    table.write_text("path,label,split\n" + "\n".join(rows))
+    moved = tmp_path / "moved"
+    table.parent.rename(moved)
+    fewer = tmp_path / "fewer.csv"
+    fewer.write_text("path,label,split\n" + "\n".join(rows[:-1]))
+    assert fingerprint(load_data(str(moved / "images.csv"))) != fingerprint(load_data(str(fewer)))
+
+
 def test_fingerprints_follow_images_and_names(data):
     assert (
         fingerprint(load_data(data)) == fingerprint(load_data(data)) != fingerprint(load_data("mini/sport"))
@@ -351,7 +364,8 @@ def test_report_commands(tiny, data, tmp_path):
     page = tmp_path / "page.html"
     assert report("--table", "base-to-new", "--format", "html", "--out", page).exit_code == 0
     assert page.read_text().startswith("<!doctype html>")
-    assert report("--plot", "base-new", "--out", tmp_path / "p.svg").exit_code == 0
+    drawn = report("--plot", "base-new", "--out", tmp_path / "p.svg", "--json", "-")
+    assert json.loads(drawn.stdout)["out"] == str(tmp_path / "p.svg")
     content = json.loads(report("--table", "per-semantic", "--json", "-").stdout)
     assert content["schema"] == "promptprism/report" and content["columns"][3:5] == ["S1", "S2"]
     assert "cdc, seed 1" in report("--table", "base-to-new", "--per-seed").stdout

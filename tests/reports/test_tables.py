@@ -24,8 +24,8 @@ def test_bar(share, drawn):
 
 def test_numbers_as_people_write_them():
     assert [tables.percent(x) for x in (0.12345, 1.0, None)] == ["12.3", "100.0", "–"]
-    assert [tables.duration(x) for x in (0.0123, 12.34, 99.9, 100, 3671)] == [
-        "12 ms", "12.3 s", "99.9 s", "1 min 40 s", "61 min 11 s",
+    assert [tables.duration(x) for x in (0.0123, 12.34, 99.9, 100, 119.7, 3671)] == [
+        "12 ms", "12.3 s", "99.9 s", "1 min 40 s", "2 min 00 s", "61 min 11 s",
     ]  # fmt: skip
 
 

@@ -6,10 +6,15 @@ import pytest
 import torch
 from toys import colours
 
+from promptprism.data.records import Record
+from promptprism.data.registry import load_data
+from promptprism.data.splits import few_shot
 from promptprism.errors import PromptPrismError
 from promptprism.inference import Predictor
 from promptprism.methods import METHODS, build_method
 from promptprism.training import loop
+from promptprism.training.checkpoint import Run
+from promptprism.training.cost import Meter
 from promptprism.training.loop import train
 from promptprism.training.schedule import learning_rate
 
@@ -108,6 +113,23 @@ def test_ctrl_c_before_the_first_epoch_ends_says_that_nothing_is_kept(tiny, tmp_
     with pytest.raises(KeyboardInterrupt, match=r"epoch 1 of 3\. Nothing was kept yet"):
         train(make(tiny, "cdc"), DATA.train, checkpoint=tmp_path / "checkpoint.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_drawn_images_and_files_of_the_same_name_are_told_apart(tiny):
+    method = make(tiny, "coop")
+    food, other = (few_shot(load_data(f"mini/food{rho}").train, 4, 1) for rho in ("", "@0.9"))
+    assert Run.of(method, food, 1) == Run.of(method, food, 1) != Run.of(method, other, 1)
+    one, two = (Run.of(method, [Record(f"/data/{name}/1.jpg", 0)], 1) for name in ("cat", "dog"))
+    assert one != two == Run.of(method, [Record("/elsewhere/dog/1.jpg", 0)], 1)
+
+
+def test_a_peak_is_seen_by_all_who_measure():
+    cpu = torch.device("cpu")
+    outer = Meter(cpu)
+    torch.ones(100 * 2**18).sum()
+    before = outer.peak_memory_mb
+    inner = Meter(cpu)
+    assert inner.peak_memory_mb < before - 50 and outer.peak_memory_mb >= before
 
 
 def test_a_checkpoint_of_another_run_is_refused(tiny, tmp_path):
