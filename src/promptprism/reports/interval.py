@@ -74,15 +74,14 @@ def pairs_of(runs: Runs, row: Row, rival: Row) -> dict[str, Accuracies]:
 def _pair(runs: Mapping[Row, Run]) -> Accuracies:
     """Accuracies [seeds, 2, 2] of two rows on the seeds that both have; what learns nothing has them all."""
     seeds = [set(run.sound) for row, run in runs.items() if row.learns or not run.sound]
-    found = [
-        [
-            [result.scores[part].accuracy for part in ("base", "new")]
-            for row, run in runs.items()
-            for result in (run.sound[seed] if row.learns else next(iter(run.sound.values())),)
-        ]
-        for seed in (sorted(set.intersection(*seeds)) if seeds else (0,))
-    ]
-    return np.array(found, dtype=np.float64)
+
+    def accuracies(row: Row, seed: int) -> list[float]:
+        sound = runs[row].sound
+        result = sound[seed] if row.learns else next(iter(sound.values()))
+        return [result.scores[part].accuracy for part in ("base", "new")]
+
+    common = sorted(set.intersection(*seeds)) if seeds else [0]
+    return np.array([[accuracies(row, seed) for row in runs] for seed in common], dtype=np.float64)
 
 
 def _difference(accuracies: Accuracies) -> float:
