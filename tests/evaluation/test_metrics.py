@@ -58,7 +58,7 @@ def test_one_class_is_always_right_and_rounding_is_no_logit():
     above = rows + torch.tensor([[0.0, 0.0], [2.3e-16, 0.0]], dtype=torch.float64)
     assert above.max() > 1
     labels = torch.tensor([1, 0])
-    assert classification_metrics(above, labels) == classification_metrics(rows, labels)
+    assert classification_metrics(above, labels) == pytest.approx(classification_metrics(rows, labels))
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
