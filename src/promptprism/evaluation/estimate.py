@@ -245,9 +245,8 @@ class _Arithmetic:
         if not coupled:
             return 0.0, image_flops(self.backbone)
         first_layer = getattr(model.settings, "vision_from", 0)
-        return shared_image_flops(self.backbone, first_layer), image_flops(
-            self.backbone, prompts, first_layer
-        )
+        own = image_flops(self.backbone, prompts, first_layer)
+        return shared_image_flops(self.backbone, first_layer), own
 
     def _score(self, model: Method, part: Dataset, home: Dataset | None) -> float:
         """Operations of scoring the test images, in their own label space and in home's."""
