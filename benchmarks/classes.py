@@ -14,7 +14,7 @@ import typer
 from benchmarks.measure import BackboneName, CsvFile, Templates, append_rows, machine
 from promptprism.backbones import Backbone
 from promptprism.prompts.text import TEXT_MEMORY_MB
-from promptprism.speed import Samples, build, class_names, draw, random_backbone, training_step
+from promptprism.speed import build, class_names, draw, interleave, random_backbone, training_step
 
 
 def measure(
@@ -23,9 +23,7 @@ def measure(
     """One row: a step with so many classes."""
     method = build(backbone, class_names(classes), templates, text_memory_mb=text_memory_mb)
     run = training_step(method, *draw(backbone, templates, batch, classes))
-    samples = Samples()
-    for _ in range(repeats):
-        samples.take(run)
+    samples = interleave({"step": run}, repeats)["step"]
     return {
         "backbone": backbone.name,
         "classes": classes,

@@ -70,8 +70,6 @@ def compare(
             "cdc": prediction(method, views, text),
             "cdc from files": from_files,
         }
-        for run in work.values():
-            run()
         samples = interleave(work, repeats)
     images = {name: len(photos) if name == "cdc from files" else batch for name in work}
     speed = {name: images[name] / sample.median for name, sample in samples.items()}

@@ -47,8 +47,6 @@ def cost(
         method = build(backbone, names, templates, vision_from=first)
         work["step", first] = training_step(method, views, labels)
         work["predict", first] = prediction(method, plain, text_features(method)())
-    for run in work.values():
-        run()
     found = interleave(work, repeats)
     row: dict[str, Any] = {}
     for name in ("step", "predict"):

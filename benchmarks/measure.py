@@ -13,7 +13,7 @@ import typer
 from promptprism.errors import PromptPrismError
 from promptprism.files import write_bytes
 from promptprism.speed import CPU
-from promptprism.training.cost import Meter
+from promptprism.training.cost import Meter, revision
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -29,6 +29,7 @@ def machine() -> dict[str, Any]:
     """Where and with what a row was measured."""
     cost = Meter(CPU).cost()
     return {
+        "revision": revision(),
         "device": cost.device,
         "threads": cost.threads,
         "torch": cost.versions["torch"],

@@ -105,7 +105,6 @@ def compare(
     if same_m:
         other = build(fast.backbone, names, templates, depth)
         work["reference_same_m"] = plain_step(random_model(backbone, precision), other, views, labels)
-    work["ours"]()  # lazy initialisations
     samples = interleave(work, repeats)
 
     n = fast.settings.context_length
@@ -151,7 +150,7 @@ def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
             "ours_to_this_cpu": round(result.get(f"cpu_ratio_to_{name}", 1.0), 4),
             "max_abs_difference": f"{result['max_abs_difference']:.1e}",
             "floor_seconds": round(result["floor_seconds"], 3) if name == "ours" else "",
-            **{key: result[key] for key in ("device", "threads", "torch", "open_clip")},
+            **{key: result[key] for key in ("revision", "device", "threads", "torch", "open_clip")},
         }
         for name, sample in result["paths"].items()
     ]

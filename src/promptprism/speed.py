@@ -133,18 +133,24 @@ class Samples:
     cpu_seconds: list[float] = field(default_factory=list)
     memory_mb: float = 0.0
 
-    def take(self, work: Callable[[], object]) -> None:
-        """Run the work once."""
+    def measure_memory(self, work: Callable[[], object]) -> None:
+        """Run the work once, in memory not touched yet; seconds do not count, nor lazy initialisations."""
         gc.collect()
         _give_back()
         meter = Meter(self.device)
-        before, start, cpu_start = meter.peak_memory_mb, time.perf_counter(), time.process_time()
+        before = meter.peak_memory_mb
+        work()
+        self.memory_mb = max(self.memory_mb, meter.peak_memory_mb - before)
+
+    def take(self, work: Callable[[], object]) -> None:
+        """Run the work once, as it runs amid others of its kind."""
+        gc.collect()
+        start, cpu_start = time.perf_counter(), time.process_time()
         work()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self.seconds.append(time.perf_counter() - start)
         self.cpu_seconds.append(time.process_time() - cpu_start)
-        self.memory_mb = max(self.memory_mb, meter.peak_memory_mb - before)
 
     @property
     def median(self) -> float:
@@ -174,12 +180,14 @@ def interleave(
     """Measure each piece of work, one after the other, in rounds: what slows the machine slows all.
 
     Args:
-        work: by name; run it once before, as the first run pays for lazy initialisations.
+        work: by name; a first round measures its memory.
         repeats: rounds at least.
         seconds: rounds go on for so long.
         device: that the work runs on.
     """
     samples = {name: Samples(device) for name in work}
+    for name, run in work.items():
+        samples[name].measure_memory(run)
     start, rounds = time.perf_counter(), 0
     while rounds < repeats or time.perf_counter() - start < seconds:
         for name, run in work.items():
@@ -256,8 +264,6 @@ def measure(
         work["predict", m] = prediction(method, plain, make_text())
         if m:
             work["train", m] = training_step(method, *draw(backbone, m, batch, classes))
-    for run in work.values():
-        run()
     found = interleave(work, repeats, seconds * len(methods), backbone.device)
     return [
         _speed(method, m, {name: found[name, k] for name, k in found if k == m}, batch, predict_batch)

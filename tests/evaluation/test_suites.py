@@ -244,7 +244,7 @@ def test_keys_follow_settings_data_and_precision_and_no_version(tiny, tiny_facto
     ):
         assert learned != first[0] and key != first[1]
     monkeypatch.setattr(promptprism, "__version__", "9")
-    monkeypatch.setattr(running, "_revision", lambda: "9")
+    monkeypatch.setattr(running, "revision", lambda: "9")
     assert of() == first
 
 

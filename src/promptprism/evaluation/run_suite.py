@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from promptprism.errors import PromptPrismError
 from promptprism.evaluation.protocols import PROTOCOLS, calibrate, draw, learn, score
 from promptprism.evaluation.store import CellResult, Store, read_result
 from promptprism.evaluation.suites import Cell, Suite, digest_of, fingerprint, keys
-from promptprism.training.cost import BackboneFacts
+from promptprism.training.cost import BackboneFacts, revision
 
 Stage = Literal["all", "train", "test"]
 
@@ -135,7 +134,7 @@ class _Work:
         return CellResult(
             key=job.key,
             learned=job.learned,
-            revision=_revision(),
+            revision=revision(),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             cell=job.cell,
             phrase=card.phrase,
@@ -224,17 +223,3 @@ def _no_space(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-@cache
-def _revision() -> str | None:
-    """Git revision of the code, with + if it was changed since; None outside of a work tree."""
-    here = Path(__file__).parent
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
-            cwd=here, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 import sys
 import time
 from functools import cache
@@ -107,6 +108,20 @@ def versions() -> dict[str, str]:
     """Versions of Python and the libraries that decide the numbers."""
     packages = ("promptprism", "torch", "torchvision", "open_clip_torch", "pillow", "numpy")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+@cache
+def revision() -> str | None:
+    """Git revision of the code, with + if it was changed since; None outside of a work tree."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
+            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
 
 
 @cache
