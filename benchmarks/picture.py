@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from matplotlib.ticker import LogLocator
 
 from benchmarks.measure import RESULTS, read_rows
 from promptprism.errors import PromptPrismError
@@ -67,6 +68,9 @@ def draw_cost(step: Sequence[Row], classes: Sequence[Row], path: Path, at: Row) 
             if alone:
                 axes.plot(*zip(*alone, strict=True), "o:", color=BLUE, alpha=0.6, label="PromptPrism, M = 1")
             axes.set(xscale="log", yscale="log", xlabel="classes K")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:,g}")
+            axes.yaxis.set_minor_formatter("")
         by_m.set(xlabel="templates M", ylabel="seconds per training step", title=f"K = {at['classes']}")
         by_m.set_xticks([m for m, _ in floor], [f"{m:g}" for m, _ in floor])
         by_m.set_ylim(bottom=0)
