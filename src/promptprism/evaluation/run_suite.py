@@ -208,7 +208,7 @@ def run_suite(
         if elsewhere and len(elsewhere) == len(waiting):
             progress.running = f"waiting for {len(elsewhere)} cells that run elsewhere"
             show(progress)
-            time.sleep(1)
+            time.sleep(5)
         waiting = elsewhere
     progress.running = ""
     show(progress)
