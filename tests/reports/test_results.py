@@ -6,6 +6,7 @@ from made_results import OPENAI, result, rows, two
 
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.metrics import harmonic_mean
+from promptprism.evaluation.suites import load_suite
 from promptprism.reports.render import render
 from promptprism.reports.report import make_table
 
@@ -79,6 +80,21 @@ def test_transfer_and_few_shot():
         PromptPrismError, match="no results of protocol 'base-to-new': there are those of few-shot"
     ):
         make_table(few, "base-to-new")
+
+
+def test_rows_of_a_suite_may_have_any_name_and_be_equal(tmp_path):
+    suite = tmp_path / "s.yaml"
+    suite.write_text(
+        "protocol: base-to-new\nmethods:\n  cdc (mine): {method: cdc}\n  again: {method: cdc, templates: 4}\n"
+        "  zero-shot: {}\ndatasets: [mini/food]\nseeds: [1]\n"
+    )
+    results = [
+        result("cdc", "mini/food", 1, two(0.8, 0.6)),
+        result("zero-shot", "mini/food", 1, two(0.7, 0.7)),
+    ]
+    table = make_table(results, "base-to-new", load_suite(str(suite)))
+    assert [row[1] for row in table.rows if row[0] == "mini/food"] == ["cdc (mine)", "again", "zero-shot"]
+    assert rows(table)["mini/food", "cdc (mine)"][:3] == rows(table)["mini/food", "again"][:3]
 
 
 def test_formats():

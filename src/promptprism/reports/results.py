@@ -49,11 +49,13 @@ class Row:
     """A row of a suite's grid, or a method with certain settings.
 
     Attributes:
+        name: of the suite's row, or the method's.
         label: what tells it from the others.
         method: a name of `METHODS`.
         facts: the settings that tell it from the other rows of its method.
     """
 
+    name: str
     label: str
     method: str
     facts: tuple[tuple[str, Any], ...] = field(default=(), compare=False)
@@ -164,23 +166,22 @@ def group(results: Sequence[CellResult], suite: Suite | None = None) -> Runs:
     Raises:
         PromptPrismError: none of the results belongs to the suite.
     """
-    names = _names(results, suite)
-    results = [result for result in results if result.key in names]
+    named = _named(results, suite)
+    results = [result for _, result in named]
     if suite is not None and not results:
         raise PromptPrismError(f"none of the results is a cell of suite '{suite.name}': run it first")
-    rows = _rows(results, names, settings=suite is None)
+    rows = _rows(named, settings=suite is None)
     learning = [result for result in results if result.cell.settings["epochs"]]
     seeds = {result.cell.seed for result in learning} | set(suite.seeds if suite else ())
     cells: dict[Row, dict[tuple[str, int], list[CellResult]]] = {}
-    for result in sorted(results, key=lambda result: result.finished):
+    for name, result in sorted(named, key=lambda pair: pair[1].finished):
         place = result.cell.data, result.cell.shots
-        cells.setdefault(rows[result.key], {}).setdefault(place, []).append(result)
+        cells.setdefault(rows[name, result.key], {}).setdefault(place, []).append(result)
     order = list(suite.methods) if suite else list(METHODS)
 
     def rank(row: Row) -> tuple[int, list[str | int]]:
-        name = row.label.partition(" (")[0] if suite else row.method
         natural = [int(t) if t.isdecimal() else t for t in re.split(r"(\d+)", row.label)]
-        return order.index(name), natural
+        return order.index(row.name), natural
 
     by_row = {
         row: {place: _run(found, seeds) for place, found in cells[row].items()}
@@ -202,10 +203,10 @@ def _run(results: Sequence[CellResult], seeds: set[int]) -> Run:
     )
 
 
-def _names(results: Sequence[CellResult], suite: Suite | None) -> dict[str, str]:
-    """What each result's row is called first of all, by key; results out of the suite are left out."""
+def _named(results: Sequence[CellResult], suite: Suite | None) -> list[tuple[str, CellResult]]:
+    """Each result with its row's name, once for each row of the suite that it is of; others are left out."""
     if suite is None:
-        return {result.key: result.cell.method for result in results}
+        return [(result.cell.method, result) for result in results]
 
     def whatever_seed(cell: Cell) -> str:
         # Settings that came after the result was written had their default then.
@@ -213,13 +214,14 @@ def _names(results: Sequence[CellResult], suite: Suite | None) -> dict[str, str]
         settings = dict(sorted((defaults | cell.settings).items()))
         return cell.model_copy(update={"seed": 0, "settings": settings}).model_dump_json()
 
-    rows = {whatever_seed(cell): row for row, cell in suite.grid()}
-    cells = {result.key: whatever_seed(result.cell) for result in results}
-    return {key: rows[cell] for key, cell in cells.items() if cell in rows}
+    rows: dict[str, dict[str, None]] = {}
+    for row, cell in suite.grid():
+        rows.setdefault(whatever_seed(cell), {})[row] = None  # once for all seeds
+    return [(row, result) for result in results for row in rows.get(whatever_seed(result.cell), ())]
 
 
-def _rows(results: Sequence[CellResult], names: Mapping[str, str], settings: bool) -> dict[str, Row]:
-    """The row of each result: its name, and only what tells the rows of that name from each other.
+def _rows(named: Sequence[tuple[str, CellResult]], settings: bool) -> dict[tuple[str, str], Row]:
+    """The row of each name and key: the name, and only what tells the rows of that name from each other.
 
     A suite's rows are told apart by their names: settings may differ between data sets.
     """
@@ -232,13 +234,13 @@ def _rows(results: Sequence[CellResult], names: Mapping[str, str], settings: boo
         return {**said, **shots, **backbone, "precision": result.backbone.precision}
 
     rows = {}
-    for name in {names[result.key] for result in results}:
-        own = {result.key: facts(result) for result in results if names[result.key] == name}
-        method = next(result.cell.method for result in results if result.key in own)
+    for name in {name for name, _ in named}:
+        own = {result.key: facts(result) for of, result in named if of == name}
+        method = next(result.cell.method for of, result in named if of == name)
         every = list(dict.fromkeys(fact for found in own.values() for fact in found))
         differing = [f for f in every if len({repr(found.get(f)) for found in own.values()}) > 1]
         for key, found in own.items():
             said = tuple((fact, found.get(fact)) for fact in differing)
             text = ", ".join(f"{fact}={value}" for fact, value in said)
-            rows[key] = Row(f"{name} ({text})" if text else name, method, said)
+            rows[name, key] = Row(name, f"{name} ({text})" if text else name, method, said)
     return rows
