@@ -192,6 +192,18 @@ def test_a_collapsed_run_is_said(tiny, monkeypatch, wrong, word):
     assert word in train(make(tiny, "coop"), DATA.train).collapsed
 
 
+def test_of_few_images_no_collapse_is_told(tiny, monkeypatch):
+    logits = torch.eye(4)[[0] * 15][None]
+    monkeypatch.setattr(loop.Predictor, "logits", lambda *_: iter([logits]))
+    result = train(make(tiny, "coop"), DATA.train[1:])
+    assert result.accuracy == 3 / 15 and result.collapsed is None
+
+
+def test_zero_shot_takes_one_class(tiny):
+    method = build_method("zero-shot", tiny, ["red"])
+    assert train(method, ()).steps == 0 and method.class_names == ("red",)
+
+
 def test_bad_records_are_refused_before_any_work(tiny):
     with pytest.raises(PromptPrismError, match="no image to train on: 'yellow'"):
         train(make(tiny), DATA.train[:12])

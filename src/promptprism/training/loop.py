@@ -21,7 +21,9 @@ from promptprism.training.cost import Cost, Meter
 from promptprism.training.progress import Step, training_progress
 from promptprism.training.schedule import learning_rate, rate_scale
 
-_CHECKED_IMAGES = 256
+# Of how many training images it is seen whether a run collapsed; a sound one may fail on fewer than the
+# second number by bad luck.
+_CHECKED_IMAGES, _FEWEST_CHECKED = 256, 16
 
 
 class TrainResult(BaseModel):
@@ -171,7 +173,7 @@ def _check(method: Method, records: Sequence[Record], seed: int) -> None:
     if seed < 0:
         raise PromptPrismError(f"seed is {seed}: give 0 or a positive integer")
     classes = len(method.class_names)
-    if classes < 2:
+    if classes < 2 and method.settings.epochs:
         raise PromptPrismError(
             f"there is one class only, '{method.class_names[0]}': nothing to tell apart, give at least two"
         )
@@ -193,7 +195,7 @@ def _examine(method: Method, records: Sequence[Record]) -> tuple[float, str | No
         [method.probabilities(logits).argmax(-1).cpu() for logits in Predictor(method).logits(sources)]
     )
     accuracy = (predicted == labels).double().mean().item()
-    if len(set(labels.tolist())) > 1:
+    if len(some) >= _FEWEST_CHECKED and len(set(labels.tolist())) > 1:
         chance = 1 / len(method.class_names)
         if len(set(predicted.tolist())) == 1:
             name = method.class_names[int(predicted[0])]
