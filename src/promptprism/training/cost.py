@@ -112,16 +112,20 @@ def versions() -> dict[str, str]:
 
 @cache
 def revision() -> str | None:
-    """Git revision of the code, with + if it was changed since; None outside of a work tree."""
-    here = Path(__file__).parent
-    try:
+    """Git revision of the code, with + if it was changed since; None outside of a work tree of its own."""
+
+    def git(*arguments: str) -> str:
+        here = Path(__file__).parent
         found = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
-            cwd=here, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
+            ["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True
+        )
+        return found.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # fails in somebody else's work tree
+        return git("describe", "--always", "--dirty=+", "--abbrev=12")
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()
 
 
 @cache
