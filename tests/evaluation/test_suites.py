@@ -256,6 +256,18 @@ def test_a_claim_is_for_one(tmp_path):
         assert later
 
 
+def test_a_lock_that_cannot_be_used_is_named(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    (tmp_path / "locks" / "k.lock").write_text("this is no lock at all, but another file of that name" * 20)
+    with pytest.raises(PromptPrismError, match=r"cannot use '.*k.lock' .*not a database"), store.claim("k"):
+        pass
+    with store.claim("o"):
+        pass
+    monkeypatch.setattr("os.access", lambda path, _mode: not str(path).endswith("o.lock"))
+    with pytest.raises(PromptPrismError, match=r"cannot use '.*o.lock' .*another user's"), store.claim("o"):
+        pass
+
+
 def test_a_list_of_images_elsewhere_has_a_fingerprint(data, tmp_path):
     table = tmp_path / "own" / "images.csv"
     table.parent.mkdir()

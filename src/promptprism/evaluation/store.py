@@ -7,6 +7,7 @@ the operating system takes a lock from a process that dies.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -101,12 +102,19 @@ class Store:
         """Hold a key for this process, unless another holds it for longer than ``patience`` seconds.
 
         What the last holder left half-done is removed.
+
+        Raises:
+            PromptPrismError: the lock cannot be used, for instance one that belongs to another user.
         """
         path = self.folder / "locks" / f"{key}.lock"
+        if path.exists() and not os.access(path, os.W_OK):  # where SQLite would let everybody in
+            raise PromptPrismError(_unusable(path, "it is another user's, or read-only"))
         with closing(sqlite3.connect(path, timeout=patience, isolation_level=None)) as lock:
             try:
                 lock.execute("BEGIN EXCLUSIVE")
-            except sqlite3.OperationalError:
+            except sqlite3.Error as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise PromptPrismError(_unusable(path, error)) from error
                 yield False
                 return
             for place in ("results", "adapters"):
@@ -161,9 +169,10 @@ def read_failures(folder: Path) -> list[tuple[Cell, str]]:
     ]
 
 
-def _unusable(path: Path, error: sqlite3.Error) -> str:
+def _unusable(path: Path, error: sqlite3.Error | str) -> str:
     return (
-        f"cannot use '{path}' ({error}): free some space, or delete it; the results themselves are in "
+        f"cannot use '{path}' ({error}): check its permissions, free some space, or delete it; the results "
+        "themselves are in "
         f"'{path.parent / 'results'}'"
     )
 
