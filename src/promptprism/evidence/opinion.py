@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -117,10 +117,7 @@ class Opinion:
             case "averaging":
                 # log mean exp of the weights: 1 + e / K is what is averaged.
                 return Opinion(torch.logsumexp(self.weight, 0) - math.log(len(self.weight)))
-
-    def fuse_with(self, other: Opinion) -> Opinion:
-        """Fuse one more opinion of the same shape, so that a certain fusion can stop early."""
-        return Opinion(self.weight + other.weight)
+        raise ValueError(f"unknown rule {rule!r}: choose one of {', '.join(get_args(FusionRule))}")
 
     def __getitem__(self, index: int | slice) -> Opinion:
         """The opinion(s) at an index of the first axis."""
