@@ -67,6 +67,8 @@ def test_base_and_new_halves():
     assert (base.name, new.name) == ("d:base", "d:new")
 
 
-def test_one_class_has_no_halves():
-    with pytest.raises(PromptPrismError, match="data set 'd' has 1 class: base and new need at least 2"):
-        base_new(Dataset("d", ("a",)))
+def test_two_classes_have_no_halves():
+    with pytest.raises(
+        PromptPrismError, match="'d' has 2 classes: base and new need at least 3, two of them"
+    ):
+        base_new(Dataset("d", ("a", "b")))

@@ -50,11 +50,12 @@ def base_new(dataset: Dataset) -> tuple[Dataset, Dataset]:
     """Cut the label space in two: the first ceil(n/2) classes are base, the rest new, relabelled from 0.
 
     Raises:
-        PromptPrismError: fewer than two classes.
+        PromptPrismError: fewer than three classes: a single one is nothing to learn.
     """
-    if len(dataset.class_names) < 2:
+    if len(dataset.class_names) < 3:
         raise PromptPrismError(
-            f"data set '{dataset.name}' has {len(dataset.class_names)} class: base and new need at least 2"
+            f"data set '{dataset.name}' has {len(dataset.class_names)} classes: base and new need "
+            "at least 3, two of them to learn"
         )
     half = (len(dataset.class_names) + 1) // 2
     return _part(dataset, "base", 0, half), _part(dataset, "new", half, len(dataset.class_names))
