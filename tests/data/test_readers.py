@@ -123,6 +123,8 @@ def test_csv_with_commas_in_quotes_and_an_absolute_path(tmp_path):
         ("path,class\n1.png,a\n", r"has no column 'label' \(it has: path, class\)"),
         ("", r"has no column 'path' \(it has: nothing\)"),
         ("path,label\n", "lists no images"),
+        ("path,label\n1.png,fox, red\n", r"line 2 of CSV '.*' has more fields .*comma into quotes"),
+        ("\n\npath;label\n1.png;a\n1.png\n", r"line 5 of CSV '.*' has no label: fill it in"),
         ("path,label\n1.png,a\n1.png\n", r"line 3 of CSV '.*' has no label: fill it in"),
         ("path,label\n1.png,  \n", r"line 2 of CSV '.*' has no label"),
         ("path,label\n,a\n", r"line 2 of CSV '.*' has no path"),

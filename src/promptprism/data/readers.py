@@ -97,8 +97,10 @@ def read_csv(path: str | Path, phrase: str = DEFAULT_PHRASE) -> Dataset:
         raise PromptPrismError(f"no such CSV: '{path}'. Check the path and its spelling") from error
     except (OSError, UnicodeDecodeError) as error:
         raise PromptPrismError(f"cannot read CSV '{path}' ({error}): save it as UTF-8 text") from error
-    header = text.partition("\n")[0]
-    rows = csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=header.count))
+    lines = text.splitlines()
+    blank = next((place for place, line in enumerate(lines) if line.strip()), 0)
+    header = "".join(lines[blank : blank + 1])
+    rows = csv.DictReader(lines[blank:], delimiter=max(",;\t", key=header.count))
     columns = [name.strip().lower() for name in rows.fieldnames or ()]
     rows.fieldnames = columns
     for column in ("path", "label"):
@@ -107,7 +109,7 @@ def read_csv(path: str | Path, phrase: str = DEFAULT_PHRASE) -> Dataset:
                 f"CSV '{path}' has no column '{column}' (it has: {', '.join(columns) or 'nothing'}): "
                 "its first line must be 'path,label' or 'path,label,split'"
             )
-    entries = [_csv_row(row, rows.line_num, path) for row in rows]
+    entries = [_csv_row(row, blank + rows.line_num, path) for row in rows]
     missing = [image for image, _, _ in entries if not image.is_file()]
     if missing:
         raise PromptPrismError(
@@ -128,6 +130,10 @@ def read_csv(path: str | Path, phrase: str = DEFAULT_PHRASE) -> Dataset:
 
 
 def _csv_row(row: dict[str, str | None], line: int, path: Path) -> tuple[Path, str, str]:
+    if None in row:
+        raise PromptPrismError(
+            f"line {line} of CSV '{path}' has more fields than the header: put names with a comma into quotes"
+        )
     image, label = (row["path"] or "").strip(), (row["label"] or "").strip()
     if not image or not label:
         raise PromptPrismError(
