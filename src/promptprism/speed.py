@@ -7,6 +7,7 @@ import gc
 import itertools
 import logging
 import statistics
+import sys
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -297,6 +298,7 @@ def _speed(
 
 def _give_back() -> None:
     """Hand freed memory back to Linux, so that the next peak is not hidden in it."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+        if trim is not None:
+            trim(0)

@@ -131,7 +131,8 @@ def load_checkpoint(
             raise PromptPrismError(f"checkpoint '{path}' does not hold '{name}': delete it to start anew")
         value.data.copy_(found)
         if (momentum := tensors.get(f"momentum/{name}")) is not None:
-            optimizer.state[value]["momentum_buffer"] = momentum.to(value.device)
+            # A copy: what was read maps the file, which the next checkpoint has to replace.
+            optimizer.state[value]["momentum_buffer"] = momentum.to(value.device, copy=True)
     return list(card.history), card.seconds
 
 
