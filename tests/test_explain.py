@@ -150,6 +150,12 @@ def run(*arguments, code=0):
     return result
 
 
+def test_one_class_to_show_is_drawn(tiny):
+    explanation = explain(fitted(tiny), IMAGE, top=1)
+    assert len(explanation.top) == 1 and len(explanation.why.classes) == 2
+    assert draw_explanation(explanation).get_suptitle()
+
+
 def test_the_command_draws_and_tells(saved):
     out = saved / "x.png"
     content = json.loads(run(saved / "adapter", saved / "image.png", "--out", out, "--json", "-").stdout)

@@ -183,7 +183,7 @@ def _reasons(axes: Axes, explanation: Explanation, colours: dict[str, str]) -> N
                     part,
                     left=start,
                     height=0.6,
-                    color=colours[name],
+                    color=colours.get(name, GREY),
                     alpha=shades[m % 2],
                     edgecolor="white",
                 )
@@ -199,7 +199,7 @@ def _reasons(axes: Axes, explanation: Explanation, colours: dict[str, str]) -> N
                     )
                 left += part
         if not why.exact:
-            axes.barh(place, why.scores[place], height=0.6, color=colours[name])
+            axes.barh(place, why.scores[place], height=0.6, color=colours.get(name, GREY))
         total = axes.text(
             why.scores[place], place, f" {_number(why.scores[place])}", va="center", fontsize=10.5
         )
