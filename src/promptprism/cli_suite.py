@@ -188,13 +188,11 @@ def report(
 
 
 def _dry_run(chosen: Suite, root: Path | None, gigaflops: float | None, device: str, output: Output) -> None:
+    from promptprism.backbones.loading import find_device
     from promptprism.evaluation.estimate import estimate_suite
     from promptprism.reports.estimate import estimate_content, estimate_lines
 
-    if device == "auto":
-        import torch
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = find_device(device)
     estimate = estimate_suite(chosen, root, gigaflops, device)
     output.show(*estimate_lines(chosen, estimate, "stated" if gigaflops else f"measured on this {device}"))
     output.write(**estimate_content(chosen, estimate))

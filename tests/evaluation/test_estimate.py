@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 import promptprism.evaluation.estimate as estimate
 from promptprism.cli import app
+from promptprism.errors import PromptPrismError
 from promptprism.evaluation.estimate import estimate_suite, measure_gigaflops, sized_backbone
 from promptprism.evaluation.run_suite import run_suite
 from promptprism.evaluation.suites import BackboneSpec, Suite, load_suite
@@ -94,6 +95,21 @@ def test_the_command(tmp_path, monkeypatch):
     assert content["gigaflops_per_second"] == 1000 and len(content["cells"]) == 3
     assert content["cells"][0]["trainable"] == 14_220_288 and content["data"][0]["state"] == "missing"
     assert content["hours"] == pytest.approx(sum(cell["hours"] for cell in content["cells"]))
+
+
+def test_the_command_refuses(tmp_path, monkeypatch):
+    args = ["suite", "mini/photos", "--dry-run", "--root", str(tmp_path)]
+    refused = CliRunner().invoke(app, [*args, "--device", "foo"])
+    assert refused.exit_code == 2 and "device 'foo' cannot be used" in refused.stderr
+
+    def offline(_name):
+        raise FileNotFoundError("no network")
+
+    monkeypatch.setattr(estimate.open_clip, "get_model_config", offline)
+    with pytest.raises(
+        PromptPrismError, match=r"sizes of backbone 'hf-hub:a/b' are not to be had \(no network"
+    ):
+        sized_backbone(BackboneSpec(name="hf-hub:a/b"))
 
 
 def test_rates_are_measured():

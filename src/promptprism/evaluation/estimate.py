@@ -137,7 +137,13 @@ def sized_backbone(spec: BackboneSpec) -> Backbone:
     """
     if spec.name == "mini" or spec.name.startswith("local-dir:"):
         return load_backbone(spec.name, device="cpu")
-    config = open_clip.get_model_config(spec.name)
+    try:
+        config = open_clip.get_model_config(spec.name)
+    except Exception as error:  # a hub's many kinds
+        raise PromptPrismError(
+            f"the sizes of backbone '{spec.name}' are not to be had ({error}): check the name and the "
+            "network, or estimate with a model of open_clip's of that size"
+        ) from error
     if config is None:
         load_backbone(spec.name, spec.pretrained)  # says what is wrong with the name
         raise PromptPrismError(f"the sizes of backbone '{spec.name}' are unknown: use a name of open_clip's")
