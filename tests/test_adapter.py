@@ -98,9 +98,15 @@ def test_weights_that_moved_are_asked_for(adapter):
     card["backbone"] |= {"name": "ViT-B-32", "pretrained": "gone.safetensors"}
     (adapter / CARD).write_text(json.dumps(card))
     with pytest.raises(
-        PromptPrismError, match=r"'gone\.safetensors'.*say where \(pretrained=..., --pretrained\)"
+        PromptPrismError, match=r"'gone\.safetensors'.*say where: pretrained=FILE or backbone="
     ):
         load_model(adapter)
+    card["backbone"] |= {"name": "local-dir:gone", "pretrained": None}
+    (adapter / CARD).write_text(json.dumps(card))
+    with pytest.raises(PromptPrismError, match=r"folder gone has no open_clip_config.json.*say where"):
+        load_model(adapter)
+    with pytest.raises(PromptPrismError, match=r"folder away has no [^']*$"):
+        load_model(adapter, backbone="local-dir:away")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from toys import COLOURS, picture
 from typer.testing import CliRunner
 
 import promptprism
-from promptprism import adapter, demo, estimator
+from promptprism import adapter, backbones, demo, estimator
 from promptprism.cli import app
 from promptprism.methods import Cdc
 from promptprism.training import loop
@@ -24,7 +23,7 @@ HEAD = {"schema", "schema_version", "promptprism"}
 
 @pytest.fixture(autouse=True)
 def backbone(tiny, monkeypatch):
-    for module in (adapter, demo, estimator):
+    for module in (adapter, backbones, estimator):
         monkeypatch.setattr(module, "load_backbone", lambda *_, **__: tiny)
 
 
@@ -70,7 +69,7 @@ def test_help_does_not_wait_for_torch():
 
 def test_fit(fitted, data):
     out, result = fitted
-    assert "1 files are no images and skipped" in result.output
+    assert "1 files are left out, such as" in result.output
     assert re.search(r"training +16 steps in .*; loss \d", result.output)
     content = json.loads(out.with_suffix(".json").read_text())
     assert content.keys() == documented("fit") | HEAD
@@ -99,24 +98,15 @@ def test_evaluate(fitted, data):
 def test_evaluate_without_a_test_split_takes_all(fitted, data):
     result = run("evaluate", fitted[0], data / "test", "--json", "-")
     assert json.loads(result.stdout)["split"] == "all" and json.loads(result.stdout)["images"] == 12
-    assert "flatters" not in run("evaluate", fitted[0], data / "test").output
-
-
-def test_evaluate_on_the_images_learned_from_says_so(fitted, data, tmp_path):
-    shutil.copytree(fitted[0], tmp_path / "a")
-    card = json.loads((tmp_path / "a" / "card.json").read_text())
-    card["data"]["name"] = str(data / "train")
-    (tmp_path / "a" / "card.json").write_text(json.dumps(card))
-    warning = "no test split: images that were learned from"
-    assert warning in run("evaluate", tmp_path / "a", data / "train").stdout
-    alone = run("evaluate", tmp_path / "a", data / "train", "--json", "-")
-    assert json.loads(alone.stdout)["split"] == "all" and warning in alone.stderr
+    warning = "no test split: all images are scored; those learned from, if any, flatter"
+    assert warning in result.stderr and warning in run("evaluate", fitted[0], data / "test").stdout
+    assert "no test split" not in run("evaluate", fitted[0], data).output
 
 
 def test_zero_shot_learns_from_no_image(data, tmp_path):
     run("fit", data / "train", "--method", "zero-shot", "--shots", 1, "--out", tmp_path / "a")
     assert "learned from" not in run("info", tmp_path / "a").output
-    assert "flatters" not in run("evaluate", tmp_path / "a", data / "train").output
+    assert "flatter" not in run("evaluate", tmp_path / "a", data / "train").output
 
 
 def test_evaluate_in_another_label_space(fitted, data, tmp_path):
@@ -155,6 +145,8 @@ def test_stopping_early(fitted, data):
     assert all(row.keys() == documented("predict", 1) - {"templates"} for row in rows)
     assert [row["templates_used"] for row in rows] == [1, 1]
     assert "1.00 templates per image" in run("predict", fitted[0], *images, "--patience", 0).output
+    refused = run("evaluate", fitted[0], data, "--budget", "inf", code=2)
+    assert "the budget is inf: give a number of templates per image" in refused.stderr
     both = run("predict", fitted[0], *images, "--patience", 1, "--templates", code=2)
     assert "with a patience not all templates are asked" in both.stderr
 
@@ -238,6 +230,7 @@ def test_methods():
         (["DATA", "--set", "epoch=3"], "has no setting 'epoch'. Did you mean epochs"),
         (["DATA", "--set", "epochs=many"], "Setting epochs='many' of method 'cdc' is refused"),
         (["DATA", "--set", "epochs"], "--set 'epochs' is no setting: write NAME=VALUE"),
+        (["DATA", "--set", "name=x"], "Method 'cdc' has no setting 'name'"),
         (["DATA", "--shots", "5"], r"too few images for 5 shots: 'blue' has 4, .*--allow-fewer"),
         (["DATA", "--phrase", "a photo"], "Phrase 'a photo' must hold {} once"),
         (["DATA", "--phrase", "so " * 50 + "{}"], "Text too long: 'so so .*Shorten"),
@@ -252,7 +245,9 @@ def test_fit_refuses(arguments, says, data, tmp_path):
 
 
 def test_allow_fewer(data, tmp_path):
-    run("fit", data, "--method", "zero-shot", "--shots", 5, "--allow-fewer", "--out", tmp_path / "a")
+    run("fit", data, "--shots", 5, "--allow-fewer", "--out", tmp_path / "a", *QUICK)
+    card = json.loads((tmp_path / "a" / "card.json").read_text())
+    assert card["data"]["shots"] == 5 and card["data"]["images"]["blue"] == 4
 
 
 def test_places_that_cannot_be_written_are_found_before_the_data_is_read(tmp_path):

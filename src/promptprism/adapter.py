@@ -136,11 +136,11 @@ def load_adapter(
         try:
             backbone = load_backbone(name, pretrained or weights, precision=precision, device=device)
         except PromptPrismError as error:
-            if pretrained or not weights:
+            if pretrained or name != facts.name:
                 raise
             raise PromptPrismError(
                 f"{error} Adapter '{path}' was learned with these weights: if they lie elsewhere on this "
-                "machine, say where (pretrained=..., --pretrained)"
+                "machine, say where: pretrained=FILE or backbone='local-dir:...' (--pretrained, --backbone)"
             ) from error
     if backbone.fingerprint != card.backbone.fingerprint:
         raise PromptPrismError(

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from promptprism import __version__
 from promptprism.cli_benchmark import benchmark
-from promptprism.cli_data import Device, Json, Root, data_app
+from promptprism.cli_data import AdapterBackbone, Device, Json, Pretrained, Root, data_app
 from promptprism.cli_explain import explain
 from promptprism.cli_figure import figure_app
 from promptprism.cli_suite import report, suite
@@ -65,9 +65,6 @@ Data = Annotated[
 Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder that fit made.", show_default=False)]
 BackboneName = Annotated[
     str, typer.Option("--backbone", help="mini, an open_clip name, hf-hub:..., or local-dir:...")
-]
-Pretrained = Annotated[
-    str | None, typer.Option(help="Tag or .safetensors file of the backbone's weights.", show_default=False)
 ]
 Precision = Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the matrix products.")]
 Patience = Annotated[
@@ -170,6 +167,7 @@ def predict(
         bool, typer.Option("--templates", help="Show the opinion of each template.")
     ] = False,
     patience: Patience = None,
+    backbone: AdapterBackbone = None,
     pretrained: Pretrained = None,
     device: Device = "auto",
     json_file: Json = None,
@@ -180,7 +178,7 @@ def predict(
     from promptprism.reports import tables
     from promptprism.reports.rows import prediction_rows
 
-    model = load_model(adapter, pretrained=pretrained, device=device)
+    model = load_model(adapter, backbone=backbone, pretrained=pretrained, device=device)
     rows = prediction_rows(model, images, [str(image) for image in images], templates, patience)
     output.show(tables.predictions(rows))
     if patience is not None:
@@ -205,6 +203,7 @@ def evaluate(
         ),
     ] = None,
     root: Root = None,
+    backbone: AdapterBackbone = None,
     pretrained: Pretrained = None,
     device: Device = "auto",
     json_file: Json = None,
@@ -216,10 +215,9 @@ def evaluate(
     from promptprism.reports.rows import early_facts, early_row
 
     dataset = _load(data, output, root)
-    model = load_model(adapter, pretrained=pretrained, device=device)
-    learned_from = model.data_ and Path(model.data_.name).resolve()
-    if not dataset.test and learned_from == Path(data).resolve():
-        output.warn("no test split: images that were learned from are scored too, which flatters")
+    model = load_model(adapter, backbone=backbone, pretrained=pretrained, device=device)
+    if not dataset.test and model.data_:
+        output.warn("no test split: all images are scored; those learned from, if any, flatter")
     if data_classes:
         model = model.with_classes(dataset.class_names)
     early = None
@@ -247,17 +245,22 @@ def evaluate(
 @app.command()
 def demo(
     data: Annotated[str, typer.Option(help="Data set with a test split.")] = "mini/food",
+    root: Root = None,
     backbone: BackboneName = "mini",
+    pretrained: Pretrained = None,
+    device: Device = "auto",
     seed: Seed = 1,
     json_file: Json = None,
 ) -> None:
     """Compare the five methods from base to new classes, and look at some opinions."""
     output = Output("demo", json_file)
+    from promptprism.backbones import load_backbone
     from promptprism.demo import run_demo
     from promptprism.reports import tables
 
-    dataset = _load(data, output)
-    content, pictures = run_demo(dataset, backbone, seed, output.show)
+    dataset = _load(data, output, root)
+    frozen = load_backbone(backbone, pretrained, device=device)
+    content, pictures = run_demo(dataset, frozen, seed, output.show)
     colours = output.console.color_system in {"truecolor", "256"}
     rows = content["images"]
     output.show(
@@ -332,7 +335,10 @@ def _load(data: str, output: Output, root: Path | None = None) -> Dataset:
 
     dataset = load_data(data, root)
     if dataset.skipped:
-        output.warn(f"{len(dataset.skipped)} files are no images and skipped, such as '{dataset.skipped[0]}'")
+        output.warn(
+            f"{len(dataset.skipped)} files are left out, such as '{dataset.skipped[0]}': they are no images, "
+            "or lie outside of the class folders (of train, val and test, if there are such)"
+        )
     return dataset
 
 

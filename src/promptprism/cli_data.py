@@ -22,12 +22,21 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Such as caltech101.",
 Root = Annotated[
     Path | None,
     typer.Option(
-        help="Folder that holds the data sets' folders; or set PROMPTPRISM_DATA.", show_default=False
+        envvar="PROMPTPRISM_DATA", help="Folder that holds the data sets' folders.", show_default=False
     ),
 ]
 Json = Annotated[
     str | None,
     typer.Option("--json", metavar="FILE", help="Write the result as JSON; - means standard output."),
+]
+AdapterBackbone = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone", help="Name of the adapter's backbone here, if not its card's.", show_default=False
+    ),
+]
+Pretrained = Annotated[
+    str | None, typer.Option(help="Tag or .safetensors file of the backbone's weights.", show_default=False)
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 

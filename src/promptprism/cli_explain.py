@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from promptprism.cli_data import Device, Json
+from promptprism.cli_data import AdapterBackbone, Device, Json, Pretrained
 from promptprism.reports.output import Output
 
 
@@ -19,10 +19,8 @@ def explain(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Picture to make: .png, .svg or .pdf.", show_default=False)
     ],
-    pretrained: Annotated[
-        str | None,
-        typer.Option(help="Tag or .safetensors file of the backbone's weights.", show_default=False),
-    ] = None,
+    backbone: AdapterBackbone = None,
+    pretrained: Pretrained = None,
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
@@ -34,7 +32,9 @@ def explain(
     from promptprism.reports.explanation import draw_explanation
 
     check_figure(out)
-    explanation = look_inside(load_model(adapter, pretrained=pretrained, device=device), image)
+    explanation = look_inside(
+        load_model(adapter, backbone=backbone, pretrained=pretrained, device=device), image
+    )
     save_figure(draw_explanation(explanation), out)
     best = explanation.top[0]
     output.show(f"{image}: {best.name}, probability {best.probability:.1%}. See {out}")

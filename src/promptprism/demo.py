@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from promptprism.backbones import load_backbone
+from promptprism.backbones import Backbone
 from promptprism.data.images import load_image
 from promptprism.data.records import Dataset, Record
 from promptprism.data.splits import base_new
@@ -24,7 +24,7 @@ _IMAGES = 3
 
 
 def run_demo(
-    dataset: Dataset, backbone_name: str, seed: int, say: Callable[[str], None]
+    dataset: Dataset, backbone: Backbone, seed: int, say: Callable[[str], None]
 ) -> tuple[dict[str, Any], list[Image]]:
     """Run the base-to-new protocol for every method, then ask CDC about test images of base and new classes.
 
@@ -32,7 +32,7 @@ def run_demo(
 
     Args:
         dataset: with a test split.
-        backbone_name: for `load_backbone`.
+        backbone: the frozen model.
         seed: of everything random.
         say: is told what happens.
 
@@ -40,9 +40,8 @@ def run_demo(
         The fields of the demo's JSON, and the pictures that its ``images`` are about.
 
     Raises:
-        PromptPrismError: the data or the backbone cannot be used.
+        PromptPrismError: the data cannot be used.
     """
-    backbone = load_backbone(backbone_name)
     chosen = load_suite("mini/base-to-new").methods
     base, new = base_new(dataset)
     say(

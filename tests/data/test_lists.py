@@ -164,6 +164,8 @@ def test_list(tmp_path):
     run = CliRunner().invoke(app, ["data", "list", "--root", str(tmp_path), "--json", "-"])
     rows = {row["name"]: row for row in json.loads(run.stdout)["datasets"]}
     assert len(rows) == 15 and rows["dtd"]["present"] and not rows["eurosat"]["present"]
+    said = CliRunner().invoke(app, ["data", "list", "--json", "-"], env={"PROMPTPRISM_DATA": str(tmp_path)})
+    assert json.loads(said.stdout)["datasets"] == list(rows.values())
 
 
 @real

@@ -41,7 +41,7 @@ __all__ = [
 METHODS: dict[str, type[Method]] = {method.name: method for method in (ZeroShot, CoOp, CoCoOp, Maple, Cdc)}
 
 
-def make_settings(name: str, **settings: Any) -> MethodSettings:
+def make_settings(name: str, /, **settings: Any) -> MethodSettings:
     """Make the settings of a method from names and values.
 
     Raises:
@@ -67,6 +67,7 @@ def make_settings(name: str, **settings: Any) -> MethodSettings:
 
 def build_method(
     name: str,
+    /,
     backbone: Backbone,
     class_names: Sequence[str],
     phrase: str = "a photo of a {}.",

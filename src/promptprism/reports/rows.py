@@ -86,6 +86,8 @@ def early_row(
     if budget is not None:
         if patience is not None:
             raise PromptPrismError("a budget finds its patience itself: leave out one of the two")
+        if not math.isfinite(budget):
+            raise PromptPrismError(f"the budget is {budget}: give a number of templates per image")
         others = (dataset.val or dataset.train) if dataset.test else ()
         if not others:
             raise PromptPrismError(
