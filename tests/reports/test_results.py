@@ -37,11 +37,13 @@ def test_collapsed_and_missing_seeds_are_marked_and_not_averaged():
         result("cdc", "a", 1, two(0.8, 0.6)), result("cdc", "a", 2, two(0.1, 0.1), collapsed="so"),
         result("maple", "a", 1, two(0.8, 0.5)), result("maple", "a", 2, two(0.8, 0.5)),
         result("maple", "a", 3, two(0.8, 0.5)), result("zero-shot", "a", 1, two(0.7, 0.7)),
+        result("zero-shot", "a", 3, two(0.7, 0.7)),
     ]  # fmt: skip
     found = rows(make_table(results, "base-to-new"))
     base, new, hm, _, note = found["a", "cdc"]
     assert (base.mean, new.mean, hm.std) == (0.8, 0.6, None)
     assert note == "seed 2 collapsed; seed 3 missing" and found["a", "zero-shot"][4] is None
+    assert found["a", "zero-shot"][0].std is None  # seeds mean nothing to it
     fewer = [*results, result("cdc", "b", 1, two(0.9, 0.9))]
     assert "of 1 of 2 data sets" in rows(make_table(fewer, "base-to-new"))["average", "maple"][4]
     assert rows(make_table(fewer, "base-to-new"))["average", "cdc"][3] is None  # no gain over another average

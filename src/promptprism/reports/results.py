@@ -193,12 +193,15 @@ def group(results: Sequence[CellResult], suite: Suite | None = None) -> Runs:
 
 
 def _run(results: Sequence[CellResult], seeds: set[int]) -> Run:
+    learns = results[0].cell.settings["epochs"] > 0
+    if not learns:  # whatever the seed, it is the same
+        results = results[-1:]
     by_seed = {result.cell.seed: result for result in sorted(results, key=lambda r: r.cell.seed)}
     counts = [result.cell.seed for result in results]
     return Run(
         sound={seed: result for seed, result in by_seed.items() if result.training.collapsed is None},
         collapsed={seed: result for seed, result in by_seed.items() if result.training.collapsed is not None},
-        missing=tuple(sorted(seeds - set(by_seed))) if results[0].cell.settings["epochs"] else (),
+        missing=tuple(sorted(seeds - set(by_seed))) if learns else (),
         repeated=tuple(seed for seed in by_seed if counts.count(seed) > 1),
     )
 
