@@ -32,7 +32,9 @@ Json = Annotated[
 AdapterBackbone = Annotated[
     str | None,
     typer.Option(
-        "--backbone", help="Name of the adapter's backbone here, if not its card's.", show_default=False
+        "--backbone",
+        help="The adapter's backbone, such as local-dir:FOLDER, if not where its card says.",
+        show_default=False,
     ),
 ]
 Pretrained = Annotated[
