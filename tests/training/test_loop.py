@@ -1,5 +1,6 @@
 import json
 import math
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -254,3 +255,15 @@ def test_bfloat16_products_leave_what_is_learned_in_float32(tiny_factory):
     result = train(method, DATA.train)
     assert all(math.isfinite(epoch.loss) for epoch in result.history)
     assert {value.dtype for value in method.parameters()} == {torch.float32}
+
+
+def test_a_revision_is_never_somebody_elses(tmp_path, monkeypatch):
+    assert cost.revision.__wrapped__() is None or len(cost.revision.__wrapped__().rstrip("+")) >= 12
+    for arguments in (
+        ["init"],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--allow-empty", "-m", "a"],
+    ):
+        subprocess.run(["git", *arguments], cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "cost.py").write_text("")
+    monkeypatch.setattr(cost, "__file__", str(tmp_path / "cost.py"))
+    assert cost.revision.__wrapped__() is None
