@@ -188,6 +188,17 @@ def test_save_and_load_give_the_same_model(model, tiny, tmp_path):
     assert loaded.with_classes(["black", "white"]).predict(SOURCES).shape == (12,)
 
 
+def test_what_was_learned_is_known_under_other_classes_and_after_loading(model, tiny, tmp_path):
+    aware = PromptPrism("cdc", tiny, templates=2, distance_aware=True, **QUICK).fit(DATA)
+    assert np.array_equal(aware.predict_proba(SOURCES), model.predict_proba(SOURCES))
+    other = aware.with_classes(["black", "white", "red"])
+    found = other.predict_proba(SOURCES)
+    assert np.abs(found - model.with_classes(other.classes_).predict_proba(SOURCES)).max() > 1e-4
+    loaded = load_model(other.save(tmp_path / "adapter"), backbone=tiny)
+    assert loaded.method_.learned_names == DATA.class_names
+    assert np.array_equal(loaded.predict_proba(SOURCES), found)
+
+
 def test_importing_the_package_does_not_import_torch():
     code = "import sys, promptprism; print(promptprism.__version__, 'torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

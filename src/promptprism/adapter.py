@@ -148,9 +148,9 @@ def load_adapter(
             f"{card.backbone.fingerprint}, but {backbone.name!r} has {backbone.fingerprint}: the weights "
             "differ. Give the weights it was trained with (backbone=... or pretrained=...)"
         )
-    method = build_method(
-        card.method, backbone, card.class_names, phrase=card.phrase, seed=card.seed, **card.settings
-    )
+    names = tuple(card.data.images) if card.data else card.class_names
+    method = build_method(card.method, backbone, names, phrase=card.phrase, seed=card.seed, **card.settings)
+    method.set_classes(card.class_names)
     learned = dict(method.named_parameters())
     for name in sorted(learned.keys() ^ tensors.keys()):
         how = "lacks" if name in learned else "has an unknown"

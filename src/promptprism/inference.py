@@ -14,31 +14,22 @@ from promptprism.data.records import Record
 from promptprism.data.views import make_views
 from promptprism.errors import PromptPrismError
 from promptprism.methods import Method
+from promptprism.methods.base import Kept
 
 
 class Predictor:
     """A method at test time, with the text features of its label space.
 
-    Text features are kept from call to call. Before each use, what they were made from (learned tensors,
-    class names, phrase) is compared with what is there now: milliseconds even for 14 million numbers, and no
-    way of changing a method can leave them stale.
+    Text features are kept from call to call; no way of changing a method can leave them stale, see `Kept`.
     """
 
     def __init__(self, method: Method) -> None:
         self.method = method
-        self._text: Tensor | None = None
-        self._made_from: tuple[tuple[str, ...], str, list[Tensor]] = ((), "", [])
+        self._text = Kept()
 
     def text_features(self) -> Tensor:
         """Text features [M, K, D] of the label space as it is now."""
-        names, phrase = tuple(self.method.class_names), self.method.phrase
-        learned = [value.detach() for value in self.method.parameters()]
-        made_from = self._made_from
-        if self._text is None or made_from[:2] != (names, phrase) or not _equal(made_from[2], learned):
-            with torch.no_grad():
-                self._text = self.method.text_features()
-            self._made_from = names, phrase, [value.clone() for value in learned]
-        return self._text
+        return self._text.get(self.method, self.method.text_features)
 
     def logits(self, sources: Sequence[ImageSource], batch_size: int = 32) -> Iterator[Tensor]:
         """Yield logits [M, B, K] of the images, in their order, every template seeing the plain image.
@@ -81,7 +72,3 @@ def check_labels(records: Sequence[Record], classes: int) -> None:
                 f"label {record.label} of image {place} does not fit a method for {classes} classes: "
                 "build it for the label space of the data"
             )
-
-
-def _equal(old: list[Tensor], new: list[Tensor]) -> bool:
-    return all(map(torch.equal, old, new))

@@ -19,12 +19,13 @@ def logits_of(method, part, space):
     return torch.cat(list(Predictor(method).logits([record.source for record in part.test])), 1)
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", [*METHODS, "cdc, distance_aware"])
 @pytest.mark.parametrize("phrase", ["a photo of a {}.", "a drawing of a {}."])
 def test_new_images_are_told_from_base_ones_in_the_base_label_space(tiny, name, phrase):
     base, new = base_new(DATA)
     new = replace(new, phrase=phrase)
-    method = build_method(name, tiny, base.class_names)
+    name, *settings = name.split(", ")
+    method = build_method(name, tiny, base.class_names, **dict.fromkeys(settings, True))
     scores = score(method, {"base": base, "new": new}, home="base")
     assert method.class_names == new.class_names and method.phrase == phrase
     usual, other = (predictions(method, logits_of(method, part, base)) for part in (base, new))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from promptprism.errors import PromptPrismError
-from promptprism.evidence import Opinion, to_evidence, trusted_cross_entropy
+from promptprism.evidence import Opinion, distance_factors, to_evidence, trusted_cross_entropy
 
 KINDS = ("exp_centered", "exp", "softplus", "relu", "exp_tanh")
 
@@ -91,3 +91,20 @@ def test_bad_kind_and_temperature_are_named():
     for temperature in (0.0, -1.0, float("nan")):
         with pytest.raises(PromptPrismError, match=str(temperature)):
             to_evidence(torch.zeros(3), temperature=temperature)
+
+
+def test_distance_factors_of_each_template():
+    def unit(*angles):
+        return torch.tensor([[[math.cos(a), math.sin(a)] for a in angles]])
+
+    def chord(angle):
+        return 2 * math.sin(angle / 2)
+
+    # A class at 1.3 before: the first template moved it to 2, the second onto a class learned.
+    learned, zero_shot = unit(0.0, 1.0), unit(0.0, 1.0)
+    features = torch.cat([unit(2.0), unit(1.01)])
+    found = distance_factors(features, torch.cat([learned] * 2), unit(1.3), zero_shot)
+    apart = (chord(2.0) + chord(1.0) - chord(1.3) - chord(0.3)) / 2
+    assert found.flatten().tolist() == pytest.approx([math.exp(-apart), 1.0])
+    # One that it left where it was keeps its logits.
+    assert distance_factors(unit(0.5), learned, unit(0.5), zero_shot).item() == pytest.approx(1.0)

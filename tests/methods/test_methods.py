@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from promptprism.errors import PromptPrismError
-from promptprism.evidence import Opinion, to_evidence, trusted_cross_entropy
+from promptprism.evidence import Opinion, distance_factors, to_evidence, trusted_cross_entropy
 from promptprism.methods import METHODS, CdcSettings, Maple, build_method
 from promptprism.methods.zero_shot import ENSEMBLE_PHRASES
 from promptprism.prompts import encode_image, encode_text
@@ -284,3 +284,38 @@ def test_late_vision_prompts_train_and_predict_template_by_template(tiny):
     ask, some = method.one_by_one(pixels(), text), torch.tensor([0, 2])
     for template in range(2):
         torch.testing.assert_close(ask(template, some)[0], logits[template][some], atol=1e-4, rtol=0)
+
+
+def test_evidence_by_distance_scales_what_was_not_learned(tiny):
+    plain, aware = (build_method("cdc", tiny, NAMES, templates=3, distance_aware=on) for on in (False, True))
+
+    def move(amount):
+        with torch.no_grad():
+            for method in (plain, aware):
+                noise = torch.randn(3, 2, 2, 48, generator=torch.Generator().manual_seed(2))
+                method.learner.context.add_(amount * noise)
+
+    def expected():
+        plain.set_classes(NAMES)
+        learned, zero_shot = plain.text_features(), plain.zero_shot_features()
+        plain.set_classes(aware.class_names)
+        factors = distance_factors(
+            plain.text_features(), learned, plain.zero_shot_features(), zero_shot
+        ).float()
+        assert (factors[:, 1] == 1).all() and (factors[:, [0, 2]] != 1).all()
+        logits = plain(pixels())
+        return logits * factors.gather(1, logits.argmax(-1)).unsqueeze(-1)
+
+    move(1.0)
+    assert aware(pixels()).equal(plain(pixels()))
+    assert aware.loss(pixels(3), LABELS, 0).equal(plain.loss(pixels(3), LABELS, 0))
+    aware.set_classes(["dog", "lemon", "truck"])
+    first = expected()
+    torch.testing.assert_close(aware(pixels()), first)
+    ask, some = aware.one_by_one(pixels(), aware.text_features()), torch.tensor([0, 2])
+    for template in range(3):
+        torch.testing.assert_close(ask(template, some)[0], first[template, some], atol=1e-4, rtol=0)
+    move(-2.0)  # other numbers, other factors: nothing is kept from before
+    second = expected()
+    torch.testing.assert_close(aware(pixels()), second)
+    assert (first - second).abs().max() > 0.1

@@ -11,11 +11,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from promptprism.evaluation.selective import tied_means
+from promptprism.evidence import distance_factors
 from promptprism.methods import Method
 
 BINS = 15
-#: Neighbours among the base classes, and the distance below which a class counts as one of them (DAC).
-NEIGHBOURS, SAME = 5, 0.05
 #: Bounds of a fitted temperature: images that are all answered rightly, or no better than by chance, have
 #: no best one.
 COLDEST, HOTTEST = 0.05, 20.0
@@ -144,18 +143,14 @@ class Calibrator:
     def factors(self, tuned: Tensor, zero_shot: Tensor) -> Tensor:
         """DAC's factors g [C] of classes with these text features.
 
-        g = exp(-d_tuned) / exp(-d_zero-shot), d the mean Euclidean distance of the class's text feature to
-        the 5 nearest ones of base classes, as the method makes them and as zero-shot CLIP does; g = 1 for a
-        class nearer than 0.05 to a base class, as tuned. With several templates d is the mean of theirs.
+        With several templates their geometric mean, see `evidence.distance_factors`: d is the mean of theirs.
 
         Args:
             tuned: [M, C, D].
             zero_shot: [1, C, D].
         """
         assert self.tuned is not None
-        near, near_zero_shot = _nearest(tuned, self.tuned), _nearest(zero_shot, self.zero_shot)
-        factors = (near_zero_shot.mean((0, -1)) - near.mean((0, -1))).exp()
-        return factors.where(near[..., 0].mean(0) >= SAME, torch.ones_like(factors))
+        return distance_factors(tuned, self.tuned, zero_shot, self.zero_shot).log().mean(0).exp()
 
     def calibrated(self, logits: Tensor, method: Method) -> dict[str, Tensor]:
         """Probabilities [B, C] by name.
@@ -178,10 +173,3 @@ def _text_features(method: Method) -> tuple[Tensor | None, Tensor]:
     with torch.no_grad():
         tuned = method.text_features().cpu() if method.text_is_fixed else None
     return tuned, method.zero_shot_features().cpu()
-
-
-def _nearest(features: Tensor, base: Tensor) -> Tensor:
-    """Distances [M, C, min(5, K)] of features [M, C, D] to the nearest of [M, K, D], nearest first."""
-    # The default may use matrix products, which see distances of about 1e-3 between equal vectors.
-    distances = torch.cdist(features.double(), base.double(), compute_mode="donot_use_mm_for_euclid_dist")
-    return distances.topk(min(NEIGHBOURS, base.shape[1]), largest=False).values

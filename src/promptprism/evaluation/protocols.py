@@ -198,10 +198,10 @@ def _enter(model: Method, part: Dataset) -> None:
 def _both_spaces(predictor: Predictor, part: Dataset, home: Dataset) -> tuple[Tensor, Tensor]:
     """Logits [M, B, K] of a part's test images in its own label space, where the model stays, and in home's.
 
-    A class has the same logit in every label space: with one phrase, the images are read once for both.
+    Where a class has the same logit in every label space, and with one phrase, images are read once for both.
     """
     model = predictor.method
-    if part.phrase != home.phrase:
+    if part.phrase != home.phrase or not model.separable:
         _enter(model, home)
         at_home = all_logits(predictor, part.test)
         _enter(model, part)

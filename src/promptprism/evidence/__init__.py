@@ -1,7 +1,7 @@
 """Evidence, Dirichlet opinions, their fusion, and the losses that train them: pure functions on [M, B, K]."""
 
 from promptprism.evidence.losses import kl_to_vacuous, trusted_cross_entropy
-from promptprism.evidence.maps import EvidenceKind, default_temperature, to_evidence
+from promptprism.evidence.maps import EvidenceKind, default_temperature, distance_factors, to_evidence
 from promptprism.evidence.opinion import FusionRule, Opinion
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "FusionRule",
     "Opinion",
     "default_temperature",
+    "distance_factors",
     "kl_to_vacuous",
     "to_evidence",
     "trusted_cross_entropy",

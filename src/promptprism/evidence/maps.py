@@ -16,6 +16,9 @@ EvidenceKind = Literal["exp_centered", "exp", "softplus", "relu", "exp_tanh"]
 MAX_EXPONENT = 65.0
 TANH_BOUND = 10.0
 
+#: Neighbours among the classes learned, and the distance below which a class counts as one of them.
+NEIGHBOURS, SAME = 5, 0.05
+
 
 def default_temperature(kind: EvidenceKind) -> float:
     """The temperature that ``kind`` takes when none is given: 10 for ``exp_tanh``, 1 for all others."""
@@ -65,3 +68,31 @@ def to_evidence(
     elif kind == "exp_tanh":
         z = TANH_BOUND * torch.tanh(z / TANH_BOUND)
     return z.clamp(max=MAX_EXPONENT).exp()
+
+
+def distance_factors(
+    features: Tensor, learned: Tensor, zero_shot: Tensor, zero_shot_learned: Tensor
+) -> Tensor:
+    """How much to scale the logits of classes that were not learned, for each template, float64 [M, C].
+
+    The factor of distance-aware calibration (Wang et al., Open-Vocabulary Calibration for Fine-tuned CLIP,
+    ICML 2024): g = exp(-d) / exp(-d_zero-shot), d the mean Euclidean distance of the class's text feature to
+    the 5 nearest ones of classes learned, as the template makes them and as zero-shot CLIP does. g = 1 for a
+    class nearer than 0.05 to one learned, as the template sees them.
+
+    Args:
+        features: text features of the classes, [M, C, D].
+        learned: those of the classes learned, [M, K, D].
+        zero_shot: of the classes by the hand-made phrase, [1, C, D].
+        zero_shot_learned: of the classes learned by the hand-made phrase, [1, K, D].
+    """
+    near, near_zero_shot = _nearest(features, learned), _nearest(zero_shot, zero_shot_learned)
+    factors = (near_zero_shot.mean(-1) - near.mean(-1)).exp()
+    return factors.where(near[..., 0] >= SAME, torch.ones_like(factors))
+
+
+def _nearest(features: Tensor, learned: Tensor) -> Tensor:
+    """Distances [M, C, min(5, K)] of features [M, C, D] to the nearest of [M, K, D], nearest first."""
+    # The default may use matrix products, which see distances of about 1e-3 between equal vectors.
+    distances = torch.cdist(features.double(), learned.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    return distances.topk(min(NEIGHBOURS, learned.shape[1]), largest=False).values

@@ -6,14 +6,23 @@ What is not known to us of the paper is a setting here, and its description says
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from promptprism.evidence import EvidenceKind, FusionRule, Opinion, to_evidence, trusted_cross_entropy
-from promptprism.methods.base import MethodSettings
+from promptprism.evidence import (
+    EvidenceKind,
+    FusionRule,
+    Opinion,
+    distance_factors,
+    to_evidence,
+    trusted_cross_entropy,
+)
+from promptprism.methods.base import Kept, MethodSettings
 from promptprism.methods.objectives import (
     ConsistencyForm,
     DiversityForm,
@@ -53,6 +62,12 @@ class CdcSettings(TemplateSettings):
         "averaging (Josang, 2016) is the mean of their evidence; cautious (Denoeux, 2008) counts what they "
         "share once; tempered is the mean of their weights, Dempster's rule to the power 1/M. On the "
         "development sets averaging is as accurate as dempster, and far better calibrated.",
+    )
+    distance_aware: bool = Field(
+        default=False,
+        description="In a label space that was not learned, scale each template's logits by the factor of "
+        "distance-aware calibration for its leading class: a template whose text features have moved apart "
+        "since zero-shot CLIP counts less. Ours; training does not change.",
     )
     loss_on: Literal["both", "templates", "fused"] = Field(
         default="both",
@@ -99,6 +114,20 @@ class Cdc(TemplateMethod):
         """Make the learner."""
         super().build(seed)
         self.evidential = self.settings.head == "evidential"
+        self.separable = not self.settings.distance_aware
+        self._distance_factors = Kept()
+
+    def forward(self, views: Tensor, text: Tensor | None = None) -> Tensor:
+        """Logits [M, B, K] of views [M or 1, B, 3, H, W], for predictions."""
+        text = self.text_features() if text is None else text
+        return _scaled(super().forward(views, text), self._factors(text))
+
+    def one_by_one(self, views: Tensor, text: Tensor) -> Callable[[int, Tensor], Tensor]:
+        """Prepare to ask one template at a time."""
+        ask, factors = super().one_by_one(views, text), self._factors(text)
+        return lambda template, images: _scaled(
+            ask(template, images), None if factors is None else factors[template : template + 1]
+        )
 
     def loss(self, views: Tensor, labels: Tensor, epoch: int) -> Tensor:
         """Trusted loss + beta * diversity + gamma * consistency."""
@@ -126,6 +155,19 @@ class Cdc(TemplateMethod):
         """Class probabilities [B, K]: the fused opinion's expected ones."""
         return self.opinions(logits)[1].probability if self.evidential else super().probabilities(logits)
 
+    def _factors(self, text: Tensor) -> Tensor | None:
+        """Factors [M, K] of the logits, of text features [M, K, D]; None if all are 1."""
+        if self.separable or set(self.class_names) <= set(self.learned_names):
+            return None
+
+        def make() -> Tensor:
+            learned = copy.copy(self)
+            learned.set_classes(self.learned_names)
+            zero_shot = self.zero_shot_features(), learned.zero_shot_features()
+            return distance_factors(text, learned.text_features(), *zero_shot).float()
+
+        return self._distance_factors.get(self, make)
+
     def _trusted_loss(self, logits: Tensor, labels: Tensor, epoch: int) -> Tensor:
         settings = self.settings
         opinions, fused = self.opinions(logits)
@@ -152,3 +194,10 @@ class Cdc(TemplateMethod):
         with torch.no_grad():
             zero_shot = self.logits(encode_image(self.backbone, views), anchor)
         return logit_consistency_loss(logits, zero_shot)
+
+
+def _scaled(logits: Tensor, factors: Tensor | None) -> Tensor:
+    """Logits [M, B, K], each image's times the factor, of [M, K], of its leading class."""
+    if factors is None:
+        return logits
+    return logits * factors.gather(1, logits.argmax(-1)).unsqueeze(-1)
