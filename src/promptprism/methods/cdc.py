@@ -65,9 +65,9 @@ class CdcSettings(TemplateSettings):
     )
     distance_aware: bool = Field(
         default=False,
-        description="In a label space that was not learned, scale each template's logits by the factor of "
-        "distance-aware calibration for its leading class: a template whose text features have moved apart "
-        "since zero-shot CLIP counts less. Ours; training does not change.",
+        description="For classes that were not learned: the further a template has moved its leading class "
+        "from those learned, beside zero-shot CLIP, the less evidence it gives (the factor of distance-aware "
+        "calibration on its logits). Training does not change. Ours.",
     )
     loss_on: Literal["both", "templates", "fused"] = Field(
         default="both",
