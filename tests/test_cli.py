@@ -138,6 +138,19 @@ def test_predict(fitted, data):
     assert "uncertainty" in output and output.count(" S2 ") == 2
 
 
+def test_predict_among_other_classes(fitted, data, tmp_path):
+    image, out = data / "test" / "red" / "5.png", tmp_path / "x.svg"
+    content = json.loads(
+        run("predict", fitted[0], image, "--classes", "plum, navy,red", "--json", "-").stdout
+    )
+    assert {each["class"] for each in content["predictions"][0]["top"]} == {"plum", "navy", "red"}
+    assert content["classes"] == 3
+    why = run("explain", fitted[0], image, "--classes", "plum,navy", "--out", out, "--json", "-").stdout
+    assert {each["class"] for each in json.loads(why)["top"]} == {"plum", "navy"}
+    for names, word in (("red,Red", "Red"), (" ,", "at least one name")):
+        assert word in run("predict", fitted[0], image, "--classes", names, code=2).stderr
+
+
 def test_stopping_early(fitted, data):
     images = [data / "test" / "red" / "5.png", data / "test" / "blue" / "5.png"]
     content = json.loads(run("predict", fitted[0], *images, "--patience", 0, "--json", "-").stdout)

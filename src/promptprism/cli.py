@@ -12,7 +12,16 @@ from typer.core import TyperGroup
 
 from promptprism import __version__
 from promptprism.cli_benchmark import benchmark
-from promptprism.cli_data import AdapterBackbone, Device, Json, Pretrained, Root, data_app
+from promptprism.cli_data import (
+    AdapterBackbone,
+    Classes,
+    Device,
+    Json,
+    Pretrained,
+    Root,
+    data_app,
+    open_adapter,
+)
 from promptprism.cli_explain import explain
 from promptprism.cli_figure import figure_app
 from promptprism.cli_suite import report, suite
@@ -166,6 +175,7 @@ def predict(
     templates: Annotated[
         bool, typer.Option("--templates", help="Show the opinion of each template.")
     ] = False,
+    classes: Classes = None,
     patience: Patience = None,
     backbone: AdapterBackbone = None,
     pretrained: Pretrained = None,
@@ -174,11 +184,10 @@ def predict(
 ) -> None:
     """Name the class of images, and say how sure that is."""
     output = Output("predict", json_file)
-    from promptprism.estimator import load_model
     from promptprism.reports import tables
     from promptprism.reports.rows import prediction_rows
 
-    model = load_model(adapter, backbone=backbone, pretrained=pretrained, device=device)
+    model = open_adapter(adapter, backbone, pretrained, device, classes)
     rows = prediction_rows(model, images, [str(image) for image in images], templates, patience)
     output.show(tables.predictions(rows))
     if patience is not None:
@@ -210,12 +219,11 @@ def evaluate(
 ) -> None:
     """Score an adapter on the test images of data, or on all where there is no test split."""
     output = Output("evaluate", json_file)
-    from promptprism.estimator import load_model
     from promptprism.reports import tables
     from promptprism.reports.rows import early_facts, early_row
 
     dataset = _load(data, output, root)
-    model = load_model(adapter, backbone=backbone, pretrained=pretrained, device=device)
+    model = open_adapter(adapter, backbone, pretrained, device, classes=None)
     if not dataset.test and model.data_:
         output.warn("no test split: all images are scored; those learned from, if any, flatter")
     if data_classes:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from promptprism.cli_data import AdapterBackbone, Device, Json, Pretrained
+from promptprism.cli_data import AdapterBackbone, Classes, Device, Json, Pretrained, open_adapter
 from promptprism.reports.output import Output
 
 
@@ -19,6 +19,7 @@ def explain(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Picture to make: .png, .svg or .pdf.", show_default=False)
     ],
+    classes: Classes = None,
     backbone: AdapterBackbone = None,
     pretrained: Pretrained = None,
     device: Device = "auto",
@@ -26,15 +27,12 @@ def explain(
 ) -> None:
     """Look inside one prediction: what each template says and where it looks, and why the answer came out."""
     output = Output("explain", json_file)
-    from promptprism.estimator import load_model
     from promptprism.explain import explain as look_inside
     from promptprism.reports.drawing import check_figure, save_figure
     from promptprism.reports.explanation import draw_explanation
 
     check_figure(out)
-    explanation = look_inside(
-        load_model(adapter, backbone=backbone, pretrained=pretrained, device=device), image
-    )
+    explanation = look_inside(open_adapter(adapter, backbone, pretrained, device, classes), image)
     save_figure(draw_explanation(explanation), out)
     best = explanation.top[0]
     output.show(f"{image}: {best.name}, probability {best.probability:.1%}. See {out}")

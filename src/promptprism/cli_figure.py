@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from promptprism.cli_data import Device, Json
-from promptprism.cli_suite import _seeds, _split
+from promptprism.cli_data import Device, Json, split_names
+from promptprism.cli_suite import _seeds
 from promptprism.errors import PromptPrismError
 from promptprism.reports.output import Output
 
@@ -88,7 +88,7 @@ def curves(
     from promptprism.reports.figures import draw_data_misalignment, summarise_curves
 
     check_figure(out)
-    chosen, sets = _chosen(suite, methods, seeds), _split(data)
+    chosen, sets = _chosen(suite, methods, seeds), split_names(data)
     found, failures = run_curves(chosen, sets, epochs, results, _backbone(chosen, device), show=_teller())
     content = summarise_curves(found)
     _stop_without(content, failures)
@@ -146,7 +146,7 @@ def interventions(
     chosen = chosen.model_copy(update={"shots": chosen.shots[:1]})
     found, failures = run_interventions(
         chosen,
-        _split(data),
+        split_names(data),
         _numbers(rhos),
         results,
         _backbone(chosen, device),
@@ -171,7 +171,7 @@ def interventions(
 def _chosen(suite: str, methods: str, seeds: str) -> Suite:
     from promptprism.evaluation.suites import load_suite
 
-    return load_suite(suite).only(_split(methods), (), _seeds(seeds))
+    return load_suite(suite).only(split_names(methods), (), _seeds(seeds))
 
 
 def _backbone(suite: Suite, device: str) -> Backbone:
@@ -213,6 +213,6 @@ def _teller() -> Callable[[str], None]:
 
 def _numbers(text: str) -> list[float]:
     try:
-        return [float(number) for number in _split(text)]
+        return [float(number) for number in split_names(text)]
     except ValueError as error:
         raise PromptPrismError(f"'{text}' are no numbers: write --rho 0,0.5,0.9") from error

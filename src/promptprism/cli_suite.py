@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from promptprism.cli_data import Device, Json, Root
+from promptprism.cli_data import Device, Json, Root, split_names
 from promptprism.errors import PromptPrismError
 from promptprism.reports.output import Output
 
@@ -55,7 +55,7 @@ def suite(
     output = Output("suite", json_file)
     from promptprism.evaluation.suites import load_suite
 
-    chosen = load_suite(source).only(_split(methods), _split(datasets), _seeds(seeds))
+    chosen = load_suite(source).only(split_names(methods), split_names(datasets), _seeds(seeds))
     if dry_run:
         _dry_run(chosen, root, gigaflops, device, output)
         return
@@ -161,7 +161,7 @@ def report(
 
     if (table is None) == (plot is None):
         raise PromptPrismError("what shall it show? Give either --table or --plot")
-    chosen, wanted = load_suite(suite) if suite else None, _split(datasets)
+    chosen, wanted = load_suite(suite) if suite else None, split_names(datasets)
     found = [r for r in read_results(results) if not wanted or r.cell.data in wanted]
     if chosen and wanted:
         chosen = chosen.only(datasets=wanted)
@@ -198,12 +198,8 @@ def _dry_run(chosen: Suite, root: Path | None, gigaflops: float | None, device: 
     output.write(**estimate_content(chosen, estimate))
 
 
-def _split(text: str | None) -> list[str]:
-    return [name.strip() for name in (text or "").split(",") if name.strip()]
-
-
 def _seeds(text: str | None) -> list[int]:
-    names = _split(text)
+    names = split_names(text)
     if wrong := [name for name in names if not name.isdecimal()]:
         raise PromptPrismError(f"seed '{wrong[0]}' is no whole number from 0: write --seeds 1,2,3")
     return [int(name) for name in names]
