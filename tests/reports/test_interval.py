@@ -44,3 +44,7 @@ def test_the_table_says_it_of_the_pairs_that_both_have():
     note = make_table(results, "base-to-new").notes[-1]
     assert note.startswith("cdc less maple in HM: +4.") and "3 data sets and their seeds, 5 pairs" in note
     assert "95 % interval" not in " ".join(make_table(results[:4], "base-to-new").notes)
+    more = [result("cdc", data, 2, two(0.72, 0.62), templates=2) for data in "abc"]
+    notes = " ".join(make_table([*results, *more], "base-to-new").notes)
+    assert "cdc (templates=2) less maple in HM: +5." in notes
+    assert "cdc (templates=2) less cdc in HM: +1." in notes and "cdc less cdc" not in notes

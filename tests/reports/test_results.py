@@ -52,7 +52,7 @@ def test_collapsed_and_missing_seeds_are_marked_and_not_averaged():
 def test_rows_tell_settings_apart_and_published_figures_need_their_backbone():
     results = [result("cdc", "dtd", 1, two(0.8, 0.6)), result("cdc", "dtd", 1, two(0.8, 0.7), templates=2)]
     assert {row[1] for row in make_table(results, "base-to-new").rows} == {
-        "cdc (templates=4)",
+        "cdc",  # with the defaults
         "cdc (templates=2)",
     }
     table = make_table([result("cdc", "dtd", 1, two(0.8, 0.6), backbone=OPENAI)], "base-to-new")

@@ -44,11 +44,12 @@ def hm_interval(pairs: Mapping[str, Accuracies]) -> tuple[float, float, float]:
 
 
 def interval_notes(runs: Runs) -> list[str]:
-    """What to say of every row of CDC against every row of MaPLe."""
+    """What to say of every row of CDC against every row of MaPLe, and against CDC's first."""
     rivals = [row for row in runs.by_row if row.method == RIVAL]
+    ours = [row for row in runs.by_row if row.method == OURS]
     notes = []
-    for row in runs.by_row:
-        for rival in rivals if row.method == OURS else ():
+    for place, row in enumerate(ours):
+        for rival in (*rivals, *ours[: min(place, 1)]):
             pairs = pairs_of(runs, row, rival)
             if len(pairs) >= FEWEST:
                 difference, low, high = (100 * value for value in hm_interval(pairs))

@@ -224,7 +224,7 @@ def _named(results: Sequence[CellResult], suite: Suite | None) -> list[tuple[str
 
 
 def _rows(named: Sequence[tuple[str, CellResult]], settings: bool) -> dict[tuple[str, str], Row]:
-    """The row of each name and key: the name, and only what tells the rows of that name from each other.
+    """The row of each name and key: the name, and what tells it from the row of that name with the defaults.
 
     A suite's rows are told apart by their names: settings may differ between data sets.
     """
@@ -242,8 +242,10 @@ def _rows(named: Sequence[tuple[str, CellResult]], settings: bool) -> dict[tuple
         method = next(result.cell.method for of, result in named if of == name)
         every = list(dict.fromkeys(fact for found in own.values() for fact in found))
         differing = [f for f in every if len({repr(found.get(f)) for found in own.values()}) > 1]
+        defaults = METHODS[method].Settings().model_dump(mode="json")
         for key, found in own.items():
             said = tuple((fact, found.get(fact)) for fact in differing)
-            text = ", ".join(f"{fact}={value}" for fact, value in said)
+            other = (pair for pair in said if pair not in defaults.items())
+            text = ", ".join(f"{fact}={value}" for fact, value in other)
             rows[name, key] = Row(name, f"{name} ({text})" if text else name, method, said)
     return rows
