@@ -149,6 +149,18 @@ def test_predict_among_other_classes(fitted, data, tmp_path):
     assert {each["class"] for each in json.loads(why)["top"]} == {"plum", "navy"}
     for names, word in (("red,Red", "Red"), (" ,", "at least one name")):
         assert word in run("predict", fitted[0], image, "--classes", names, code=2).stderr
+    other = ["predict", fitted[0], image, "--classes", "plum,navy", "--json", "-"]
+    plain, aware = (
+        json.loads(run(*other, *more).stdout)["predictions"][0]["probability"]
+        for more in ((), ("--set", "distance_aware=true"))
+    )
+    assert plain != aware
+    for pair, word in (
+        ("lr=1", "fit anew"),
+        ("backbone=x", "backbone"),
+        ("distance_aware=so", "valid boolean"),
+    ):
+        assert word in run("predict", fitted[0], image, "--set", pair, code=2).stderr
 
 
 def test_stopping_early(fitted, data):

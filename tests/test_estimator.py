@@ -197,6 +197,12 @@ def test_what_was_learned_is_known_under_other_classes_and_after_loading(model, 
     loaded = load_model(other.save(tmp_path / "adapter"), backbone=tiny)
     assert loaded.method_.learned_names == DATA.class_names
     assert np.array_equal(loaded.predict_proba(SOURCES), found)
+    plain = load_model(tmp_path / "adapter", backbone=tiny, distance_aware=False)
+    assert plain.get_params()["distance_aware"] is False
+    expected = model.with_classes(other.classes_).predict_proba(SOURCES)
+    assert np.array_equal(plain.predict_proba(SOURCES), expected)
+    with pytest.raises(PromptPrismError, match=r"setting 'lr' .* learned with.* Can be: distance_aware"):
+        load_model(tmp_path / "adapter", backbone=tiny, lr=0.1)
 
 
 def test_importing_the_package_does_not_import_torch():

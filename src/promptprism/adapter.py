@@ -14,7 +14,7 @@ import promptprism
 from promptprism.backbones import Backbone, load_backbone
 from promptprism.errors import PromptPrismError
 from promptprism.files import read_tensors, write_tensors, write_text
-from promptprism.methods import Method, build_method
+from promptprism.methods import METHODS, Method, build_method
 from promptprism.training.cost import BackboneFacts
 from promptprism.training.loop import TrainResult
 
@@ -124,10 +124,21 @@ def read_card(path: Path) -> Card:
 
 
 def load_adapter(
-    path: Path, backbone: str | Backbone | None = None, pretrained: str | None = None, device: str = "auto"
+    path: Path,
+    backbone: str | Backbone | None = None,
+    pretrained: str | None = None,
+    device: str = "auto",
+    **settings: Any,
 ) -> tuple[Method, Card]:
     """Read an adapter folder and build its method; see `promptprism.load_model`."""
     card = read_card(path)
+    free = METHODS[card.method].prediction_settings if card.method in METHODS else frozenset()
+    if learned_with := sorted(settings.keys() - free):
+        raise PromptPrismError(
+            f"setting '{learned_with[0]}' of adapter '{path}' cannot be changed, it was learned with: fit "
+            f"anew. Can be: {', '.join(sorted(free)) or 'none'}"
+        )
+    settings = card.settings | settings
     tensors, _ = read_tensors(path / TENSORS)
     if not isinstance(backbone, Backbone):
         facts = card.backbone
@@ -149,7 +160,7 @@ def load_adapter(
             "differ. Give the weights it was trained with (backbone=... or pretrained=...)"
         )
     names = tuple(card.data.images) if card.data else card.class_names
-    method = build_method(card.method, backbone, names, phrase=card.phrase, seed=card.seed, **card.settings)
+    method = build_method(card.method, backbone, names, phrase=card.phrase, seed=card.seed, **settings)
     method.set_classes(card.class_names)
     learned = dict(method.named_parameters())
     for name in sorted(learned.keys() ^ tensors.keys()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,18 +11,20 @@ from typer.core import TyperGroup
 
 from promptprism import __version__
 from promptprism.cli_benchmark import benchmark
-from promptprism.cli_data import (
+from promptprism.cli_data import data_app
+from promptprism.cli_explain import explain
+from promptprism.cli_figure import figure_app
+from promptprism.cli_options import (
     AdapterBackbone,
+    AdapterSettings,
     Classes,
     Device,
     Json,
     Pretrained,
     Root,
-    data_app,
     open_adapter,
+    parse_settings,
 )
-from promptprism.cli_explain import explain
-from promptprism.cli_figure import figure_app
 from promptprism.cli_suite import report, suite
 from promptprism.errors import PromptPrismError
 from promptprism.reports.output import Output
@@ -125,7 +126,7 @@ def fit(
 ) -> None:
     """Learn from a few labelled images per class, and save an adapter."""
     output = Output("fit", json_file)
-    chosen = _parse_settings(settings or [])
+    chosen = parse_settings(settings)
     checkpoint = _check_out(out, resume)
     from promptprism.adapter import read_card
     from promptprism.estimator import PromptPrism
@@ -176,6 +177,7 @@ def predict(
         bool, typer.Option("--templates", help="Show the opinion of each template.")
     ] = False,
     classes: Classes = None,
+    settings: AdapterSettings = None,
     patience: Patience = None,
     backbone: AdapterBackbone = None,
     pretrained: Pretrained = None,
@@ -187,7 +189,7 @@ def predict(
     from promptprism.reports import tables
     from promptprism.reports.rows import prediction_rows
 
-    model = open_adapter(adapter, backbone, pretrained, device, classes)
+    model = open_adapter(adapter, backbone, pretrained, device, settings, classes)
     rows = prediction_rows(model, images, [str(image) for image in images], templates, patience)
     output.show(tables.predictions(rows))
     if patience is not None:
@@ -202,6 +204,7 @@ def evaluate(
     data_classes: Annotated[
         bool, typer.Option("--data-classes", help="Score among the classes of DATA, also such never trained.")
     ] = False,
+    settings: AdapterSettings = None,
     patience: Patience = None,
     budget: Annotated[
         float | None,
@@ -223,7 +226,7 @@ def evaluate(
     from promptprism.reports.rows import early_facts, early_row
 
     dataset = _load(data, output, root)
-    model = open_adapter(adapter, backbone, pretrained, device, classes=None)
+    model = open_adapter(adapter, backbone, pretrained, device, settings)
     if not dataset.test and model.data_:
         output.warn("no test split: all images are scored; those learned from, if any, flatter")
     if data_classes:
@@ -363,16 +366,3 @@ def _check_out(out: Path, resume: bool) -> Path:
         )
     check_place(out)
     return checkpoint
-
-
-def _parse_settings(pairs: list[str]) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise PromptPrismError(f"--set '{pair}' is no setting: write NAME=VALUE, such as --set epochs=10")
-        try:
-            settings[name.strip()] = json.loads(value)
-        except ValueError:
-            settings[name.strip()] = value
-    return settings

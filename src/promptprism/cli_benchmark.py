@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from promptprism.cli_data import Device, Json
+from promptprism.cli_options import Device, Json
 from promptprism.errors import PromptPrismError
 from promptprism.reports.output import Output
 

@@ -9,65 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from promptprism.cli_options import Json, Root
 from promptprism.reports.output import Output
 
 if TYPE_CHECKING:
     from promptprism.data.check import DataReport
-    from promptprism.estimator import PromptPrism
 
 data_app = typer.Typer(
     help="List, fetch and check the field's data sets; write few-shot lists.", no_args_is_help=True
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Such as caltech101.", show_default=False)]
-Root = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="PROMPTPRISM_DATA", help="Folder that holds the data sets' folders.", show_default=False
-    ),
-]
-Json = Annotated[
-    str | None,
-    typer.Option("--json", metavar="FILE", help="Write the result as JSON; - means standard output."),
-]
-AdapterBackbone = Annotated[
-    str | None,
-    typer.Option(
-        "--backbone",
-        help="The adapter's backbone, such as local-dir:FOLDER, if not where its card says.",
-        show_default=False,
-    ),
-]
-Pretrained = Annotated[
-    str | None, typer.Option(help="Tag or .safetensors file of the backbone's weights.", show_default=False)
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Classes = Annotated[
-    str | None,
-    typer.Option(
-        help="Names to choose among instead of those learned, separated by commas; also such never trained.",
-        show_default=False,
-    ),
-]
-
-
-def split_names(text: str | None) -> list[str]:
-    """Names separated by commas."""
-    return [name.strip() for name in (text or "").split(",") if name.strip()]
-
-
-def open_adapter(
-    adapter: Path, backbone: str | None, pretrained: str | None, device: str, classes: str | None
-) -> PromptPrism:
-    """Load an adapter, for other classes if there are any.
-
-    Raises:
-        PromptPrismError: see `load_model` and `with_classes`.
-    """
-    from promptprism.estimator import load_model
-
-    model = load_model(adapter, backbone=backbone, pretrained=pretrained, device=device)
-    return model if classes is None else model.with_classes(split_names(classes))
 
 
 @data_app.command("list")

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from promptprism.cli_data import AdapterBackbone, Classes, Device, Json, Pretrained, open_adapter
+from promptprism.cli_options import (
+    AdapterBackbone,
+    AdapterSettings,
+    Classes,
+    Device,
+    Json,
+    Pretrained,
+    open_adapter,
+)
 from promptprism.reports.output import Output
 
 
@@ -20,6 +28,7 @@ def explain(
         Path, typer.Option("--out", "-o", help="Picture to make: .png, .svg or .pdf.", show_default=False)
     ],
     classes: Classes = None,
+    settings: AdapterSettings = None,
     backbone: AdapterBackbone = None,
     pretrained: Pretrained = None,
     device: Device = "auto",
@@ -32,7 +41,7 @@ def explain(
     from promptprism.reports.explanation import draw_explanation
 
     check_figure(out)
-    explanation = look_inside(open_adapter(adapter, backbone, pretrained, device, classes), image)
+    explanation = look_inside(open_adapter(adapter, backbone, pretrained, device, settings, classes), image)
     save_figure(draw_explanation(explanation), out)
     best = explanation.top[0]
     output.show(f"{image}: {best.name}, probability {best.probability:.1%}. See {out}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from promptprism.cli_data import Device, Json, split_names
+from promptprism.cli_options import Device, Json, split_names
 from promptprism.cli_suite import _seeds
 from promptprism.errors import PromptPrismError
 from promptprism.reports.output import Output

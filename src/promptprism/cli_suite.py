@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from promptprism.cli_data import Device, Json, Root, split_names
+from promptprism.cli_options import Device, Json, Root, split_names
 from promptprism.errors import PromptPrismError
 from promptprism.reports.output import Output
 

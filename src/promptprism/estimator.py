@@ -365,6 +365,7 @@ def load_model(
     backbone: str | Backbone | None = None,
     pretrained: str | None = None,
     device: str = "auto",
+    **settings: Any,
 ) -> PromptPrism:
     """Read an adapter folder that `PromptPrism.save` wrote; nothing is unpickled.
 
@@ -373,11 +374,13 @@ def load_model(
         backbone: the frozen model, if it is at hand, or its name; None loads the one that the card names.
         pretrained: where its weights are on this machine, if not where the card says.
         device: where to load the backbone.
+        settings: other values of settings that training does not see, such as ``distance_aware``.
 
     Raises:
-        PromptPrismError: anything missing, damaged, of another format or of another backbone.
+        PromptPrismError: anything missing, damaged, of another format or of another backbone, or a setting
+            that was learned with.
     """
-    method, card = load_adapter(Path(path), backbone, pretrained, device)
+    method, card = load_adapter(Path(path), backbone, pretrained, device, **settings)
     model = PromptPrism(
         card.method,
         backbone or card.backbone.name,
@@ -387,7 +390,7 @@ def load_model(
         shots=card.data.shots if card.data else None,
         seed=card.seed,
         phrase=card.phrase,
-        **card.settings,
+        **card.settings | settings,
     )
     model._set_fitted(method, card.training, card.data)
     model.scores_ = {name: dict(scores) for name, scores in card.scores.items()}

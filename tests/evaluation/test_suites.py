@@ -106,6 +106,15 @@ def test_transfer_protocols_share_what_was_learned(tiny, data, tmp_path):
     ]  # fmt: skip
 
 
+def test_rows_that_differ_in_predictions_only_learn_once(tiny, data, tmp_path):
+    rows = {name: {**METHODS["cdc"], "distance_aware": name == "aware"} for name in ("cdc", "aware")}
+    rows["aware"]["method"] = "cdc"
+    plain, aware = run_suite(make(data, methods=rows, seeds=(1,)), tmp_path, tiny).results
+    assert plain.key != aware.key and plain.learned == aware.learned
+    assert plain.scores["base"].metrics == aware.scores["base"].metrics
+    assert plain.scores["new"].metrics["cal/nll"] != aware.scores["new"].metrics["cal/nll"]
+
+
 def test_a_failed_cell_is_recorded_and_the_rest_goes_on(tiny, data, tmp_path, monkeypatch):
     suite = make(data, methods={"maple": QUICK, "cdc": METHODS["cdc"]}, seeds=(1,))
     real = running.learn

@@ -101,7 +101,7 @@ def intervene(
     """
     data, _, given = result.cell.data.partition("@")
     rho, meter = float(given or RHO), Meter(backbone.device)
-    method, _ = load_adapter(store.adapter(result.learned), backbone)
+    method, _ = load_adapter(store.adapter(result.learned), backbone, **result.cell.prediction_settings)
     predictor, label_space = Predictor(method), classes(data)
     every, of_every = _split(data, "test", rho)
     chosen = [place for place in range(len(every)) if place % (len(every) // len(label_space)) < per_class]

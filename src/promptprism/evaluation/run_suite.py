@@ -126,7 +126,7 @@ class _Work:
             raise PromptPrismError(
                 f"nothing is learned for {job.cell}: run the suite with --stage train first"
             )
-        model, card = load_adapter(place, self.backbone)
+        model, card = load_adapter(place, self.backbone, **job.cell.prediction_settings)
         protocol = PROTOCOLS[job.cell.protocol]
         calibrator = calibrate(model, job.learning, job.records, job.cell.seed)
         scores = score(model, job.parts, protocol.home, calibrator)

@@ -17,7 +17,7 @@ from promptprism.data.images import identity
 from promptprism.data.records import Dataset, Record
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.protocols import PROTOCOLS
-from promptprism.methods import make_settings
+from promptprism.methods import METHODS, make_settings
 from promptprism.training.cost import BackboneFacts
 
 NAMED = Path(__file__).parents[1] / "suites"
@@ -57,6 +57,12 @@ class Cell(_Frozen):
     shots: int
     seed: int
     allow_fewer: bool = False
+
+    @property
+    def prediction_settings(self) -> dict[str, Any]:
+        """Those settings that training does not see."""
+        free = METHODS[self.method].prediction_settings
+        return {name: value for name, value in self.settings.items() if name in free}
 
     def __str__(self) -> str:
         return f"{self.method} on {self.data}, {self.shots} shots, seed {self.seed}"
@@ -211,6 +217,8 @@ def keys(
 ) -> tuple[str, str]:
     """Keys of what a cell learns and of its result: settings, data and backbone, and nothing else.
 
+    Settings that training does not see make another result, but nothing else to learn.
+
     Versions of the code and its libraries are noted in results, but a new one repeats no finished cell.
 
     Args:
@@ -224,7 +232,7 @@ def keys(
         # Protocols that learn the same share it: cross-dataset and cross-domain.
         classes="base" if cell.protocol == "base-to-new" else "all",
         method=cell.method,
-        settings=cell.settings,
+        settings={n: value for n, value in cell.settings.items() if n not in cell.prediction_settings},
         backbone=BackboneFacts.of(backbone).model_dump(include={"fingerprint", "precision"}),
         data=fingerprints[cell.data],
         images=hashlib.sha256("\n".join(labels).encode()).hexdigest(),

@@ -89,6 +89,8 @@ class Method(nn.Module):
 
     name: ClassVar[str]
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
+    prediction_settings: ClassVar[frozenset[str]] = frozenset()
+    """Settings that training does not see, so that they may be chosen anew for what was learned."""
     evidential: bool = False
     """Whether the method forms opinions; all others give probabilities only."""
     text_is_fixed: bool = True

@@ -108,6 +108,7 @@ class Cdc(TemplateMethod):
 
     name = "cdc"
     Settings: ClassVar[type[MethodSettings]] = CdcSettings
+    prediction_settings: ClassVar[frozenset[str]] = frozenset({"distance_aware"})
     settings: CdcSettings
 
     def build(self, seed: int) -> None:
