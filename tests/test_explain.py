@@ -52,12 +52,12 @@ def test_it_says_what_the_opinions_say(tiny):
         assert [len(words) for words in voice.words] == [4, 4]
 
 
-@pytest.mark.parametrize("fusion", ["dempster", "tempered", "averaging", "cautious"])
+@pytest.mark.parametrize("fusion", ["dempster", "tempered", "averaging", "pooling", "cautious"])
 def test_contributions_add_up_where_fusion_is_a_sum(tiny, fusion):
     model = fitted(tiny, templates=3, depth=2, fusion=fusion)
     why = explain(model, IMAGE).why
     fused = model.opinions([IMAGE]).fused
-    scores = fused.evidence[0] if fusion == "averaging" else fused.weight[0]
+    scores = {"averaging": fused.evidence, "pooling": fused.belief}.get(fusion, fused.weight)[0]
     assert list(why.scores) == pytest.approx(scores.topk(2).values.tolist(), rel=1e-5)
     assert (why.rule, why.exact) == (fusion, fusion != "cautious")
     together = np.max if fusion == "cautious" else np.sum

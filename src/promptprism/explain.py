@@ -57,15 +57,15 @@ class Why(_Frozen):
     """How the two leading classes came by their scores.
 
     Attributes:
-        quantity: what is added: of opinions their weight "log(1 + e/K)" or their "evidence e", of softmax
-            heads the "logit" above the mean class.
+        quantity: what is added: of opinions their weight "log(1 + e/K)", their "evidence e" or their "belief
+            b", of softmax heads the "logit" above the mean class.
         rule: how templates are combined.
         classes: the leading class and the second.
         contributions: of each template to the scores of both.
         scores: of both classes after the combination.
         exact: whether the contributions add up to the scores. Dempster's rule adds weights, tempered fusion
-            averages them, averaging fusion the evidence, softmax heads the logits; cautious fusion takes the
-            largest weight, and the contributions are each template's own.
+            averages them, averaging fusion the evidence, pooling the belief, softmax heads the logits;
+            cautious fusion takes the largest weight, and the contributions are each template's own.
     """
 
     quantity: str
@@ -256,9 +256,11 @@ def _why(method: Method, logits: Tensor, final: Tensor) -> Why | None:
         rule = str(getattr(method.settings, "fusion", "dempster"))
         if rule == "averaging":
             quantity, own, scores = "evidence e", opinions.evidence[:, 0, best], fused.evidence[0, best]
+        elif rule == "pooling":
+            quantity, own, scores = "belief b", opinions.belief[:, 0, best], fused.belief[0, best]
         else:
             quantity, own, scores = "log(1 + e/K)", opinions.weight[:, 0, best], fused.weight[0, best]
-    if rule in ("mean", "tempered", "averaging"):
+    if rule in ("mean", "tempered", "averaging", "pooling"):
         own = own / len(own)
     first, second = scores.tolist()
     return Why(

@@ -105,7 +105,7 @@ def test_the_class_axis_is_not_fused_or_indexed():
         Opinion(torch.zeros(3))[0]
 
 
-@pytest.mark.parametrize("rule", ["cautious", "averaging", "tempered"])
+@pytest.mark.parametrize("rule", ["cautious", "averaging", "tempered", "pooling"])
 @given(evidence=evidences)
 @settings(max_examples=30)
 def test_rules_for_dependent_opinions_do_not_count_the_same_twice(rule, evidence):
@@ -124,6 +124,16 @@ def test_rules_of_fusion_by_hand():
     assert opinion.fuse("cautious").evidence.tolist() == pytest.approx([6.0, 2.0])
     assert opinion.fuse("averaging").evidence.tolist() == pytest.approx([4.0, 1.0])
     assert opinion.fuse("tempered").evidence.tolist() == pytest.approx([2 * (8**0.5 - 1), 2 * (2**0.5 - 1)])
+
+
+@given(evidence=evidences)
+@settings(max_examples=30)
+def test_pooling_is_the_mean_of_belief_and_uncertainty(evidence):
+    opinion = Opinion.from_evidence(torch.from_numpy(evidence))
+    pooled = opinion.fuse("pooling")
+    torch.testing.assert_close(pooled.belief, opinion.belief.mean(0))
+    torch.testing.assert_close(pooled.uncertainty, opinion.uncertainty.mean(0))
+    torch.testing.assert_close(pooled.probability, opinion.probability.mean(0))
 
 
 def test_an_unknown_rule_is_named():

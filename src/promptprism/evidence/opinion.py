@@ -18,7 +18,7 @@ from torch import Tensor
 
 from promptprism.evidence.maps import MAX_EXPONENT
 
-FusionRule = Literal["dempster", "cautious", "averaging", "tempered"]
+FusionRule = Literal["dempster", "cautious", "averaging", "tempered", "pooling"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,8 @@ class Opinion:
             rule: ``dempster`` adds weights, right for independent opinions; ``cautious`` takes the largest of
                 each class, so that an opinion fused with itself stays as it is; ``averaging`` is the mean
                 of the evidence (averaging belief fusion, Josang, Subjective Logic, 2016, ch. 12);
-                ``tempered`` is the mean of the weights, Dempster's rule to the power 1/M.
+                ``tempered`` is the mean of the weights, Dempster's rule to the power 1/M; ``pooling`` is the
+                mean of belief and uncertainty, hence of the probabilities (the linear opinion pool).
         """
         if self.weight.dim() < 2:
             raise ValueError("a single opinion has no axis but its classes: nothing to fuse")
@@ -117,6 +118,10 @@ class Opinion:
             case "averaging":
                 # log mean exp of the weights: 1 + e / K is what is averaged.
                 return Opinion(torch.logsumexp(self.weight, 0) - math.log(len(self.weight)))
+            case "pooling":
+                # 1 + e / K = (u + b) / u of the means, and of each opinion u (1 + e / K) = u + b.
+                log_u = -self.log_strength.unsqueeze(-1)
+                return Opinion(torch.logsumexp(self.weight + log_u, 0) - torch.logsumexp(log_u, 0))
         raise ValueError(f"unknown rule {rule!r}: choose one of {', '.join(get_args(FusionRule))}")
 
     def __getitem__(self, index: int | slice) -> Opinion:

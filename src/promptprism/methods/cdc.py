@@ -60,8 +60,9 @@ class CdcSettings(TemplateSettings):
         default="averaging",
         description="How opinions are fused: dempster takes them for independent, and agreeing ones add up; "
         "averaging (Josang, 2016) is the mean of their evidence; cautious (Denoeux, 2008) counts what they "
-        "share once; tempered is the mean of their weights, Dempster's rule to the power 1/M. On the "
-        "development sets averaging is as accurate as dempster, and far better calibrated.",
+        "share once; tempered is the mean of their weights, Dempster's rule to the power 1/M; pooling is the "
+        "mean of their probabilities. On the development sets averaging is as accurate as dempster, and far "
+        "better calibrated.",
     )
     distance_aware: bool = Field(
         default=False,
