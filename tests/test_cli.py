@@ -207,7 +207,8 @@ def test_predict_without_opinions(data, tmp_path):
 def test_demo(data, monkeypatch):
     quick = {"epochs": 3, "lr": 0.002}
     trained = dict.fromkeys(("coop", "cocoop"), quick) | {n: {**quick, "depth": 2} for n in ("maple", "cdc")}
-    methods = {"zero-shot": {}} | trained
+    # The suite has other rows of the same methods, too.
+    methods = {"zero-shot": {}} | trained | {"cdc-other": {"method": "cdc", **quick}}
     monkeypatch.setattr(demo, "load_suite", lambda _: SimpleNamespace(methods=methods))
     monkeypatch.setattr(demo, "SHOTS", 2)
     content = json.loads(run("demo", "--data", data, "--json", "-").stdout)

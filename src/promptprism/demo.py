@@ -16,6 +16,7 @@ from promptprism.data.splits import base_new
 from promptprism.estimator import PromptPrism
 from promptprism.evaluation.base_to_new import base_to_new
 from promptprism.evaluation.suites import load_suite
+from promptprism.methods import METHODS
 from promptprism.reports.rows import prediction_rows
 from promptprism.reports.tables import duration
 
@@ -42,7 +43,8 @@ def run_demo(
     Raises:
         PromptPrismError: the data cannot be used.
     """
-    chosen = load_suite("mini/base-to-new").methods
+    suite = load_suite("mini/base-to-new")
+    chosen = {name: suite.methods[name] for name in METHODS}
     base, new = base_new(dataset)
     say(
         f"{dataset.name}: learn {len(base.class_names)} base classes from {SHOTS} images each, "
