@@ -107,8 +107,7 @@ def test_transfer_protocols_share_what_was_learned(tiny, data, tmp_path):
 
 
 def test_rows_that_differ_in_predictions_only_learn_once(tiny, data, tmp_path):
-    rows = {name: {**METHODS["cdc"], "distance_aware": name == "aware"} for name in ("cdc", "aware")}
-    rows["aware"]["method"] = "cdc"
+    rows = {n: {**METHODS["cdc"], "method": "cdc", "distance_aware": n == "aware"} for n in ("cdc", "aware")}
     plain, aware = run_suite(make(data, methods=rows, seeds=(1,)), tmp_path, tiny).results
     assert plain.key != aware.key and plain.learned == aware.learned
     assert plain.scores["base"].metrics == aware.scores["base"].metrics

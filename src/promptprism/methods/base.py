@@ -95,8 +95,6 @@ class Method(nn.Module):
     """Whether the method forms opinions; all others give probabilities only."""
     text_is_fixed: bool = True
     """Whether text features are the same for all images: made once, they can be given to `forward`."""
-    separable: bool = True
-    """Whether the logit of a class is the same in every label space."""
     learned_names: tuple[str, ...]
     """The label space that was learned; `set_classes` does not change it."""
     views: tuple[str, ...]
@@ -125,6 +123,11 @@ class Method(nn.Module):
         self.build(seed)
         self.set_classes(class_names)
         self.learned_names = self.class_names
+
+    @property
+    def separable(self) -> bool:
+        """Whether the logit of a class is the same in every label space."""
+        return True
 
     def build(self, seed: int) -> None:
         """Make what is learned; zero-shot learns nothing."""

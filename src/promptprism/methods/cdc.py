@@ -116,8 +116,12 @@ class Cdc(TemplateMethod):
         """Make the learner."""
         super().build(seed)
         self.evidential = self.settings.head == "evidential"
-        self.separable = not self.settings.distance_aware
         self._distance_factors = Kept()
+
+    @property
+    def separable(self) -> bool:
+        """Whether the logit of a class is the same in every label space."""
+        return not self.settings.distance_aware
 
     def forward(self, views: Tensor, text: Tensor | None = None) -> Tensor:
         """Logits [M, B, K] of views [M or 1, B, 3, H, W], for predictions."""
