@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from promptprism.cli_options import Json, Root
-from promptprism.reports.output import Output
+from promptprism.cli.options import Json, Root
+from promptprism.cli.output import Output
 
 if TYPE_CHECKING:
     from promptprism.data.check import DataReport

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from promptprism.cli_options import Device, Json, Root, split_names
+from promptprism.cli.options import Device, Json, Root, split_names
+from promptprism.cli.output import Output
 from promptprism.errors import PromptPrismError
-from promptprism.reports.output import Output
 
 if TYPE_CHECKING:
     from promptprism.evaluation.suites import Suite

@@ -11,12 +11,12 @@ from toys import COLOURS, picture
 from typer.testing import CliRunner
 
 import promptprism
-from promptprism import adapter, backbones, demo, estimator
-from promptprism.cli import app
+from promptprism import adapter, backbones, estimator
+from promptprism.cli import app, demo
 from promptprism.methods import Cdc
 from promptprism.training import loop
 
-DOCUMENTED = Path(__file__).parents[1] / "docs" / "reference" / "cli-json.md"
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "reference" / "cli-json.md"
 QUICK = [x for pair in ("epochs=4", "lr=0.008", "depth=2", "templates=2") for x in ("--set", pair)]
 HEAD = {"schema", "schema_version", "promptprism"}
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from promptprism.cli_options import (
+from promptprism.cli.options import (
     AdapterBackbone,
     AdapterSettings,
     Classes,
@@ -16,7 +16,7 @@ from promptprism.cli_options import (
     Pretrained,
     open_adapter,
 )
-from promptprism.reports.output import Output
+from promptprism.cli.output import Output
 
 
 def explain(

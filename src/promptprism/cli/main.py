@@ -10,11 +10,11 @@ import typer
 from typer.core import TyperGroup
 
 from promptprism import __version__
-from promptprism.cli_benchmark import benchmark
-from promptprism.cli_data import data_app
-from promptprism.cli_explain import explain
-from promptprism.cli_figure import figure_app
-from promptprism.cli_options import (
+from promptprism.cli.benchmark import benchmark
+from promptprism.cli.data import data_app
+from promptprism.cli.explain import explain
+from promptprism.cli.figure import figure_app
+from promptprism.cli.options import (
     AdapterBackbone,
     AdapterSettings,
     Classes,
@@ -25,9 +25,9 @@ from promptprism.cli_options import (
     open_adapter,
     parse_settings,
 )
-from promptprism.cli_suite import report, suite
+from promptprism.cli.output import Output
+from promptprism.cli.suite import report, suite
 from promptprism.errors import PromptPrismError
-from promptprism.reports.output import Output
 
 if TYPE_CHECKING:
     from promptprism.data.records import Dataset
@@ -266,7 +266,7 @@ def demo(
     """Compare the five methods from base to new classes, and look at some opinions."""
     output = Output("demo", json_file)
     from promptprism.backbones import load_backbone
-    from promptprism.demo import run_demo
+    from promptprism.cli.demo import run_demo
     from promptprism.reports import tables
 
     dataset = _load(data, output, root)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from promptprism.cli_options import Device, Json
+from promptprism.cli.options import Device, Json
+from promptprism.cli.output import Output
 from promptprism.errors import PromptPrismError
-from promptprism.reports.output import Output
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from promptprism.cli_options import Device, Json, split_names
-from promptprism.cli_suite import _seeds
+from promptprism.cli.options import Device, Json, split_names
+from promptprism.cli.output import Output
+from promptprism.cli.suite import _seeds
 from promptprism.errors import PromptPrismError
-from promptprism.reports.output import Output
 
 if TYPE_CHECKING:
     from promptprism.backbones import Backbone
