@@ -7,10 +7,10 @@ from typer.testing import CliRunner
 
 import promptprism.backbones
 from promptprism.backbones import load_backbone
+from promptprism.causality import run_interventions
 from promptprism.cli import app
 from promptprism.data.miniworld import worlds
 from promptprism.data.registry import registered
-from promptprism.evaluation import run_interventions
 from promptprism.training import loop
 
 SUITE = """

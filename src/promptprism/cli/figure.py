@@ -50,9 +50,9 @@ def task(
     """Compare images with their full description and with each part of it (CDC's fig. 1a)."""
     output = Output("figure-task-misalignment", json_file)
     from promptprism.backbones import load_backbone
-    from promptprism.evaluation.misalignment import task_misalignment
+    from promptprism.causality.figures import draw_task_misalignment, summarise_cosines
+    from promptprism.causality.misalignment import task_misalignment
     from promptprism.reports.drawing import check_figure, save_figure
-    from promptprism.reports.figures import draw_task_misalignment, summarise_cosines
 
     check_figure(out)
     found = task_misalignment(load_backbone(backbone, pretrained, device=device), data, scenes)
@@ -83,9 +83,9 @@ def curves(
 ) -> None:
     """Train on base classes and score base and new after every epoch (CDC's fig. 1b)."""
     output = Output("figure-data-misalignment", json_file)
-    from promptprism.evaluation.run_curves import run_curves
+    from promptprism.causality.figures import draw_data_misalignment, summarise_curves
+    from promptprism.causality.run_curves import run_curves
     from promptprism.reports.drawing import check_figure, save_figure
-    from promptprism.reports.figures import draw_data_misalignment, summarise_curves
 
     check_figure(out)
     chosen, sets = _chosen(suite, methods, seeds), split_names(data)
@@ -132,12 +132,12 @@ def interventions(
 ) -> None:
     """Set one factor of MiniWorld's scenes to another value, and see what moves; tables as Markdown."""
     output = Output("figure-interventions", json_file)
-    from promptprism.evaluation.run_interventions import run_interventions
+    from promptprism.causality.figures import draw_interventions
+    from promptprism.causality.run_interventions import run_interventions
+    from promptprism.causality.tables import markdown, summarise
     from promptprism.files import write_text
     from promptprism.reports.documents import check_place
     from promptprism.reports.drawing import check_figure, save_figure
-    from promptprism.reports.figures import draw_interventions
-    from promptprism.reports.interventions import markdown, summarise
 
     check_figure(out)
     if markdown_file is not None:

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from promptprism.causality.interventions import CONTROL, FACTORS
+from promptprism.causality.run_interventions import Interventions
 from promptprism.data.miniworld.worlds import RHO
-from promptprism.evaluation.interventions import CONTROL, FACTORS
-from promptprism.evaluation.run_interventions import Interventions
 
 Found = Mapping[str, Sequence[Interventions]]
 Rows = list[dict[str, Any]]

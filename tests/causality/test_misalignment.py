@@ -3,9 +3,9 @@ import torch
 from toys import colours
 
 from promptprism.backbones import load_backbone
+from promptprism.causality.misalignment import OTHERS, accuracy_over_epochs, task_misalignment
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.base_to_new import base_to_new
-from promptprism.evaluation.misalignment import OTHERS, accuracy_over_epochs, task_misalignment
 from promptprism.evaluation.suites import Cell
 from promptprism.methods import make_settings
 

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from promptprism.backbones import Backbone
+from promptprism.causality.measurements import measure
+from promptprism.causality.misalignment import EpochCurve, accuracy_over_epochs
 from promptprism.data.registry import load_data
-from promptprism.evaluation.measurements import measure
-from promptprism.evaluation.misalignment import EpochCurve, accuracy_over_epochs
 from promptprism.evaluation.store import Store
 from promptprism.evaluation.suites import Suite, digest_of, fingerprint
 from promptprism.training.cost import BackboneFacts

@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pydantic import BaseModel
 
+from promptprism.causality.measurements import measure
 from promptprism.errors import PromptPrismError
-from promptprism.evaluation.measurements import measure
 from promptprism.evaluation.store import Store
 
 

@@ -1,11 +1,11 @@
 import pytest
 
-from promptprism.evaluation.front_door import Estimate
-from promptprism.evaluation.interventions import CONTROL, FACTORS, Moved
-from promptprism.evaluation.run_interventions import Interventions
+from promptprism.causality.figures import draw_interventions
+from promptprism.causality.front_door import Estimate
+from promptprism.causality.interventions import CONTROL, FACTORS, Moved
+from promptprism.causality.run_interventions import Interventions
+from promptprism.causality.tables import detail_rho, markdown, summarise
 from promptprism.evaluation.suites import Cell
-from promptprism.reports.figures import draw_interventions
-from promptprism.reports.interventions import detail_rho, markdown, summarise
 from promptprism.training.cost import BackboneFacts, Cost
 
 

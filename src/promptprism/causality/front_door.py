@@ -24,8 +24,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from promptprism.causality.interventions import Answers
 from promptprism.data.miniworld import Scene
-from promptprism.evaluation.interventions import Answers
 from promptprism.evaluation.metrics import calibration_metrics
 from promptprism.inference import Predictor
 

@@ -4,11 +4,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from promptprism.data.miniworld import render, scenes
-from promptprism.data.miniworld.scenes import COLOURS
-from promptprism.data.miniworld.worlds import classes
-from promptprism.evaluation.front_door import front_door, in_context
-from promptprism.evaluation.interventions import (
+from promptprism.causality.front_door import front_door, in_context
+from promptprism.causality.interventions import (
     CONTROL,
     FACTORS,
     Answers,
@@ -20,6 +17,9 @@ from promptprism.evaluation.interventions import (
     usual_colours,
     variance_share,
 )
+from promptprism.data.miniworld import render, scenes
+from promptprism.data.miniworld.scenes import COLOURS
+from promptprism.data.miniworld.worlds import classes
 from promptprism.evidence import Opinion
 
 DATA = "mini/clothing"

@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from promptprism.evaluation.interventions import CONTROL, FACTORS
-from promptprism.evaluation.misalignment import OTHERS, EpochCurve, TaskMisalignment
+from promptprism.causality.interventions import CONTROL, FACTORS
+from promptprism.causality.misalignment import OTHERS, EpochCurve, TaskMisalignment
+from promptprism.causality.tables import detail_rho, over_seeds
 from promptprism.reports.drawing import BLUE, CYCLE, GREY, SKY, new_figure, styled
-from promptprism.reports.interventions import detail_rho, over_seeds
 
 _QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 _WAYS = ("fused", "mixture", "fused, adjusted", "front-door")
@@ -112,7 +112,7 @@ def draw_interventions(content: Mapping[str, Any]) -> Figure:
     """Against rho, how far each factor moves predictions; what each template sees; the front door.
 
     Args:
-        content: of `promptprism.reports.interventions.summarise`.
+        content: of `promptprism.causality.tables.summarise`.
     """
     rho = detail_rho(content)
     several: list[str] = [row["method"] for row in content["predictions"] if row["who"] == "S2"]

@@ -12,11 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from promptprism.adapter import load_adapter
 from promptprism.backbones import Backbone
-from promptprism.data.miniworld import Scene, scenes
-from promptprism.data.miniworld.worlds import ELEVEN, RHO, classes
-from promptprism.errors import PromptPrismError
-from promptprism.evaluation.front_door import Estimate, front_door
-from promptprism.evaluation.interventions import (
+from promptprism.causality.front_door import Estimate, front_door
+from promptprism.causality.interventions import (
     CONTROL,
     FACTORS,
     Answers,
@@ -30,7 +27,10 @@ from promptprism.evaluation.interventions import (
     usual_colours,
     variance_share,
 )
-from promptprism.evaluation.measurements import measure
+from promptprism.causality.measurements import measure
+from promptprism.data.miniworld import Scene, scenes
+from promptprism.data.miniworld.worlds import ELEVEN, RHO, classes
+from promptprism.errors import PromptPrismError
 from promptprism.evaluation.run_suite import Progress, run_suite
 from promptprism.evaluation.store import CellResult, Store
 from promptprism.evaluation.suites import Cell, Suite, digest_of
@@ -58,7 +58,7 @@ class Interventions(BaseModel):
         probes: accuracy of a linear probe by factor, for each template.
         chance: of the probes, by factor.
         variance: share of the variance of each template's features that goes with the factor.
-        front_door: see `promptprism.evaluation.front_door.front_door`.
+        front_door: see `promptprism.causality.front_door.front_door`.
         cost: of measuring.
     """
 
