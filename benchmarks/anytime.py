@@ -23,7 +23,6 @@ from torch import Tensor
 
 from benchmarks.measure import CsvFile, machine, write_rows
 from promptprism.adapter import read_card
-from promptprism.anytime import check_early, fused_so_far, lead, patience_for, templates_needed
 from promptprism.backbones.backbone import Precision
 from promptprism.data.miniworld import DEVELOPMENT
 from promptprism.data.records import Records
@@ -32,6 +31,7 @@ from promptprism.errors import PromptPrismError
 from promptprism.estimator import PromptPrism, load_model
 from promptprism.evaluation.suites import load_suite
 from promptprism.evidence import FusionRule, Opinion
+from promptprism.inference.early import check_early, fused_so_far, lead, patience_for, templates_needed
 
 #: Points of accuracy that may be lost.
 TOLERANCE = 0.2

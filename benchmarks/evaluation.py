@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from benchmarks.measure import BackboneName, CsvFile, Templates, append_rows, machine
 from promptprism.backbones.backbone import Precision
-from promptprism.inference import Predictor
+from promptprism.inference.predictor import Predictor
 from promptprism.methods import build_method
 from promptprism.speed import build, class_names, draw, interleave, prediction, random_backbone, random_model
 

@@ -12,7 +12,7 @@ from promptprism.data.miniworld import DEVELOPMENT, ELEVEN, load
 from promptprism.data.records import Dataset
 from promptprism.data.splits import base_new
 from promptprism.evaluation.evaluate import evaluate
-from promptprism.inference import Predictor
+from promptprism.inference.predictor import Predictor
 from promptprism.methods import build_method
 
 RESULT = json.loads((Path(__file__).parents[1] / "results/miniworld-zero-shot.json").read_text())

@@ -26,7 +26,7 @@ from promptprism.data.registry import load_data
 from promptprism.data.views import make_views
 from promptprism.evaluation.evaluate import evaluate
 from promptprism.files import write_text
-from promptprism.inference import Predictor
+from promptprism.inference.predictor import Predictor
 from promptprism.methods import build_method
 from promptprism.prompts import encode_image, encode_text
 

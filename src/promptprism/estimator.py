@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from promptprism.adapter import Card, DataSummary, load_adapter, save_adapter
-from promptprism.anytime import EarlyOpinions, check_early, fused_so_far, lead, patience_for
 from promptprism.backbones import Backbone, load_backbone
 from promptprism.backbones.backbone import Precision
 from promptprism.data.images import ImageSource
@@ -26,7 +25,8 @@ from promptprism.data.splits import few_shot
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.evaluate import Evaluation, evaluate
 from promptprism.evidence import Opinion
-from promptprism.inference import Predictor
+from promptprism.inference.early import EarlyOpinions, check_early, fused_so_far, lead, patience_for
+from promptprism.inference.predictor import Predictor
 from promptprism.inputs import Images, Labels, as_dataset, as_sources
 from promptprism.methods import Method, build_method, make_settings
 from promptprism.methods.names import name_key
@@ -205,7 +205,7 @@ class PromptPrism:
         )
 
     def early_opinions(self, images: Images, patience: float) -> EarlyOpinions:
-        """Fused opinions that ask no more templates than each image takes; see `promptprism.anytime`.
+        """Fused opinions that ask no more templates than each image takes; see `promptprism.inference.early`.
 
         Args:
             images: as for `predict`.

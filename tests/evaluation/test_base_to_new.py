@@ -10,7 +10,7 @@ from promptprism.errors import PromptPrismError
 from promptprism.evaluation.base_to_new import BaseToNew, base_to_new
 from promptprism.evaluation.evaluate import evaluate
 from promptprism.evaluation.metrics import harmonic_mean
-from promptprism.inference import Predictor
+from promptprism.inference.predictor import Predictor
 from promptprism.methods import METHODS, build_method
 from promptprism.training.loop import train
 

@@ -7,7 +7,7 @@ from toys import colours
 from promptprism.data.splits import base_new
 from promptprism.evaluation.metrics import predictions, shift_metrics
 from promptprism.evaluation.protocols import PROTOCOLS, calibrate, score
-from promptprism.inference import Predictor
+from promptprism.inference.predictor import Predictor
 from promptprism.methods import METHODS, build_method
 
 DATA = colours(5)

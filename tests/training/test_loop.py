@@ -11,7 +11,7 @@ from promptprism.data.records import Record
 from promptprism.data.registry import load_data
 from promptprism.data.splits import few_shot
 from promptprism.errors import PromptPrismError
-from promptprism.inference import Predictor
+from promptprism.inference.predictor import Predictor
 from promptprism.methods import METHODS, build_method
 from promptprism.training import cost, loop
 from promptprism.training.checkpoint import Run

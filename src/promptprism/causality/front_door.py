@@ -27,7 +27,7 @@ from torch import Tensor
 from promptprism.causality.interventions import Answers
 from promptprism.data.miniworld import Scene
 from promptprism.evaluation.metrics import calibration_metrics
-from promptprism.inference import Predictor
+from promptprism.inference.predictor import Predictor
 
 
 class Estimate(BaseModel):

@@ -23,7 +23,7 @@ from promptprism.data.miniworld.sprites import Concept
 from promptprism.data.miniworld.worlds import WORLD_ARTISTS, SceneSource
 from promptprism.data.views import make_views
 from promptprism.evaluation.metrics import predictions
-from promptprism.inference import Predictor
+from promptprism.inference.predictor import Predictor
 from promptprism.methods import Method
 from promptprism.methods.templated import TemplateMethod
 from promptprism.prompts import encode_image

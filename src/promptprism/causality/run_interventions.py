@@ -34,7 +34,7 @@ from promptprism.errors import PromptPrismError
 from promptprism.evaluation.run_suite import Progress, run_suite
 from promptprism.evaluation.store import CellResult, Store
 from promptprism.evaluation.suites import Cell, Suite, digest_of
-from promptprism.inference import Predictor
+from promptprism.inference.predictor import Predictor
 from promptprism.training.cost import BackboneFacts, Cost, Meter
 
 KIND = "interventions"

@@ -36,7 +36,7 @@ def explain(
 ) -> None:
     """Look inside one prediction: what each template says and where it looks, and why the answer came out."""
     output = Output("explain", json_file)
-    from promptprism.explain import explain as look_inside
+    from promptprism.inference.explain import explain as look_inside
     from promptprism.reports.drawing import check_figure, save_figure
     from promptprism.reports.explanation import draw_explanation
 

@@ -19,7 +19,7 @@ from promptprism.evaluation.metrics import (
     shift_metrics,
 )
 from promptprism.evaluation.selective import risk_curve
-from promptprism.inference import Predictor, check_labels
+from promptprism.inference.predictor import Predictor, check_labels
 from promptprism.methods import Method
 from promptprism.training.cost import Cost, Meter
 

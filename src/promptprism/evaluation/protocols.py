@@ -19,7 +19,7 @@ from promptprism.errors import PromptPrismError
 from promptprism.evaluation.calibration import Calibrator, FittedOn
 from promptprism.evaluation.evaluate import Evaluation, all_logits, check_scored, labels_of, summarize
 from promptprism.evaluation.metrics import harmonic_mean
-from promptprism.inference import Predictor
+from promptprism.inference.predictor import Predictor
 from promptprism.methods import Method, build_method
 from promptprism.methods.names import name_key
 from promptprism.training.cost import Meter

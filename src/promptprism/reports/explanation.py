@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from promptprism.explain import Answer, Explanation, Voice, Why
+from promptprism.inference.explain import Answer, Explanation, Voice, Why
 from promptprism.reports.drawing import BLUE, GREEN, GREY, ORANGE, new_figure, styled
 
 _WIDEST_NAME = 24
@@ -26,7 +26,7 @@ _WORDS_NOTE = (
 
 
 def draw_explanation(explanation: Explanation) -> Figure:
-    """Draw what `promptprism.explain.explain` found."""
+    """Draw what `promptprism.inference.explain.explain` found."""
     colours = dict(zip((answer.name for answer in explanation.top), (BLUE, ORANGE, GREEN), strict=False))
     rows = len(explanation.templates)
     best = explanation.top[0].name

@@ -14,7 +14,7 @@ from promptprism.data.images import check_images
 from promptprism.data.records import Record
 from promptprism.data.views import make_views
 from promptprism.errors import PromptPrismError
-from promptprism.inference import Predictor, check_labels
+from promptprism.inference.predictor import Predictor, check_labels
 from promptprism.methods import Method
 from promptprism.training.checkpoint import Epoch, Run, load_checkpoint, save_checkpoint
 from promptprism.training.cost import Cost, Meter

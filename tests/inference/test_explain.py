@@ -13,7 +13,7 @@ from promptprism.backbones import load_backbone
 from promptprism.cli import app
 from promptprism.data.miniworld import load, render
 from promptprism.data.views import make_views
-from promptprism.explain import explain, nearest_words, relevance_maps
+from promptprism.inference.explain import explain, nearest_words, relevance_maps
 from promptprism.methods import build_method
 from promptprism.prompts import vision
 from promptprism.reports.explanation import draw_explanation

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from promptprism.anytime import EarlyOpinions, check_early, early_opinions
 from promptprism.data.batches import plain_batches, view_batches
 from promptprism.data.images import ImageSource
 from promptprism.data.records import Record
 from promptprism.data.views import make_views
 from promptprism.errors import PromptPrismError
+from promptprism.inference.early import EarlyOpinions, check_early, early_opinions
 from promptprism.methods import Method
 from promptprism.methods.base import Kept
 
@@ -46,7 +46,7 @@ class Predictor:
     def early_opinions(
         self, sources: Sequence[ImageSource], patience: float, batch_size: int = 32
     ) -> Iterator[EarlyOpinions]:
-        """Yield fused opinions of as many templates as each image takes; see `promptprism.anytime`.
+        """Yield fused opinions of as many templates as each image takes; see `promptprism.inference.early`.
 
         Raises:
             PromptPrismError: an image cannot be read, the method has no opinions, or the patience is

@@ -5,9 +5,9 @@ import torch
 from toys import colours
 
 from promptprism import PromptPrism
-from promptprism.anytime import early_opinions, fused_so_far, lead, patience_for, templates_needed
 from promptprism.errors import PromptPrismError
 from promptprism.evidence import Opinion
+from promptprism.inference.early import early_opinions, fused_so_far, lead, patience_for, templates_needed
 from promptprism.methods import build_method
 
 pytestmark = pytest.mark.filterwarnings("ignore:the run collapsed")  # random weights see little
