@@ -13,8 +13,8 @@ import typer
 
 from benchmarks.measure import BackboneName, CsvFile, Templates, append_rows, machine
 from promptprism.backbones import Backbone
+from promptprism.cost.speed import build, class_names, draw, interleave, random_backbone, training_step
 from promptprism.prompts.text import TEXT_MEMORY_MB
-from promptprism.speed import build, class_names, draw, interleave, random_backbone, training_step
 
 
 def measure(

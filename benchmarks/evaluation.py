@@ -24,9 +24,17 @@ from torch.nn import functional as F
 
 from benchmarks.measure import BackboneName, CsvFile, Templates, append_rows, machine
 from promptprism.backbones.backbone import Precision
+from promptprism.cost.speed import (
+    build,
+    class_names,
+    draw,
+    interleave,
+    prediction,
+    random_backbone,
+    random_model,
+)
 from promptprism.inference.predictor import Predictor
 from promptprism.methods import build_method
-from promptprism.speed import build, class_names, draw, interleave, prediction, random_backbone, random_model
 
 
 def write_photos(folder: Path, count: int, size: tuple[int, int] = (500, 375)) -> list[Path]:

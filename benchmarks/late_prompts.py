@@ -19,12 +19,7 @@ import typer
 from benchmarks.measure import CsvFile, append_rows, is_there, machine
 from promptprism.backbones import Backbone, load_backbone
 from promptprism.backbones.backbone import Precision
-from promptprism.data.miniworld import DEVELOPMENT
-from promptprism.data.registry import load_data
-from promptprism.data.splits import base_new
-from promptprism.evaluation.base_to_new import base_to_new
-from promptprism.evaluation.suites import load_suite
-from promptprism.speed import (
+from promptprism.cost.speed import (
     build,
     class_names,
     draw,
@@ -34,6 +29,11 @@ from promptprism.speed import (
     text_features,
     training_step,
 )
+from promptprism.data.miniworld import DEVELOPMENT
+from promptprism.data.registry import load_data
+from promptprism.data.splits import base_new
+from promptprism.evaluation.base_to_new import base_to_new
+from promptprism.evaluation.suites import load_suite
 
 
 def cost(

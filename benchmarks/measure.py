@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from promptprism.cost.speed import CPU
 from promptprism.errors import PromptPrismError
 from promptprism.files import write_bytes
-from promptprism.speed import CPU
 from promptprism.training.cost import Meter, revision
 
 RESULTS = Path(__file__).with_name("results")

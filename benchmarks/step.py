@@ -21,11 +21,8 @@ from torch import Tensor
 from benchmarks.measure import BackboneName, CsvFile, Templates, append_rows, machine
 from benchmarks.reference import plain_gradients
 from promptprism.backbones.backbone import Precision
-from promptprism.errors import PromptPrismError
-from promptprism.evaluation.estimate import measure_gigaflops
-from promptprism.methods import Cdc
-from promptprism.prompts.arithmetic import image_flops, text_flops
-from promptprism.speed import (
+from promptprism.cost.arithmetic import image_flops, text_flops
+from promptprism.cost.speed import (
     build,
     class_names,
     draw,
@@ -34,6 +31,9 @@ from promptprism.speed import (
     random_model,
     training_step,
 )
+from promptprism.errors import PromptPrismError
+from promptprism.evaluation.estimate import measure_gigaflops
+from promptprism.methods import Cdc
 
 TOLERANCE = 1e-4
 #: With these CDC's loss is MaPLe's, averaged over templates: what the reference computes.

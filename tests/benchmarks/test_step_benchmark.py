@@ -3,9 +3,9 @@ import csv
 import pytest
 
 from benchmarks import measure, step
-from promptprism import speed
+from promptprism.cost import speed
+from promptprism.cost.arithmetic import image_flops, text_flops
 from promptprism.errors import PromptPrismError
-from promptprism.prompts.arithmetic import image_flops, text_flops
 
 
 @pytest.fixture

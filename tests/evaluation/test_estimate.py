@@ -6,12 +6,12 @@ from typer.testing import CliRunner
 
 import promptprism.evaluation.estimate as estimate
 from promptprism.cli import app
+from promptprism.cost.arithmetic import image_flops, text_flops
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.estimate import estimate_suite, measure_gigaflops, sized_backbone
 from promptprism.evaluation.run_suite import run_suite
 from promptprism.evaluation.suites import BackboneSpec, Suite, load_suite
 from promptprism.methods import build_method
-from promptprism.prompts.arithmetic import image_flops, text_flops
 
 
 def of(methods, datasets=("mini/food",), **fields):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from promptprism.backbones import Backbone
     from promptprism.backbones.backbone import Precision
-    from promptprism.speed import Speed
+    from promptprism.cost.speed import Speed
 
 
 def benchmark(
@@ -43,7 +43,7 @@ def benchmark(
     """Measure what CDC's templates cost: parameters, operations, speed, memory. About half a minute."""
     output = Output("benchmark", json_file)
     counts = _counts(templates)
-    from promptprism.speed import measure
+    from promptprism.cost.speed import measure
     from promptprism.training.cost import BackboneFacts, Meter
 
     tower, random = _load(backbone, pretrained, precision, device)
@@ -95,7 +95,7 @@ def _load(name: str, pretrained: str | None, precision: Precision, device: str) 
 
     from promptprism.backbones import load_backbone
     from promptprism.backbones.loading import find_device
-    from promptprism.speed import random_backbone
+    from promptprism.cost.speed import random_backbone
 
     if pretrained is not None or name not in open_clip.list_models():
         return load_backbone(name, pretrained, precision=precision, device=device), False

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from promptprism.backbones import Backbone
 from promptprism.backbones.backbone import Precision
+from promptprism.cost.arithmetic import image_flops, shared_image_flops, text_flops
 from promptprism.data.miniworld.scenes import COLOURS
 from promptprism.data.miniworld.sprites import concepts
 from promptprism.errors import PromptPrismError
 from promptprism.methods import Cdc, Method, build_method
 from promptprism.prompts import encode_text
-from promptprism.prompts.arithmetic import image_flops, shared_image_flops, text_flops
 from promptprism.training.cost import Meter
 
 CPU = torch.device("cpu")

@@ -8,10 +8,10 @@ from typer.testing import CliRunner
 
 from promptprism import backbones, speed
 from promptprism.cli import app
+from promptprism.cost.arithmetic import image_flops, text_flops
 from promptprism.errors import PromptPrismError
-from promptprism.prompts.arithmetic import image_flops, text_flops
 
-DOCUMENTED = Path(__file__).parents[1] / "docs" / "reference" / "cli-json.md"
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "reference" / "cli-json.md"
 QUICK = ["--classes", "6", "--templates", "2,1", "--batch", "2", "--predict-batch", "3", "--seconds", "0"]
 
 
