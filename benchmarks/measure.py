@@ -13,7 +13,7 @@ import typer
 from promptprism.cost.speed import CPU
 from promptprism.errors import PromptPrismError
 from promptprism.files import write_bytes
-from promptprism.training.cost import Meter, revision
+from promptprism.provenance import Meter, revision
 
 RESULTS = Path(__file__).with_name("results")
 

@@ -6,7 +6,7 @@ from promptprism.evaluation.protocols import PROTOCOLS
 from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Cell
 from promptprism.methods import make_settings
-from promptprism.training.cost import BackboneFacts, Cost
+from promptprism.provenance import BackboneFacts, Cost
 from promptprism.training.loop import TrainResult
 
 COST = Cost(seconds=1, peak_memory_mb=1, device="cpu", threads=1, versions={})

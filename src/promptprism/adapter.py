@@ -15,7 +15,7 @@ from promptprism.backbones import Backbone, load_backbone
 from promptprism.errors import PromptPrismError
 from promptprism.files import read_tensors, write_tensors, write_text
 from promptprism.methods import METHODS, Method, build_method
-from promptprism.training.cost import BackboneFacts
+from promptprism.provenance import BackboneFacts
 from promptprism.training.loop import TrainResult
 
 TENSORS, CARD = "adapter.safetensors", "card.json"

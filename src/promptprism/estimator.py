@@ -20,6 +20,8 @@ from promptprism.adapter import Card, DataSummary, load_adapter, save_adapter
 from promptprism.backbones import Backbone, load_backbone
 from promptprism.backbones.backbone import Precision
 from promptprism.data.images import ImageSource
+from promptprism.data.inputs import Images, Labels, as_dataset, as_sources
+from promptprism.data.names import name_key
 from promptprism.data.records import Dataset, Record
 from promptprism.data.splits import few_shot
 from promptprism.errors import PromptPrismError
@@ -27,10 +29,8 @@ from promptprism.evaluation.evaluate import Evaluation, evaluate
 from promptprism.evidence import Opinion
 from promptprism.inference.early import EarlyOpinions, check_early, fused_so_far, lead, patience_for
 from promptprism.inference.predictor import Predictor
-from promptprism.inputs import Images, Labels, as_dataset, as_sources
 from promptprism.methods import Method, build_method, make_settings
-from promptprism.methods.names import name_key
-from promptprism.training.cost import BackboneFacts
+from promptprism.provenance import BackboneFacts
 from promptprism.training.loop import TrainResult, train
 
 

@@ -6,7 +6,7 @@ from promptprism.causality.interventions import CONTROL, FACTORS, Moved
 from promptprism.causality.run_interventions import Interventions
 from promptprism.causality.tables import detail_rho, markdown, summarise
 from promptprism.evaluation.suites import Cell
-from promptprism.training.cost import BackboneFacts, Cost
+from promptprism.provenance import BackboneFacts, Cost
 
 
 def made(data, seed, rho, flips, templates=2, collapsed=None):

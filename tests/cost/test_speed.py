@@ -6,8 +6,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from promptprism import backbones, speed
+from promptprism import backbones
 from promptprism.cli import app
+from promptprism.cost import speed
 from promptprism.cost.arithmetic import image_flops, text_flops
 from promptprism.errors import PromptPrismError
 

@@ -10,10 +10,9 @@ from promptprism.data import layouts
 from promptprism.data.catalog import CATALOG, ELEVEN, SHIFTS
 from promptprism.data.images import load_image
 from promptprism.data.layouts import SplitFile, class_names
+from promptprism.data.names import check_class_names, spoken
 from promptprism.data.registry import load_data, registered
 from promptprism.errors import PromptPrismError
-from promptprism.methods import check_class_names
-from promptprism.methods.names import spoken
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the real lists are not here")

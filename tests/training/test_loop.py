@@ -7,15 +7,16 @@ import pytest
 import torch
 from toys import colours
 
+from promptprism import provenance
 from promptprism.data.records import Record
 from promptprism.data.registry import load_data
 from promptprism.data.splits import few_shot
 from promptprism.errors import PromptPrismError
 from promptprism.inference.predictor import Predictor
 from promptprism.methods import METHODS, build_method
-from promptprism.training import cost, loop
+from promptprism.provenance import Meter
+from promptprism.training import loop
 from promptprism.training.checkpoint import Run
-from promptprism.training.cost import Meter
 from promptprism.training.loop import train
 from promptprism.training.schedule import learning_rate
 
@@ -126,8 +127,8 @@ def test_drawn_images_and_files_of_the_same_name_are_told_apart(tiny):
 
 def test_a_peak_is_seen_by_all_who_measure(monkeypatch):
     mark = [0]
-    monkeypatch.setattr(cost, "_peak_bytes", lambda: mark[0] * 2**20)
-    monkeypatch.setattr(cost, "_reset_peak", lambda: mark.__setitem__(0, 10))
+    monkeypatch.setattr(provenance, "_peak_bytes", lambda: mark[0] * 2**20)
+    monkeypatch.setattr(provenance, "_reset_peak", lambda: mark.__setitem__(0, 10))
     outer = Meter(torch.device("cpu"))
     mark[0] = 300
     inner = Meter(torch.device("cpu"))
@@ -258,12 +259,14 @@ def test_bfloat16_products_leave_what_is_learned_in_float32(tiny_factory):
 
 
 def test_a_revision_is_never_somebody_elses(tmp_path, monkeypatch):
-    assert cost.revision.__wrapped__() is None or len(cost.revision.__wrapped__().rstrip("+")) >= 12
+    assert (
+        provenance.revision.__wrapped__() is None or len(provenance.revision.__wrapped__().rstrip("+")) >= 12
+    )
     for arguments in (
         ["init"],
         ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--allow-empty", "-m", "a"],
     ):
         subprocess.run(["git", *arguments], cwd=tmp_path, check=True, capture_output=True)
-    (tmp_path / "cost.py").write_text("")
-    monkeypatch.setattr(cost, "__file__", str(tmp_path / "cost.py"))
-    assert cost.revision.__wrapped__() is None
+    (tmp_path / "provenance.py").write_text("")
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
+    assert provenance.revision.__wrapped__() is None

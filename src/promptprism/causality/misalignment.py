@@ -19,7 +19,7 @@ from promptprism.evaluation.protocols import PROTOCOLS, draw, score
 from promptprism.evaluation.suites import Cell
 from promptprism.methods import Method, build_method
 from promptprism.prompts import encode_image, encode_text
-from promptprism.training.cost import BackboneFacts, Cost, Meter
+from promptprism.provenance import BackboneFacts, Cost, Meter
 from promptprism.training.loop import train
 
 #: What the full description is compared with; the last is a control: as long, but of another image.

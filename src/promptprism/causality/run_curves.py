@@ -12,7 +12,7 @@ from promptprism.causality.misalignment import EpochCurve, accuracy_over_epochs
 from promptprism.data.registry import load_data
 from promptprism.evaluation.store import Store
 from promptprism.evaluation.suites import Suite, digest_of, fingerprint
-from promptprism.training.cost import BackboneFacts
+from promptprism.provenance import BackboneFacts
 
 KIND = "epochs"
 

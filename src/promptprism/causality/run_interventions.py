@@ -35,7 +35,7 @@ from promptprism.evaluation.run_suite import Progress, run_suite
 from promptprism.evaluation.store import CellResult, Store
 from promptprism.evaluation.suites import Cell, Suite, digest_of
 from promptprism.inference.predictor import Predictor
-from promptprism.training.cost import BackboneFacts, Cost, Meter
+from promptprism.provenance import BackboneFacts, Cost, Meter
 
 KIND = "interventions"
 #: Raised when what is measured changes: older files are then measured again.

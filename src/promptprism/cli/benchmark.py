@@ -44,7 +44,7 @@ def benchmark(
     output = Output("benchmark", json_file)
     counts = _counts(templates)
     from promptprism.cost.speed import measure
-    from promptprism.training.cost import BackboneFacts, Meter
+    from promptprism.provenance import BackboneFacts, Meter
 
     tower, random = _load(backbone, pretrained, precision, device)
     rows = measure(

@@ -26,7 +26,7 @@ from promptprism.data.miniworld.sprites import concepts
 from promptprism.errors import PromptPrismError
 from promptprism.methods import Cdc, Method, build_method
 from promptprism.prompts import encode_text
-from promptprism.training.cost import Meter
+from promptprism.provenance import Meter
 
 CPU = torch.device("cpu")
 

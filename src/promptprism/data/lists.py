@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from promptprism.data.images import ImageSource
+from promptprism.data.names import spoken
 from promptprism.data.records import Dataset, Record, Records
 from promptprism.errors import PromptPrismError
 from promptprism.files import write_bytes
-from promptprism.methods.names import spoken
 
 _NO_PICKLE = """\
 '{path}' is a pickle: reading one may run any code, so it is never done here. If you trust whoever made it, \

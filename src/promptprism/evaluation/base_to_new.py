@@ -12,7 +12,7 @@ from promptprism.data.records import Dataset
 from promptprism.evaluation.evaluate import Evaluation
 from promptprism.evaluation.metrics import harmonic_mean
 from promptprism.evaluation.protocols import PROTOCOLS, draw, learn, score
-from promptprism.training.cost import BackboneFacts
+from promptprism.provenance import BackboneFacts
 from promptprism.training.loop import TrainResult
 
 

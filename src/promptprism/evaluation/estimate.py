@@ -16,13 +16,13 @@ import torch
 from promptprism.backbones import Backbone, load_backbone
 from promptprism.cost.arithmetic import image_flops, shared_image_flops, text_flops
 from promptprism.data.catalog import CATALOG
+from promptprism.data.names import name_key
 from promptprism.data.records import DEFAULT_PHRASE, Dataset, Record, Records
 from promptprism.data.registry import load_data, registered
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.protocols import PROTOCOLS, draw
 from promptprism.evaluation.suites import BackboneSpec, Cell, Suite
 from promptprism.methods import Method, build_method
-from promptprism.methods.names import name_key
 from promptprism.prompts.block import layer_bytes
 
 #: Images that are scored at once, and those per class that the post-hoc baselines are fitted on.

@@ -21,7 +21,7 @@ from promptprism.evaluation.metrics import (
 from promptprism.evaluation.selective import risk_curve
 from promptprism.inference.predictor import Predictor, check_labels
 from promptprism.methods import Method
-from promptprism.training.cost import Cost, Meter
+from promptprism.provenance import Cost, Meter
 
 
 class Evaluation(BaseModel):

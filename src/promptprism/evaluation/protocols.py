@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from promptprism.backbones import Backbone
+from promptprism.data.names import name_key
 from promptprism.data.records import Dataset, Records
 from promptprism.data.splits import base_new, few_shot
 from promptprism.errors import PromptPrismError
@@ -21,8 +22,7 @@ from promptprism.evaluation.evaluate import Evaluation, all_logits, check_scored
 from promptprism.evaluation.metrics import harmonic_mean
 from promptprism.inference.predictor import Predictor
 from promptprism.methods import Method, build_method
-from promptprism.methods.names import name_key
-from promptprism.training.cost import Meter
+from promptprism.provenance import Meter
 from promptprism.training.loop import TrainResult, train
 
 Accuracies = Mapping[str, float]

@@ -20,7 +20,7 @@ from promptprism.errors import PromptPrismError
 from promptprism.evaluation.protocols import PROTOCOLS, calibrate, draw, learn, score
 from promptprism.evaluation.store import CellResult, Store, read_result
 from promptprism.evaluation.suites import Cell, Suite, digest_of, fingerprint, keys
-from promptprism.training.cost import BackboneFacts, revision
+from promptprism.provenance import BackboneFacts, revision
 
 Stage = Literal["all", "train", "test"]
 

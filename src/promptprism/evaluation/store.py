@@ -23,7 +23,7 @@ from promptprism.errors import PromptPrismError
 from promptprism.evaluation.evaluate import Evaluation
 from promptprism.evaluation.suites import Cell
 from promptprism.files import write_bytes
-from promptprism.training.cost import BackboneFacts
+from promptprism.provenance import BackboneFacts
 from promptprism.training.loop import TrainResult
 
 _TABLE = """CREATE TABLE IF NOT EXISTS cells (

@@ -18,7 +18,7 @@ from promptprism.data.records import Dataset, Record
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.protocols import PROTOCOLS
 from promptprism.methods import METHODS, make_settings
-from promptprism.training.cost import BackboneFacts
+from promptprism.provenance import BackboneFacts
 
 NAMED = Path(__file__).parents[1] / "suites"
 

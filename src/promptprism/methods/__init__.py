@@ -15,7 +15,6 @@ from promptprism.methods.cdc import Cdc, CdcSettings
 from promptprism.methods.cocoop import CoCoOp, CoCoOpSettings
 from promptprism.methods.coop import CoOp, CoOpSettings
 from promptprism.methods.maple import Maple, MapleSettings
-from promptprism.methods.names import check_class_names, check_phrase
 from promptprism.methods.zero_shot import ZeroShot, ZeroShotSettings
 
 __all__ = [
@@ -33,8 +32,6 @@ __all__ = [
     "ZeroShot",
     "ZeroShotSettings",
     "build_method",
-    "check_class_names",
-    "check_phrase",
     "make_settings",
 ]
 

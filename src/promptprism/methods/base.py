@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from promptprism.backbones import Backbone
+from promptprism.data.names import check_class_names, check_phrase, fill
 from promptprism.data.views import view_names
 from promptprism.errors import PromptPrismError
 from promptprism.evidence import Opinion
-from promptprism.methods.names import check_class_names, check_phrase, fill
 from promptprism.prompts import encode_text
 
 

@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
+from promptprism.data.names import check_phrase
 from promptprism.errors import PromptPrismError
 from promptprism.methods.base import Method, MethodSettings
-from promptprism.methods.names import check_phrase
 from promptprism.prompts import encode_image
 
 #: The seven phrases that CLIP's authors found to serve best on ImageNet, for ensembles.

@@ -171,7 +171,7 @@ def machine() -> dict[str, Any]:
 
     from promptprism.backbones import load_backbone
     from promptprism.methods import METHODS
-    from promptprism.training.cost import versions
+    from promptprism.provenance import versions
 
     devices = [
         "cpu",

@@ -16,8 +16,8 @@ from promptprism.data.views import make_views
 from promptprism.errors import PromptPrismError
 from promptprism.inference.predictor import Predictor, check_labels
 from promptprism.methods import Method
+from promptprism.provenance import Cost, Meter
 from promptprism.training.checkpoint import Epoch, Run, load_checkpoint, save_checkpoint
-from promptprism.training.cost import Cost, Meter
 from promptprism.training.progress import Step, training_progress
 from promptprism.training.schedule import learning_rate, rate_scale
 

@@ -9,7 +9,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from promptprism.training.cost import Meter
+from promptprism.provenance import Meter
 
 
 class Step(Protocol):

@@ -1,8 +1,7 @@
 import pytest
 
+from promptprism.data.names import check_class_names, check_phrase, fill
 from promptprism.errors import PromptPrismError
-from promptprism.methods import check_class_names, check_phrase
-from promptprism.methods.names import fill
 
 
 def test_any_script_and_underscores():

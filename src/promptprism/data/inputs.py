@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from promptprism.data.images import ImageSource
+from promptprism.data.names import check_class_names
 from promptprism.data.records import Dataset, Record
 from promptprism.data.registry import load_data
 from promptprism.errors import PromptPrismError
-from promptprism.methods.names import check_class_names
 
 Images = ImageSource | Tensor | Iterable[ImageSource | Tensor]
 Labels = str | int | Iterable[str] | Iterable[int] | NDArray[Any] | Tensor

@@ -7,8 +7,8 @@ from PIL import Image
 from toys import picture
 
 from promptprism.data.images import load_image
+from promptprism.data.inputs import as_sources, label_images
 from promptprism.errors import PromptPrismError
-from promptprism.inputs import as_sources, label_images
 
 ARRAY = picture("red", 0)
 
