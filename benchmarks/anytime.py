@@ -3,7 +3,7 @@
     python -m benchmarks.anytime --csv benchmarks/results/anytime.csv
 
 Trains CDC on each set (all classes, 16 shots, seed 1, the settings of the suite mini/few-shot) or takes the
-adapters that are given, asks all templates about all images once, and replays early stopping. The patience of
+adapters that are given, asks all templates about all images once, and replays early stopping. The margin of
 each budget is found on the validation images, and scored on the test images. Besides the package's rule (how
 far the leading class is ahead) the rows have two others, and besides the learned order of the templates the
 one that has the best on validation images first. `chosen` marks the budget from which on at most 0.2
@@ -31,7 +31,7 @@ from promptprism.errors import PromptPrismError
 from promptprism.estimator import PromptPrism, load_model
 from promptprism.evaluation.suites import load_suite
 from promptprism.evidence import FusionRule, Opinion
-from promptprism.inference.early import check_early, fused_so_far, lead, patience_for, templates_needed
+from promptprism.inference.early import check_early, fused_so_far, lead, margin_for, templates_needed
 
 #: Points of accuracy that may be lost.
 TOLERANCE = 0.2
@@ -79,7 +79,7 @@ def read_source(model: PromptPrism, data: str) -> Source:
 
 
 def certainty(so_far: Opinion, rule: str) -> Tensor:
-    """What a rule compares with the patience, [M, B] of [M, B, K]: more is more certain."""
+    """What a rule compares with the margin, [M, B] of [M, B, K]: more is more certain."""
     if rule == "uncertainty":
         return -so_far.uncertainty.double().log()
     found = lead(so_far)
@@ -106,11 +106,11 @@ def curve(source: Source, rule: str, order_name: str, budgets: list[float]) -> l
     }
     rows = []
     for budget in budgets:
-        patience = patience_for(splits["val"][0], budget)
+        margin = margin_for(splits["val"][0], budget)
         row: dict[str, Any] = {"data": source.data, "rule": rule, "order": order_name, "budget": budget}
-        row["patience"] = round(patience, 5)
+        row["margin"] = round(margin, 5)
         for name, (scores, right) in splits.items():
-            used = templates_needed(scores, patience)
+            used = templates_needed(scores, margin)
             accuracy = right.gather(0, used.unsqueeze(0) - 1).double().mean().item()
             full = right[-1].double().mean().item()
             row |= {
@@ -139,7 +139,7 @@ def _mean(rows: tuple[dict[str, Any], ...]) -> dict[str, Any]:
     first = rows[0]
     figures = [name for name in first if name.startswith(("val_", "test_"))]
     means = {name: round(statistics.mean(row[name] for row in rows), 4) for name in figures}
-    return first | {"data": "mean", "patience": ""} | means
+    return first | {"data": "mean", "margin": ""} | means
 
 
 def learn(data: str, folder: Path, precision: Precision) -> Path:

@@ -33,7 +33,7 @@ class DataSummary(BaseModel):
 
 
 class Card(BaseModel):
-    """All of an adapter but the learned numbers.
+    """All of an adapter but the trainable parameters.
 
     Attributes:
         format: version of this layout.

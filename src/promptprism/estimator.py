@@ -27,7 +27,7 @@ from promptprism.data.splits import few_shot
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.evaluate import Evaluation, evaluate
 from promptprism.evidence import Opinion
-from promptprism.inference.early import EarlyOpinions, check_early, fused_so_far, lead, patience_for
+from promptprism.inference.early import EarlyOpinions, check_early, fused_so_far, lead, margin_for
 from promptprism.inference.predictor import Predictor
 from promptprism.methods import Method, build_method, make_settings
 from promptprism.provenance import BackboneFacts
@@ -178,12 +178,12 @@ class PromptPrism:
         self._set_fitted(method, training, data if training.steps else None)
         return self
 
-    def predict(self, images: Images, patience: float | None = None) -> NDArray[np.str_]:
-        """Name the class of each image, [B]; with a patience by `early_opinions`, else by all templates."""
-        if patience is None:
+    def predict(self, images: Images, margin: float | None = None) -> NDArray[np.str_]:
+        """Name the class of each image, [B]; with a margin by `early_opinions`, else by all templates."""
+        if margin is None:
             best = self.predict_proba(images).argmax(-1)
         else:
-            best = self.early_opinions(images, patience).fused.prediction.numpy()
+            best = self.early_opinions(images, margin).fused.prediction.numpy()
         names: NDArray[np.str_] = self.classes_[best]
         return names
 
@@ -204,25 +204,25 @@ class PromptPrism:
             templates=Opinion(torch.cat([templates.weight.cpu() for templates, _ in batches], dim=1)),
         )
 
-    def early_opinions(self, images: Images, patience: float) -> EarlyOpinions:
+    def early_opinions(self, images: Images, margin: float) -> EarlyOpinions:
         """Fused opinions that ask no more templates than each image takes; see `promptprism.inference.early`.
 
         Args:
             images: as for `predict`.
-            patience: how far, in nats, the leading class must be ahead for an image to be settled. More is
+            margin: how far, in nats, the leading class must be ahead for an image to be settled. More is
                 slower and nearer to `opinions`; infinity is `opinions`.
 
         Raises:
-            PromptPrismError: the method has no opinions, or the patience is negative.
+            PromptPrismError: the method has no opinions, or the margin is negative.
         """
-        batches = list(self._predictor.early_opinions(self._sources(images), patience))
+        batches = list(self._predictor.early_opinions(self._sources(images), margin))
         return EarlyOpinions(
             fused=Opinion(torch.cat([batch.fused.weight.cpu() for batch in batches])),
             templates_used=torch.cat([batch.templates_used.cpu() for batch in batches]),
         )
 
-    def patience_for(self, images: Images, budget: float) -> float:
-        """The patience with which images like these take so many templates on average, or a few less.
+    def margin_for(self, images: Images, budget: float) -> float:
+        """The margin with which images like these take so many templates on average, or a few less.
 
         Args:
             images: best are validation images: those learned from are settled sooner than others.
@@ -233,7 +233,7 @@ class PromptPrism:
         """
         method = check_early(self._fitted, 0.0)
         opinions = self.opinions(images).templates
-        return patience_for(lead(fused_so_far(opinions, method.settings.fusion)), budget)
+        return margin_for(lead(fused_so_far(opinions, method.settings.fusion)), budget)
 
     def score(self, images: Images | Dataset, labels: Labels | None = None) -> float:
         """Accuracy on labelled images; arguments as for `evaluate`."""
@@ -253,7 +253,7 @@ class PromptPrism:
         return result
 
     def score_early(
-        self, images: Images | Dataset, labels: Labels | None = None, *, patience: float
+        self, images: Images | Dataset, labels: Labels | None = None, *, margin: float
     ) -> EarlyScore:
         """Accuracy and cost of `early_opinions` on labelled images; arguments as for `evaluate`.
 
@@ -262,7 +262,7 @@ class PromptPrism:
         """
         _, records = self._labelled(images, labels)
         start = time.perf_counter()
-        early = self.early_opinions([record.source for record in records], patience)
+        early = self.early_opinions([record.source for record in records], margin)
         seconds = time.perf_counter() - start
         right = early.fused.prediction == torch.tensor([record.label for record in records])
         used = early.templates_used.double().mean().item()

@@ -43,7 +43,7 @@ def test_a_curve_is_the_replay_by_hand(source):
     assert [row["test_templates"] for row in rows] == [1.0, 1.3333, 3.0]
     assert [row["test_accuracy"] for row in rows] == [66.667, 100.0, 100.0]
     assert [row["test_points_to_all"] for row in rows] == [-33.333, 0.0, 0.0]
-    assert rows[1]["patience"] == 0.5 and rows[2]["patience"] == math.inf
+    assert rows[1]["margin"] == 0.5 and rows[2]["margin"] == math.inf
     best = anytime.curve(source, "lead", "best first", [1.0])  # templates 2 and 3 are always right
     assert best[0]["test_accuracy"] == 100
 

@@ -83,7 +83,7 @@ def test_fit(fitted, data):
 def test_info_on_an_adapter(fitted):
     content = json.loads(run("info", fitted[0], "--json", "-").stdout)
     assert content.keys() == documented("fit") - {"skipped"} | HEAD
-    assert re.search(r"method +cdc, [\d,]+ learned numbers", run("info", fitted[0]).output)
+    assert re.search(r"method +cdc, [\d,]+ trainable parameters", run("info", fitted[0]).output)
 
 
 def test_evaluate(fitted, data):
@@ -165,31 +165,31 @@ def test_predict_among_other_classes(fitted, data, tmp_path):
 
 def test_stopping_early(fitted, data):
     images = [data / "test" / "red" / "5.png", data / "test" / "blue" / "5.png"]
-    content = json.loads(run("predict", fitted[0], *images, "--patience", 0, "--json", "-").stdout)
+    content = json.loads(run("predict", fitted[0], *images, "--margin", 0, "--json", "-").stdout)
     rows = content["predictions"]
     assert all(row.keys() == documented("predict", 1) - {"templates"} for row in rows)
     assert [row["templates_used"] for row in rows] == [1, 1]
-    assert "1.00 templates per image" in run("predict", fitted[0], *images, "--patience", 0).output
+    assert "1.00 templates per image" in run("predict", fitted[0], *images, "--margin", 0).output
     refused = run("evaluate", fitted[0], data, "--budget", "inf", code=2)
     assert "the budget is inf: give a number of templates per image" in refused.stderr
-    both = run("predict", fitted[0], *images, "--patience", 1, "--templates", code=2)
-    assert "with a patience not all templates are asked" in both.stderr
+    both = run("predict", fitted[0], *images, "--margin", 1, "--templates", code=2)
+    assert "with a margin not all templates are asked" in both.stderr
 
     def evaluated(*options):
         content = json.loads(run("evaluate", fitted[0], data, *options, "--json", "-").stdout)
         return content["early"], content["accuracy"]
 
     early, _ = evaluated("--budget", 1.5)
-    fields = {"budget", "patience", "accuracy", "templates_used", "images_per_second"}
+    fields = {"budget", "margin", "accuracy", "templates_used", "images_per_second"}
     assert early.keys() == fields and early["budget"] == 1.5 and 1 <= early["templates_used"] <= 2
-    again, _ = evaluated("--patience", early["patience"])
+    again, _ = evaluated("--margin", early["margin"])
     assert again["templates_used"] == early["templates_used"] and again["budget"] is None
     never, accuracy = evaluated("--budget", 2)
-    assert never["patience"] is None and never["accuracy"] == accuracy
-    output = run("evaluate", fitted[0], data, "--patience", 0).output
+    assert never["margin"] is None and never["accuracy"] == accuracy
+    output = run("evaluate", fitted[0], data, "--margin", 0).output
     assert re.search(r"templates used +1\.00 per image", output)
-    refused = run("evaluate", fitted[0], data, "--patience", 1, "--budget", 1, code=2)
-    assert "a budget finds its patience itself" in refused.stderr
+    refused = run("evaluate", fitted[0], data, "--margin", 1, "--budget", 1, code=2)
+    assert "a budget finds its margin itself" in refused.stderr
     refused = run("evaluate", fitted[0], data / "test", "--budget", 1, code=2)
     assert "has only images to score on, and a budget needs others" in refused.stderr
 

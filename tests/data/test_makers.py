@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from promptprism.cli import app
 from promptprism.data import makers
-from promptprism.data.catalog import ALTERNATIVES, CATALOG, find_benchmark
+from promptprism.data.catalog import ALTERNATIVES, CATALOG, find_dataset
 from promptprism.data.layouts import class_names
 from promptprism.data.registry import load_data
 from promptprism.errors import PromptPrismError
@@ -224,7 +224,7 @@ def test_every_canonical_split_has_an_alternative():
         assert (entry.classes, entry.phrase, entry.folder) == (whole.classes, whole.phrase, whole.folder)
         assert entry.layout.images == whole.layout.images
     with pytest.raises(PromptPrismError, match=r"no data set 'dtd/offical' .* Did you mean dtd/official"):
-        find_benchmark("dtd/offical")
+        find_dataset("dtd/offical")
 
 
 @real

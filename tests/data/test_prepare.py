@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from promptprism.cli import app
 from promptprism.data import fetch
-from promptprism.data.benchmark import Benchmark
 from promptprism.data.catalog import ALTERNATIVES, CATALOG
 from promptprism.data.fetch import UnreachableError, download
 from promptprism.data.prepare import by_hand, prepare
+from promptprism.data.published import PublishedDataset
 from promptprism.data.sources import MIRROR, REVISION, Archive
 from promptprism.errors import PromptPrismError
 
@@ -145,7 +145,7 @@ def archive(name="eurosat", above="eurosat/", spare=()) -> bytes:
 def eurosat(monkeypatch, hub):
     """EuroSAT, of which only the hub knows the digest."""
 
-    def serve(content: bytes, **changes) -> Benchmark:
+    def serve(content: bytes, **changes) -> PublishedDataset:
         hub.content, hub.stated = content, hashlib.sha256(content).hexdigest()
         entry = CATALOG["eurosat"]
         changes = {"archive": Archive("eurosat.zip")} | changes

@@ -68,7 +68,7 @@ def test_settings_table_has_a_column_for_what_differs():
         for m in (1, 2, 10) for data in "ab" for seed in (1, 2)
     ]  # fmt: skip
     table = make_table(results, "templates")
-    head = ("data", "method", "templates", "base", "new", "HM", "learned numbers")
+    head = ("data", "method", "templates", "base", "new", "HM", "trainable parameters")
     assert table.columns[:7] == head and [row[2] for row in table.rows] == [1, 2, 10]
     assert table.rows[0][3].mean == pytest.approx(0.6) and table.rows[0][6] == 1
     assert make_table(results, "ablation") == make_table(results, "settings") == table

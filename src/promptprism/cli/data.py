@@ -73,15 +73,15 @@ def check(
     json_file: Json = None,
 ) -> None:
     """Compare a data set's files with its lists, decode every image, and say what to do."""
-    from promptprism.data.benchmark import find_root
-    from promptprism.data.catalog import find_benchmark
+    from promptprism.data.catalog import find_dataset
     from promptprism.data.check import check_data
+    from promptprism.data.published import find_root
 
     output = Output("data-check", json_file)
-    benchmark, place = find_benchmark(name), find_root(root, name)
+    dataset, place = find_dataset(name), find_root(root, name)
     with _progress() as step:
         report = check_data(
-            benchmark, place, decode=not quick, step=lambda done, total: step("decoding", done, total)
+            dataset, place, decode=not quick, step=lambda done, total: step("decoding", done, total)
         )
     _show(output, report)
     if not report.usable:
@@ -91,25 +91,25 @@ def check(
 @data_app.command()
 def prepare(name: Name, root: Root = None, json_file: Json = None) -> None:
     """Download a data set into the root folder; or say what to fetch by hand, and where to put it."""
-    from promptprism.data.benchmark import find_root
-    from promptprism.data.catalog import find_benchmark
+    from promptprism.data.catalog import find_dataset
     from promptprism.data.check import check_data
     from promptprism.data.prepare import by_hand, is_whole, prepare
+    from promptprism.data.published import find_root
     from promptprism.errors import PromptPrismError
 
     output = Output("data-prepare", json_file)
-    benchmark, place = find_benchmark(name), find_root(root, name)
-    if not is_whole(benchmark, place):
+    dataset, place = find_dataset(name), find_root(root, name)
+    if not is_whole(dataset, place):
         try:
             with _progress() as step:
-                archive = prepare(benchmark, place, step)
+                archive = prepare(dataset, place, step)
             output.show(f"unpacked; '{archive}' may go now")
         except PromptPrismError as error:
             output.warn(f"✗ {error}")
-    if is_whole(benchmark, place):
-        _show(output, check_data(benchmark, place, decode=False), prepared=True)
+    if is_whole(dataset, place):
+        _show(output, check_data(dataset, place, decode=False), prepared=True)
         return
-    rows = by_hand(benchmark)
+    rows = by_hand(dataset)
     lines = [f"{row['file']}: {row['to_do']}\n  {row['url']}" for row in rows]
     # An address must not be broken in two.
     output.console.print("\n".join([f"fetch by hand, with ROOT {place}:", *lines]), soft_wrap=True)

@@ -77,7 +77,7 @@ BackboneName = Annotated[
     str, typer.Option("--backbone", help="mini, an open_clip name, hf-hub:..., or local-dir:...")
 ]
 Precision = Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the matrix products.")]
-Patience = Annotated[
+Margin = Annotated[
     float | None,
     typer.Option(
         min=0,
@@ -178,7 +178,7 @@ def predict(
     ] = False,
     classes: Classes = None,
     settings: AdapterSettings = None,
-    patience: Patience = None,
+    margin: Margin = None,
     backbone: AdapterBackbone = None,
     pretrained: Pretrained = None,
     device: Device = "auto",
@@ -190,9 +190,9 @@ def predict(
     from promptprism.reports.rows import prediction_rows
 
     model = open_adapter(adapter, backbone, pretrained, device, settings, classes)
-    rows = prediction_rows(model, images, [str(image) for image in images], templates, patience)
+    rows = prediction_rows(model, images, [str(image) for image in images], templates, margin)
     output.show(tables.predictions(rows))
-    if patience is not None:
+    if margin is not None:
         output.show(f"{sum(row['templates_used'] for row in rows) / len(rows):.2f} templates per image")
     output.write(adapter=str(adapter), method=model.method, classes=len(model.classes_), predictions=rows)
 
@@ -205,12 +205,12 @@ def evaluate(
         bool, typer.Option("--data-classes", help="Score among the classes of DATA, also such never trained.")
     ] = False,
     settings: AdapterSettings = None,
-    patience: Patience = None,
+    margin: Margin = None,
     budget: Annotated[
         float | None,
         typer.Option(
             min=1,
-            help="Templates per image on average: finds the patience on validation (else training) images.",
+            help="Templates per image on average: finds the margin on validation (else training) images.",
             show_default=False,
         ),
     ] = None,
@@ -232,8 +232,8 @@ def evaluate(
     if data_classes:
         model = model.with_classes(dataset.class_names)
     early = None
-    if patience is not None or budget is not None:
-        early = early_row(model, dataset, patience, budget)
+    if margin is not None or budget is not None:
+        early = early_row(model, dataset, margin, budget)
     result = model.evaluate(dataset)
     content = result.model_dump(mode="json")
     output.show(

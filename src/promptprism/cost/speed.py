@@ -202,7 +202,7 @@ class Speed(BaseModel):
 
     Attributes:
         templates: M; 0 is zero-shot CLIP, which trains nothing.
-        trainable: number of learned numbers.
+        trainable: number of trainable parameters.
         step_gflops: operations of a training step, forward and backward to the inputs, that cannot be saved.
         image_gflops: operations of one image's prediction.
         step_seconds: of a training step, median.

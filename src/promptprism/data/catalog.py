@@ -6,9 +6,9 @@ import difflib
 from dataclasses import replace
 
 from promptprism.data import makers
-from promptprism.data.benchmark import Benchmark
-from promptprism.data.benchmark import find_root as find_root
 from promptprism.data.layouts import CLASS_NAMES, Layout, SplitFile, VariantLists, WordNetFolders
+from promptprism.data.published import PublishedDataset
+from promptprism.data.published import find_root as find_root
 from promptprism.data.sources import Archive, Original, drive
 from promptprism.errors import PromptPrismError
 
@@ -22,10 +22,10 @@ def _counts(train: int, val: int, test: int) -> dict[str, int]:
     return {"train": train, "val": val, "test": test}
 
 
-CATALOG: dict[str, Benchmark] = {
+CATALOG: dict[str, PublishedDataset] = {
     entry.name: entry
     for entry in (
-        Benchmark(
+        PublishedDataset(
             "imagenet", "ImageNet", "imagenet",
             WordNetFolders("images", (("train", "train"), ("test", "val"))),
             1000, {"train": 1281167, "test": 50000},
@@ -36,7 +36,7 @@ CATALOG: dict[str, Benchmark] = {
                 _NAMES,
             ),
         ),
-        Benchmark(
+        PublishedDataset(
             "caltech101", "Caltech101", "caltech-101",
             SplitFile("split_zhou_Caltech101.json", "101_ObjectCategories"),
             100, _counts(4128, 1649, 2465),
@@ -50,7 +50,7 @@ CATALOG: dict[str, Benchmark] = {
             ),
             alternative="caltech101/drawn",
         ),
-        Benchmark(
+        PublishedDataset(
             "oxford_pets", "OxfordPets", "oxford_pets",
             SplitFile("split_zhou_OxfordPets.json", "images"),
             37, _counts(2944, 736, 3669),
@@ -62,7 +62,7 @@ CATALOG: dict[str, Benchmark] = {
             "a photo of a {}, a type of pet.",
             "oxford_pets/official",
         ),
-        Benchmark(
+        PublishedDataset(
             "stanford_cars", "StanfordCars", "stanford_cars",
             SplitFile("split_zhou_StanfordCars.json", "."),
             196, _counts(6509, 1635, 8041),
@@ -74,7 +74,7 @@ CATALOG: dict[str, Benchmark] = {
             ),
             alternative="stanford_cars/official",
         ),
-        Benchmark(
+        PublishedDataset(
             "oxford_flowers", "Flowers102", "oxford_flowers",
             SplitFile("split_zhou_OxfordFlowers.json", "jpg"),
             102, _counts(4093, 1633, 2463),
@@ -86,7 +86,7 @@ CATALOG: dict[str, Benchmark] = {
             "a photo of a {}, a type of flower.",
             "oxford_flowers/official",
         ),
-        Benchmark(
+        PublishedDataset(
             "food101", "Food101", "food-101",
             SplitFile("split_zhou_Food101.json", "images"),
             101, _counts(50500, 20200, 30300),
@@ -98,7 +98,7 @@ CATALOG: dict[str, Benchmark] = {
             "a photo of {}, a type of food.",
             "food101/official",
         ),
-        Benchmark(
+        PublishedDataset(
             "fgvc_aircraft", "FGVCAircraft", "fgvc_aircraft",
             VariantLists(),
             100, _counts(3334, 3333, 3333),
@@ -111,7 +111,7 @@ CATALOG: dict[str, Benchmark] = {
             ),
             "a photo of a {}, a type of aircraft.",
         ),
-        Benchmark(
+        PublishedDataset(
             "sun397", "SUN397", "sun397",
             SplitFile("split_zhou_SUN397.json", "SUN397"),
             397, _counts(15880, 3970, 19850),
@@ -122,7 +122,7 @@ CATALOG: dict[str, Benchmark] = {
             ),
             alternative="sun397/official",
         ),
-        Benchmark(
+        PublishedDataset(
             "dtd", "DTD", "dtd",
             SplitFile("split_zhou_DescribableTextures.json", "images"),
             47, _counts(2820, 1128, 1692),
@@ -134,7 +134,7 @@ CATALOG: dict[str, Benchmark] = {
             "{} texture.",
             "dtd/official",
         ),
-        Benchmark(
+        PublishedDataset(
             "eurosat", "EuroSAT", "eurosat",
             SplitFile("split_zhou_EuroSAT.json", "2750"),
             10, _counts(13500, 5400, 8100),
@@ -146,7 +146,7 @@ CATALOG: dict[str, Benchmark] = {
             "a centered satellite photo of {}.",
             "eurosat/drawn",
         ),
-        Benchmark(
+        PublishedDataset(
             "ucf101", "UCF101", "ucf101",
             SplitFile("split_zhou_UCF101.json", "UCF-101-midframes"),
             101, _counts(7639, 1898, 3783),
@@ -158,7 +158,7 @@ CATALOG: dict[str, Benchmark] = {
             "a photo of a person doing {}.",
             "ucf101/official",
         ),
-        Benchmark(
+        PublishedDataset(
             "imagenetv2", "ImageNetV2", "imagenetv2",
             WordNetFolders("imagenetv2-matched-frequency-format-val", numbered=True),
             1000, {"test": 10000},
@@ -171,7 +171,7 @@ CATALOG: dict[str, Benchmark] = {
                 _NAMES,
             ),
         ),
-        Benchmark(
+        PublishedDataset(
             "imagenet_sketch", "ImageNet-Sketch", "imagenet-sketch",
             WordNetFolders("images"),
             1000, {"test": 50889},
@@ -184,14 +184,14 @@ CATALOG: dict[str, Benchmark] = {
                 _NAMES,
             ),
         ),
-        Benchmark(
+        PublishedDataset(
             "imagenet_a", "ImageNet-A", "imagenet-adversarial",
             WordNetFolders("imagenet-a", subset=True),
             200, {"test": 7500},
             Archive("imagenet-adversarial.zip"),
             (Original("https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar"), _NAMES),
         ),
-        Benchmark(
+        PublishedDataset(
             "imagenet_r", "ImageNet-R", "imagenet-rendition",
             WordNetFolders("imagenet-r", subset=True),
             200, {"test": 30000},
@@ -208,7 +208,7 @@ ELEVEN = _FIELD[:11]
 SHIFTS = _FIELD[11:]
 
 
-def _without_split(name: str, layout: Layout, images: dict[str, int], *lists: Original) -> Benchmark:
+def _without_split(name: str, layout: Layout, images: dict[str, int], *lists: Original) -> PublishedDataset:
     """An entry's images with the makers' own lists, or a split drawn here, under a name that says so."""
     entry = CATALOG[name]
     return replace(
@@ -223,7 +223,7 @@ def _without_split(name: str, layout: Layout, images: dict[str, int], *lists: Or
 
 
 #: The same images without the canonical split. Figures on these splits are no others' figures.
-ALTERNATIVES: dict[str, Benchmark] = {
+ALTERNATIVES: dict[str, PublishedDataset] = {
     entry.name: entry
     for entry in (
         _without_split("caltech101", makers.CALTECH, _counts(4128, 1649, 2465)),
@@ -257,7 +257,7 @@ ALTERNATIVES: dict[str, Benchmark] = {
 }  # fmt: skip
 
 
-def find_benchmark(name: str) -> Benchmark:
+def find_dataset(name: str) -> PublishedDataset:
     """A data set of the field by name.
 
     Raises:

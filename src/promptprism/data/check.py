@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from promptprism.data.benchmark import Benchmark
 from promptprism.data.images import IMAGE_SUFFIXES, unreadable
 from promptprism.data.layouts import absent
+from promptprism.data.published import PublishedDataset
 
 
 class SplitReport(BaseModel):
@@ -59,12 +59,15 @@ class DataReport(BaseModel):
 
 
 def check_data(
-    benchmark: Benchmark, root: Path, decode: bool = True, step: Callable[[int, int], None] = lambda *_: None
+    dataset: PublishedDataset,
+    root: Path,
+    decode: bool = True,
+    step: Callable[[int, int], None] = lambda *_: None,
 ) -> DataReport:
     """Compare a data set's files with its lists, and its lists with what they should be.
 
     Args:
-        benchmark: the data set.
+        dataset: the data set.
         root: the folder that holds the data sets' folders.
         decode: decode every image; minutes for the large ones.
         step: called with images decoded and images in all.
@@ -72,14 +75,14 @@ def check_data(
     Raises:
         PromptPrismError: there is too little to check: no folder, or no or damaged lists.
     """
-    lists = benchmark.lists(root)
-    folder = benchmark.image_folder(root)
+    lists = dataset.lists(root)
+    folder = dataset.image_folder(root)
     missing = {split: set(absent(folder, [item[0] for item in items])) for split, items in lists.items()}
     splits = {
         split: SplitReport(
             listed=len(items),
             present=len(items) - len(missing[split]),
-            expected=benchmark.images.get(split, 0),
+            expected=dataset.images.get(split, 0),
         )
         for split, items in lists.items()
     }
@@ -87,10 +90,10 @@ def check_data(
     partial = any(report.listed != report.expected for report in splits.values())
     notes = ("a part of the whole data set: its figures cannot be compared with others'",) if partial else ()
     return DataReport(
-        name=benchmark.name,
+        name=dataset.name,
         folder=str(folder),
         classes=len({label for items in lists.values() for _, label, _ in items}),
-        expected_classes=benchmark.classes,
+        expected_classes=dataset.classes,
         splits=splits,
         unreadable=tuple(unreadable([folder / path for path in there], step)) if decode else (),
         decoded=decode,
@@ -99,6 +102,6 @@ def check_data(
             for _, _, names in os.walk(folder)
             for name in names
         ),
-        faults=tuple(benchmark.faults(lists, root)),
+        faults=tuple(dataset.faults(lists, root)),
         notes=notes,
     )

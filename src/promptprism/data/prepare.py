@@ -7,8 +7,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from promptprism.data.benchmark import Benchmark
 from promptprism.data.fetch import digest, download
+from promptprism.data.published import PublishedDataset
 from promptprism.errors import PromptPrismError
 
 #: Takes what is done ("fetching", "unpacking"), how much of it, and how much there is.
@@ -18,21 +18,21 @@ Step = Callable[[str, int, int], None]
 _LEFT_OUT = (".pkl", ".pickle", ".DS_Store")
 
 
-def is_whole(benchmark: Benchmark, root: Path) -> bool:
+def is_whole(dataset: PublishedDataset, root: Path) -> bool:
     """Whether the data set is there, and all its listed images."""
     try:
-        return not benchmark.faults(benchmark.lists(root), root)
+        return not dataset.faults(dataset.lists(root), root)
     except PromptPrismError:
         return False
 
 
-def prepare(benchmark: Benchmark, root: Path, step: Step = lambda *_: None) -> Path:
+def prepare(dataset: PublishedDataset, root: Path, step: Step = lambda *_: None) -> Path:
     """Download a data set's archive, unless it lies in the root already, and unpack it there.
 
     A call that was stopped goes on where it was: with the next byte, or the next file.
 
     Args:
-        benchmark: the data set.
+        dataset: the data set.
         root: the folder that holds the data sets' folders.
         step: called with what is done, how much of it, and how much there is.
 
@@ -43,9 +43,9 @@ def prepare(benchmark: Benchmark, root: Path, step: Step = lambda *_: None) -> P
         UnreachableError: no network, or the mirror has it no longer.
         PromptPrismError: the mirror has no such data set, or an archive that is not what it should be.
     """
-    archive = benchmark.archive
+    archive = dataset.archive
     if archive is None:
-        raise PromptPrismError(f"{benchmark.title} ({benchmark.name}) must be fetched by hand")
+        raise PromptPrismError(f"{dataset.title} ({dataset.name}) must be fetched by hand")
     path = root / archive.file
     if not path.exists():
         download(archive.url, path, archive.sha256, lambda done, total: step("fetching", done, total))
@@ -54,23 +54,23 @@ def prepare(benchmark: Benchmark, root: Path, step: Step = lambda *_: None) -> P
             f"'{path}' is not the archive that the mirror has, its SHA-256 is another: remove it and try "
             "again"
         )
-    _unpack(path, benchmark, root, step)
+    _unpack(path, dataset, root, step)
     return path
 
 
-def by_hand(benchmark: Benchmark) -> list[dict[str, str]]:
+def by_hand(dataset: PublishedDataset) -> list[dict[str, str]]:
     """What to fetch without this program: file, address, and what to do with it below the root."""
     rows = [
-        {"file": file.file, "url": file.url, "to_do": file.place(benchmark.folder)}
-        for file in benchmark.originals
+        {"file": file.file, "url": file.url, "to_do": file.place(dataset.folder)}
+        for file in dataset.originals
     ]
-    if archive := benchmark.archive:
+    if archive := dataset.archive:
         to_do = "put in ROOT and run this command again; then the others are not needed"
         rows.insert(0, {"file": archive.file, "url": archive.url, "to_do": to_do})
     return rows
 
 
-def _unpack(path: Path, benchmark: Benchmark, root: Path, step: Step) -> None:
+def _unpack(path: Path, dataset: PublishedDataset, root: Path, step: Step) -> None:
     try:
         with zipfile.ZipFile(path) as packed:
             members = [
@@ -80,10 +80,10 @@ def _unpack(path: Path, benchmark: Benchmark, root: Path, step: Step) -> None:
                 and not member.filename.endswith(_LEFT_OUT)
                 and not member.filename.startswith("__MACOSX/")
             ]
-            above = _above(members, benchmark, path)
+            above = _above(members, dataset, path)
             for done, member in enumerate(members, 1):
                 if member.filename.startswith(above):
-                    _place(packed, member, root / benchmark.folder, member.filename[len(above) :])
+                    _place(packed, member, root / dataset.folder, member.filename[len(above) :])
                 step("unpacking", done, len(members))
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         raise PromptPrismError(f"archive '{path}' is damaged ({error}): remove it and try again") from error
@@ -94,14 +94,14 @@ def _unpack(path: Path, benchmark: Benchmark, root: Path, step: Step) -> None:
         ) from error
 
 
-def _above(members: list[zipfile.ZipInfo], benchmark: Benchmark, path: Path) -> str:
+def _above(members: list[zipfile.ZipInfo], dataset: PublishedDataset, path: Path) -> str:
     """The folders of the archive around what lies in the data set's folder."""
-    wanted = benchmark.layout.needs[0]
+    wanted = dataset.layout.needs[0]
     for member in members:
         before, found, after = f"/{member.filename}".partition(f"/{wanted}")
         if found and after[:1] in ("", "/"):
             return f"{before}/".lstrip("/")
-    raise PromptPrismError(f"archive '{path}' has no '{wanted}': it is not that of {benchmark.title}")
+    raise PromptPrismError(f"archive '{path}' has no '{wanted}': it is not that of {dataset.title}")
 
 
 def _place(packed: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path, below: str) -> None:

@@ -117,7 +117,7 @@ def _load_world(name: str, _: str | Path | None) -> Dataset:
 
 
 def _field() -> Iterator[Entry]:
-    for benchmark in (*CATALOG.values(), *ALTERNATIVES.values()):
-        split = " without the canonical split" if benchmark.name in ALTERNATIVES else ""
-        summary = f"{benchmark.title}{split}; needs its files below a root"
-        yield Entry(benchmark.name, summary, benchmark.classes, benchmark.images, benchmark.load)
+    for dataset in (*CATALOG.values(), *ALTERNATIVES.values()):
+        split = " without the canonical split" if dataset.name in ALTERNATIVES else ""
+        summary = f"{dataset.title}{split}; needs its files below a root"
+        yield Entry(dataset.name, summary, dataset.classes, dataset.images, dataset.load)

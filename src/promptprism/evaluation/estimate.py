@@ -59,7 +59,7 @@ class CellEstimate:
     Attributes:
         row: of the suite's grid.
         cell: the cell.
-        trainable: learned numbers.
+        trainable: trainable parameters.
         images: training images.
         steps: optimizer steps.
         train_flops: floating-point operations of learning.
@@ -269,7 +269,7 @@ class _Arithmetic:
         return (1 if one_pass else 2) * len(part.test) * image + texts * text
 
     def _training_mb(self, model: Method, batch: int) -> float:
-        """What the backward pass needs, and the learned numbers with gradients and momentum."""
+        """What the backward pass needs, and the trainable parameters with gradients and momentum."""
         templates, _, coupled = _shape(model)
         vision = templates * batch * self._image_tokens * self._kept_mb("vision", self._image_tokens)
         learned = 12 * sum(parameter.numel() for parameter in model.parameters()) / 2**20

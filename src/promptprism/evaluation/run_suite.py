@@ -92,7 +92,7 @@ class _Work:
     def _train(self, job: _Job) -> None:
         place, cell = self.store.adapter(job.learned), job.cell
         # Another cell may be learning the very same; it is worth waiting for.
-        with self.store.claim(job.learned, patience=7 * 24 * 3600.0):
+        with self.store.claim(job.learned, wait=7 * 24 * 3600.0):
             if place.exists():
                 return
             checkpoint = place.with_name(f"{job.learned}.checkpoint")

@@ -98,8 +98,8 @@ class Store:
         return self.folder / "results" / f"{key}.json"
 
     @contextmanager
-    def claim(self, key: str, patience: float = 0.0) -> Iterator[bool]:
-        """Hold a key for this process, unless another holds it for longer than ``patience`` seconds.
+    def claim(self, key: str, wait: float = 0.0) -> Iterator[bool]:
+        """Hold a key for this process, unless another holds it for longer than ``wait`` seconds.
 
         What the last holder left half-done is removed.
 
@@ -109,7 +109,7 @@ class Store:
         path = self.folder / "locks" / f"{key}.lock"
         if path.exists() and not os.access(path, os.W_OK):  # where SQLite would let everybody in
             raise PromptPrismError(_unusable(path, "it is another user's, or read-only"))
-        with closing(sqlite3.connect(path, timeout=patience, isolation_level=None)) as lock:
+        with closing(sqlite3.connect(path, timeout=wait, isolation_level=None)) as lock:
             try:
                 lock.execute("BEGIN EXCLUSIVE")
             except sqlite3.Error as error:

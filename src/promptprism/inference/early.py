@@ -1,11 +1,11 @@
 """Anytime prediction: fuse the templates' opinions as they come, and stop for an image once it is settled.
 
-An image is settled when its leading class is ahead of the second by more than `patience`, in the weights
+An image is settled when its leading class is ahead of the second by more than `margin`, in the weights
 log(1 + e_k / K) of what is fused so far, by the method's rule: about the log of how many times more evidence
-it has. An infinite patience never stops, a patience of 0 stops after the first template.
+it has. An infinite margin never stops, a margin of 0 stops after the first template.
 
 The lead serves better than the uncertainty, which is small as well where much evidence is at odds. Templates
-to come overturn a settled class only if they lean the other way by more than the patience, which those that
+to come overturn a settled class only if they lean the other way by more than the margin, which those that
 learned the same classes seldom do.
 """
 
@@ -45,19 +45,19 @@ def lead(fused: Opinion) -> Tensor:
 
 
 @torch.no_grad()
-def early_opinions(method: Method, views: Tensor, text: Tensor, patience: float) -> EarlyOpinions:
+def early_opinions(method: Method, views: Tensor, text: Tensor, margin: float) -> EarlyOpinions:
     """Ask one template after the other, each only about the images that are not settled yet.
 
     Args:
         method: CDC with the evidential head.
         views: [1, B, 3, H, W], the plain images.
         text: the method's text features, [M, K, D].
-        patience: in nats, >= 0; see the module.
+        margin: in nats, >= 0; see the module.
 
     Raises:
-        PromptPrismError: the method has no opinions, or the patience is negative.
+        PromptPrismError: the method has no opinions, or the margin is negative.
     """
-    method = check_early(method, patience)
+    method = check_early(method, margin)
     templates, images = len(text), views.shape[1]
     ask = method.one_by_one(views, text)
     weights = text.new_zeros(templates, images, text.shape[1])
@@ -69,7 +69,7 @@ def early_opinions(method: Method, views: Tensor, text: Tensor, patience: float)
         so_far = Opinion(weights[: template + 1, unsettled]).fuse(method.settings.fusion)
         fused[unsettled] = so_far.weight
         used[unsettled] += 1
-        unsettled = unsettled[lead(so_far) <= patience]
+        unsettled = unsettled[lead(so_far) <= margin]
         if not len(unsettled):
             break
     return EarlyOpinions(Opinion(fused), used)
@@ -81,13 +81,13 @@ def fused_so_far(opinions: Opinion, rule: FusionRule = "dempster") -> Opinion:
     return Opinion(torch.stack(fused))
 
 
-def templates_needed(leads: Tensor, patience: float) -> Tensor:
+def templates_needed(leads: Tensor, margin: float) -> Tensor:
     """How many templates each image takes, [B], by the `lead` of `fused_so_far`, [M, B]."""
-    return (leads[:-1] <= patience).long().cumprod(0).sum(0) + 1
+    return (leads[:-1] <= margin).long().cumprod(0).sum(0) + 1
 
 
-def patience_for(leads: Tensor, budget: float) -> float:
-    """The largest patience that takes at most so many templates per image on average.
+def margin_for(leads: Tensor, budget: float) -> float:
+    """The largest margin that takes at most so many templates per image on average.
 
     Args:
         leads: `lead` of `fused_so_far`, [M, B], of images that stand for those to come; best are validation
@@ -101,29 +101,29 @@ def patience_for(leads: Tensor, budget: float) -> float:
         raise PromptPrismError(f"the budget is {budget} templates per image: every image takes at least 1")
     if budget >= len(leads):
         return math.inf
-    # More patience never takes fewer templates, and only at the leads themselves does anything change.
-    patiences = sorted(set(leads[:-1].flatten().tolist()))
-    low, high = -1, len(patiences)
+    # More margin never takes fewer templates, and only at the leads themselves does anything change.
+    margins = sorted(set(leads[:-1].flatten().tolist()))
+    low, high = -1, len(margins)
     while high - low > 1:
         middle = (low + high) // 2
-        if templates_needed(leads, patiences[middle]).double().mean() <= budget:
+        if templates_needed(leads, margins[middle]).double().mean() <= budget:
             low = middle
         else:
             high = middle
-    return patiences[low] if low >= 0 else 0.0
+    return margins[low] if low >= 0 else 0.0
 
 
-def check_early(method: Method, patience: float) -> Cdc:
+def check_early(method: Method, margin: float) -> Cdc:
     """Return the method if it forms opinions that can be asked for one by one.
 
     Raises:
-        PromptPrismError: it does not, or the patience is negative.
+        PromptPrismError: it does not, or the margin is negative.
     """
     if not (isinstance(method, Cdc) and method.evidential):
         raise PromptPrismError(
             f"Method {method.name!r} has no opinions to stop at: anytime prediction needs 'cdc' with "
             "head='evidential'."
         )
-    if not patience >= 0:
-        raise PromptPrismError(f"the patience of anytime prediction is {patience}: give 0 or more")
+    if not margin >= 0:
+        raise PromptPrismError(f"the margin of anytime prediction is {margin}: give 0 or more")
     return method

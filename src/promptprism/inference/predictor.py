@@ -44,18 +44,18 @@ class Predictor:
             yield logits
 
     def early_opinions(
-        self, sources: Sequence[ImageSource], patience: float, batch_size: int = 32
+        self, sources: Sequence[ImageSource], margin: float, batch_size: int = 32
     ) -> Iterator[EarlyOpinions]:
         """Yield fused opinions of as many templates as each image takes; see `promptprism.inference.early`.
 
         Raises:
-            PromptPrismError: an image cannot be read, the method has no opinions, or the patience is
+            PromptPrismError: an image cannot be read, the method has no opinions, or the margin is
                 negative.
         """
-        check_early(self.method, patience)
+        check_early(self.method, margin)
         text = self.text_features()
         for views in self._views(sources, batch_size):
-            yield early_opinions(self.method, views, text, patience)
+            yield early_opinions(self.method, views, text, margin)
 
     def _views(self, sources: Sequence[ImageSource], batch_size: int) -> Iterator[Tensor]:
         backbone = self.method.backbone

@@ -24,20 +24,20 @@ def prediction_rows(
     sources: Sequence[ImageSource],
     names: Sequence[str],
     templates: bool = False,
-    patience: float | None = None,
+    margin: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Predict images; one row each, with ``names`` to call them by; with a patience by early opinions.
+    """Predict images; one row each, with ``names`` to call them by; with a margin by early opinions.
 
     Raises:
-        PromptPrismError: templates or a patience are asked of a method without opinions, or both at once; or
+        PromptPrismError: templates or a margin are asked of a method without opinions, or both at once; or
             an image cannot be read.
     """
     classes = [str(name) for name in model.classes_]
     used: list[int] | None = None
-    if patience is not None:
+    if margin is not None:
         if templates:
-            raise PromptPrismError("with a patience not all templates are asked: leave out one of the two")
-        early = model.early_opinions(sources, patience)
+            raise PromptPrismError("with a margin not all templates are asked: leave out one of the two")
+        early = model.early_opinions(sources, margin)
         fused, probabilities, used = early.fused, early.fused.probability, early.templates_used.tolist()
     elif model.method_.evidential or templates:
         fused, each = model.opinions(sources)
@@ -75,36 +75,36 @@ def prediction_rows(
 
 
 def early_row(
-    model: PromptPrism, dataset: Dataset, patience: float | None, budget: float | None
+    model: PromptPrism, dataset: Dataset, margin: float | None, budget: float | None
 ) -> dict[str, float | None]:
-    """What early opinions are worth on data; a budget finds its patience on images that are not scored.
+    """What early opinions are worth on data; a budget finds its margin on images that are not scored.
 
     Raises:
-        PromptPrismError: both are given, there are no images to find the patience on, or the method has no
+        PromptPrismError: both are given, there are no images to find the margin on, or the method has no
             opinions.
     """
     if budget is not None:
-        if patience is not None:
-            raise PromptPrismError("a budget finds its patience itself: leave out one of the two")
+        if margin is not None:
+            raise PromptPrismError("a budget finds its margin itself: leave out one of the two")
         if not math.isfinite(budget):
             raise PromptPrismError(f"the budget is {budget}: give a number of templates per image")
         others = (dataset.val or dataset.train) if dataset.test else ()
         if not others:
             raise PromptPrismError(
                 f"data '{dataset.name}' has only images to score on, and a budget needs others to find its "
-                "patience on: put some into a val/ folder, or give --patience"
+                "margin on: put some into a val/ folder, or give --margin"
             )
-        patience = model.patience_for([record.source for record in others], budget)
-    assert patience is not None
-    score = model.score_early(dataset, patience=patience)
-    shown = patience if math.isfinite(patience) else None  # JSON knows no infinity
-    return {"budget": budget, "patience": shown, **score._asdict()}
+        margin = model.margin_for([record.source for record in others], budget)
+    assert margin is not None
+    score = model.score_early(dataset, margin=margin)
+    shown = margin if math.isfinite(margin) else None  # JSON knows no infinity
+    return {"budget": budget, "margin": shown, **score._asdict()}
 
 
 def early_facts(row: Mapping[str, float | None]) -> dict[str, str | None]:
     """What `early_row` found as a person reads it."""
     return {
-        "patience": f"{row['patience']:.3g}" if row["patience"] is not None else "infinite",
+        "margin": f"{row['margin']:.3g}" if row["margin"] is not None else "infinite",
         "templates used": f"{row['templates_used']:.2f} per image",
         "accuracy": f"{percent(row['accuracy'])} %",
         "speed": f"{row['images_per_second']:.0f} images/s",
@@ -125,7 +125,7 @@ def card_facts(card: Mapping[str, Any]) -> dict[str, str | None]:
             f"{percent(training['accuracy'])} % of the training images right"
         )
     return {
-        "method": f"{card['method']}, {training['trainable']:,} learned numbers",
+        "method": f"{card['method']}, {training['trainable']:,} trainable parameters",
         "backbone": " ".join(
             filter(
                 None,

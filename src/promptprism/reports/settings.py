@@ -25,7 +25,7 @@ _TRUST = {
 
 
 def settings_table(results: Iterable[CellResult], suite: Suite | None = None) -> ResultTable:
-    """Accuracy, learned numbers and cost of every row, and each setting that differs within a method.
+    """Accuracy, trainable parameters and cost of every row, and each setting that differs within a method.
 
     Of base-to-new, over all data sets together; `protocol_table` tells them apart.
 
@@ -65,7 +65,7 @@ def settings_table(results: Iterable[CellResult], suite: Suite | None = None) ->
     devices = sorted({f"{cost.device}, {cost.threads} threads" for cost in costs})
     return ResultTable(
         (
-            "data", "method", *differing, "base", "new", "HM", "learned numbers", "s per step", "images/s",
+            "data", "method", *differing, "base", "new", "HM", "trainable parameters", "s per step", "images/s",
             "peak MiB", "cells",
         ),
         tuple(rows),

@@ -32,7 +32,7 @@ class TrainResult(BaseModel):
     Attributes:
         seed: of the run.
         images: number of training images.
-        trainable: number of learned numbers.
+        trainable: number of trainable parameters.
         steps: optimizer steps.
         seconds_per_step: mean, waiting for images included.
         history: every epoch.

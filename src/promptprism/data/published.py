@@ -16,7 +16,7 @@ ROOT_VARIABLE = "PROMPTPRISM_DATA"
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class PublishedDataset:
     """A data set of the field.
 
     Attributes:
