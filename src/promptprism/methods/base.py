@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,6 +26,9 @@ class MethodSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    method: ClassVar[str]
+    """Name of the method that these are the settings of."""
+
     epochs: int = Field(default=5, ge=0, description="Passes over the training images.")
     batch_size: int = Field(default=4, ge=1, description="Images per training step.")
     lr: float = Field(
@@ -42,6 +45,15 @@ class MethodSettings(BaseModel):
         description="Augmentations in training: maple is the field's random crop (8 to 100 %) and flip, flip "
         "has no crop; set1 is another one for each template, set2 the same after a random crop.",
     )
+
+    @property
+    def learns(self) -> bool:
+        """Whether anything is trained, so that images, shots and seeds mean anything."""
+        return self.epochs > 0
+
+    def differing(self) -> dict[str, Any]:
+        """What is not the method's default, as JSON has it."""
+        return self.model_dump(mode="json", exclude_defaults=True)
 
 
 class Kept:

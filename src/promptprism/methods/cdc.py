@@ -38,6 +38,8 @@ from promptprism.prompts import encode_image
 class CdcSettings(TemplateSettings):
     """CDC's settings; those of training and of each template are MaPLe's."""
 
+    method: ClassVar[str] = "cdc"
+
     templates: int = Field(default=4, ge=1, description="M, the number of templates.")
     views: Literal["maple", "flip", "set1", "set2"] = Field(
         default="set1",
@@ -107,7 +109,7 @@ class CdcSettings(TemplateSettings):
 class Cdc(TemplateMethod):
     """M templates, each with a view of its own, that classify by the fusion of their opinions."""
 
-    name = "cdc"
+    name = CdcSettings.method
     Settings: ClassVar[type[MethodSettings]] = CdcSettings
     prediction_settings: ClassVar[frozenset[str]] = frozenset({"distance_aware"})
     settings: CdcSettings

@@ -22,6 +22,8 @@ _TEXTS_AT_ONCE = 4096
 class CoCoOpSettings(MethodSettings):
     """CoCoOp's settings in the base-to-new protocol."""
 
+    method: ClassVar[str] = "cocoop"
+
     epochs: int = Field(default=10, ge=0, description="Passes over the training images.")
     batch_size: int = Field(
         default=1, ge=1, description="Images per step; each image has text features of its own."
@@ -42,7 +44,7 @@ class CoCoOpSettings(MethodSettings):
 class CoCoOp(Method):
     """A context that a small meta-net shifts for every image: the B images take the place of templates."""
 
-    name = "cocoop"
+    name = CoCoOpSettings.method
     Settings: ClassVar[type[MethodSettings]] = CoCoOpSettings
     settings: CoCoOpSettings
     text_is_fixed = False

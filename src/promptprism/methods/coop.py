@@ -16,6 +16,8 @@ class CoOpSettings(TemplateSettings):
     CoOp's first paper uses `context_length=16, phrase_init=False`, and 50 epochs on ImageNet.
     """
 
+    method: ClassVar[str] = "coop"
+
     epochs: int = Field(default=200, ge=0, description="Passes over the training images.")
     batch_size: int = Field(default=32, ge=1, description="Images per training step.")
     lr: float = Field(default=0.002, gt=0, description=TemplateSettings.model_fields["lr"].description)
@@ -28,6 +30,6 @@ class CoOpSettings(TemplateSettings):
 class CoOp(TemplateMethod):
     """One template of n context tokens in the text tower, shared by all classes, class name at the end."""
 
-    name = "coop"
+    name = CoOpSettings.method
     Settings: ClassVar[type[MethodSettings]] = CoOpSettings
     settings: CoOpSettings

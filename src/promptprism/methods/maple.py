@@ -13,6 +13,8 @@ from promptprism.methods.templated import TemplateMethod, TemplateSettings
 class MapleSettings(TemplateSettings):
     """MaPLe's settings in the base-to-new protocol; trained on ImageNet: `depth=3, lr=0.0026, epochs=2`."""
 
+    method: ClassVar[str] = "maple"
+
     templates: Literal[1] = Field(default=1, description="MaPLe has one template.")
     coupled: Literal[True] = Field(
         default=True, description="MaPLe couples its vision prompts to its text prompts."
@@ -22,6 +24,6 @@ class MapleSettings(TemplateSettings):
 class Maple(TemplateMethod):
     """One template with prompts in the first J layers of both towers, coupled by linear maps."""
 
-    name = "maple"
+    name = MapleSettings.method
     Settings: ClassVar[type[MethodSettings]] = MapleSettings
     settings: MapleSettings

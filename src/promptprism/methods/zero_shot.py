@@ -27,6 +27,8 @@ ENSEMBLE_PHRASES = (
 class ZeroShotSettings(MethodSettings):
     """Settings of zero-shot CLIP."""
 
+    method: ClassVar[str] = "zero-shot"
+
     epochs: Literal[0] = Field(default=0, description="There is nothing to train.")
     ensemble: bool = Field(
         default=False,
@@ -40,7 +42,7 @@ class ZeroShotSettings(MethodSettings):
 class ZeroShot(Method):
     """Zero-shot CLIP with the data set's phrase, or an ensemble of phrases (M = 1)."""
 
-    name = "zero-shot"
+    name = ZeroShotSettings.method
     Settings: ClassVar[type[MethodSettings]] = ZeroShotSettings
     settings: ZeroShotSettings
 

@@ -65,8 +65,8 @@ def settings_table(results: Iterable[CellResult], suite: Suite | None = None) ->
     devices = sorted({f"{cost.device}, {cost.threads} threads" for cost in costs})
     return ResultTable(
         (
-            "data", "method", *differing, "base", "new", "HM", "trainable parameters", "s per step", "images/s",
-            "peak MiB", "cells",
+            "data", "method", *differing, "base", "new", "HM", "trainable parameters", "s per step",
+            "images/s", "peak MiB", "cells",
         ),
         tuple(rows),
         (
