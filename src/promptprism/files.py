@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,25 @@ import safetensors.torch
 from torch import Tensor
 
 from promptprism.errors import PromptPrismError
+
+
+def check_place(path: Path) -> None:
+    """Find out before long work starts whether a file or folder can be written at a path.
+
+    Raises:
+        PromptPrismError: it cannot.
+    """
+    if path.is_dir():
+        raise PromptPrismError(f"cannot write '{path}': it is a folder; name a file")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=parent) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        raise PromptPrismError(
+            f"cannot write '{path}' ({error.strerror or error}): check the permissions and free space of "
+            f"'{parent}', or choose another place"
+        ) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -135,8 +135,7 @@ def interventions(
     from promptprism.causality.figures import draw_interventions
     from promptprism.causality.run_interventions import run_interventions
     from promptprism.causality.tables import markdown, summarise
-    from promptprism.files import write_text
-    from promptprism.reports.documents import check_place
+    from promptprism.files import check_place, write_text
     from promptprism.reports.drawing import check_figure, save_figure
 
     check_figure(out)

@@ -355,7 +355,7 @@ def _load(data: str, output: Output, root: Path | None = None) -> Dataset:
 
 def _check_out(out: Path, resume: bool) -> Path:
     """Refuse a place that cannot be used before anything is trained; return where the checkpoint goes."""
-    from promptprism.reports.documents import check_place
+    from promptprism.files import check_place
 
     if out.exists():
         raise PromptPrismError(f"'{out}' exists: choose another folder for the adapter, or remove it first")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from promptprism import __version__
+
+#: Raised when a field is removed or changes its meaning; new fields may come without.
+SCHEMA_VERSION = 1
 
 
 class Output:
@@ -13,7 +19,7 @@ class Output:
     def __init__(self, command: str, target: str | None) -> None:
         from rich.console import Console
 
-        from promptprism.reports.documents import check_place
+        from promptprism.files import check_place
 
         self.command, self.target = command, target
         if target not in (None, "-"):
@@ -35,10 +41,20 @@ class Output:
         if self.target is None:
             return
         from promptprism.files import write_bytes
-        from promptprism.reports.documents import document, to_json
 
         text = to_json(document(self.command, **content))
         if self.target == "-":
             sys.stdout.write(text)
         else:
             write_bytes(Path(self.target), text.encode())
+
+
+def document(command: str, **content: Any) -> dict[str, Any]:
+    """Put the head that all documents share before a command's own fields."""
+    head = {"schema": f"promptprism/{command}", "schema_version": SCHEMA_VERSION, "promptprism": __version__}
+    return {**head, **content}
+
+
+def to_json(content: dict[str, Any]) -> str:
+    """Write a document as strict JSON (no NaN), one field a line, every script as it is."""
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -154,9 +154,8 @@ def report(
     output = Output("report", json_file)
     from promptprism.evaluation.store import read_failures, read_results
     from promptprism.evaluation.suites import load_suite
-    from promptprism.files import write_text
+    from promptprism.files import check_place, write_text
     from promptprism.reports import drawing, plots, render
-    from promptprism.reports.documents import check_place
     from promptprism.reports.report import make_table, write_table
 
     if (table is None) == (plot is None):

@@ -10,8 +10,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from promptprism.errors import PromptPrismError
-from promptprism.files import write_bytes
-from promptprism.reports.documents import check_place
+from promptprism.files import check_place, write_bytes
 
 FORMATS = ("png", "svg", "pdf")
 #: Okabe and Ito's palette, which colour-blind people can tell apart.
