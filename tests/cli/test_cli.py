@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import promptprism
 from promptprism import adapter, backbones, estimator
 from promptprism.cli import app, demo
+from promptprism.evaluation import suites
 from promptprism.methods import Cdc
 from promptprism.training import loop
 
@@ -209,7 +210,7 @@ def test_demo(data, monkeypatch):
     trained = dict.fromkeys(("coop", "cocoop"), quick) | {n: {**quick, "depth": 2} for n in ("maple", "cdc")}
     # The suite has other rows of the same methods, too.
     methods = {"zero-shot": {}} | trained | {"cdc-other": {"method": "cdc", **quick}}
-    monkeypatch.setattr(demo, "load_suite", lambda _: SimpleNamespace(methods=methods))
+    monkeypatch.setattr(suites, "load_suite", lambda _: SimpleNamespace(methods=methods))
     monkeypatch.setattr(demo, "SHOTS", 2)
     content = json.loads(run("demo", "--data", data, "--json", "-").stdout)
     assert content.keys() == documented("demo") | HEAD

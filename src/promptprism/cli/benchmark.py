@@ -106,7 +106,7 @@ def _table(rows: list[Speed]) -> Table:
     from rich import box
     from rich.table import Table
 
-    from promptprism.reports.tables import duration
+    from promptprism.cli.tables import duration
 
     table = Table(
         box=box.SIMPLE_HEAD,

@@ -1,27 +1,52 @@
-"""The demo: five methods from base to new classes of one data set, and some opinions of CDC."""
+"""``promptprism demo``: five methods from base to new classes of one data set, and some opinions of CDC."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from PIL.Image import Image
+import typer
 
-from promptprism.backbones import Backbone
-from promptprism.data.images import load_image
-from promptprism.data.records import Dataset, Record
-from promptprism.data.splits import base_new
-from promptprism.estimator import PromptPrism
-from promptprism.evaluation.base_to_new import base_to_new
-from promptprism.evaluation.suites import load_suite
-from promptprism.methods import METHODS
-from promptprism.reports.rows import prediction_rows
-from promptprism.reports.tables import duration
+from promptprism.cli.options import BackboneName, Device, Json, Pretrained, Root, Seed, open_data
+from promptprism.cli.output import Output
+from promptprism.cli.predict import prediction_rows
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from promptprism.backbones import Backbone
+    from promptprism.data.records import Dataset, Record
 
 SHOTS = 16
 _IMAGES = 3
+
+
+def demo(
+    data: Annotated[str, typer.Option(help="Data set with a test split.")] = "mini/food",
+    root: Root = None,
+    backbone: BackboneName = "mini",
+    pretrained: Pretrained = None,
+    device: Device = "auto",
+    seed: Seed = 1,
+    json_file: Json = None,
+) -> None:
+    """Compare the five methods from base to new classes, and look at some opinions."""
+    output = Output("demo", json_file)
+    from promptprism.backbones import load_backbone
+    from promptprism.cli import tables
+
+    dataset = open_data(data, output, root)
+    frozen = load_backbone(backbone, pretrained, device=device)
+    content, pictures = run_demo(dataset, frozen, seed, output.show)
+    colours = output.console.color_system in {"truecolor", "256"}
+    rows = content["images"]
+    output.show(
+        tables.methods(content["methods"]),
+        tables.album(rows, pictures) if colours else tables.predictions(rows),
+    )
+    output.write(**content)
 
 
 def run_demo(
@@ -43,6 +68,14 @@ def run_demo(
     Raises:
         PromptPrismError: the data cannot be used.
     """
+    from promptprism.cli.tables import duration
+    from promptprism.data.images import load_image
+    from promptprism.data.splits import base_new
+    from promptprism.estimator import PromptPrism
+    from promptprism.evaluation.base_to_new import base_to_new
+    from promptprism.evaluation.suites import load_suite
+    from promptprism.methods import METHODS
+
     suite = load_suite("mini/base-to-new")
     chosen = {name: suite.methods[name] for name in METHODS}
     base, new = base_new(dataset)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from promptprism.cli.options import (
+    Adapter,
     AdapterBackbone,
     AdapterSettings,
     Classes,
@@ -20,9 +21,7 @@ from promptprism.cli.output import Output
 
 
 def explain(
-    adapter: Annotated[
-        Path, typer.Argument(metavar="ADAPTER", help="Folder that fit made.", show_default=False)
-    ],
+    adapter: Adapter,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image file.", show_default=False)],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Picture to make: .png, .svg or .pdf.", show_default=False)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from promptprism.cli.options import Device, Json, split_names
+from promptprism.cli.options import Device, Json, parse_seeds, split_names
 from promptprism.cli.output import Output
-from promptprism.cli.suite import _seeds
 from promptprism.errors import PromptPrismError
 
 if TYPE_CHECKING:
@@ -170,7 +169,7 @@ def interventions(
 def _chosen(suite: str, methods: str, seeds: str) -> Suite:
     from promptprism.evaluation.suites import load_suite
 
-    return load_suite(suite).only(split_names(methods), (), _seeds(seeds))
+    return load_suite(suite).only(split_names(methods), (), parse_seeds(seeds))
 
 
 def _backbone(suite: Suite, device: str) -> Backbone:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from promptprism.errors import PromptPrismError
 
 if TYPE_CHECKING:
+    from promptprism.cli.output import Output
+    from promptprism.data.records import Dataset
     from promptprism.estimator import PromptPrism
 
 Root = Annotated[
@@ -52,6 +54,29 @@ AdapterSettings = Annotated[
         show_default=False,
     ),
 ]
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="Folder with one subfolder per class (inside train/ and test/, or not), CSV of "
+        "path,label[,split], a name such as mini/food or caltech101, hf:NAME, or wds:SHARDS.",
+        show_default=False,
+    ),
+]
+Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder that fit made.", show_default=False)]
+BackboneName = Annotated[
+    str, typer.Option("--backbone", help="mini, an open_clip name, hf-hub:..., or local-dir:...")
+]
+Precision = Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the matrix products.")]
+Margin = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Ask one template after the other and stop when the leading class is this far ahead, in nats.",
+        show_default=False,
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of the draw of images, start values, order and views.")]
 
 
 def split_names(text: str | None) -> list[str]:
@@ -71,6 +96,14 @@ def parse_settings(pairs: Sequence[str] | None) -> dict[str, Any]:
         except ValueError:
             settings[name.strip()] = value
     return settings
+
+
+def parse_seeds(text: str | None) -> list[int]:
+    """Whole numbers separated by commas."""
+    names = split_names(text)
+    if wrong := [name for name in names if not name.isdecimal()]:
+        raise PromptPrismError(f"seed '{wrong[0]}' is no whole number from 0: write --seeds 1,2,3")
+    return [int(name) for name in names]
 
 
 def open_adapter(
@@ -94,3 +127,16 @@ def open_adapter(
     make_settings(read_card(adapter).method, **chosen)
     model = load_model(adapter, backbone=backbone, pretrained=pretrained, device=device, **chosen)
     return model if classes is None else model.with_classes(split_names(classes))
+
+
+def open_data(data: str, output: Output, root: Path | None = None) -> Dataset:
+    """Load data by name or place, and say what of it is left out."""
+    from promptprism.data.registry import load_data
+
+    dataset = load_data(data, root)
+    if dataset.skipped:
+        output.warn(
+            f"{len(dataset.skipped)} files are left out, such as '{dataset.skipped[0]}': they are no images, "
+            "or lie outside of the class folders (of train, val and test, if there are such)"
+        )
+    return dataset

@@ -1,4 +1,4 @@
-"""``promptprism suite`` and ``promptprism report``."""
+"""``promptprism suite``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from promptprism.cli.options import Device, Json, Root, split_names
+from promptprism.cli.options import Device, Json, Root, parse_seeds, split_names
 from promptprism.cli.output import Output
 from promptprism.errors import PromptPrismError
 
@@ -55,7 +55,7 @@ def suite(
     output = Output("suite", json_file)
     from promptprism.evaluation.suites import load_suite
 
-    chosen = load_suite(source).only(split_names(methods), split_names(datasets), _seeds(seeds))
+    chosen = load_suite(source).only(split_names(methods), split_names(datasets), parse_seeds(seeds))
     if dry_run:
         _dry_run(chosen, root, gigaflops, device, output)
         return
@@ -112,93 +112,12 @@ def suite(
         raise typer.Exit(1)
 
 
-def report(
-    results: Annotated[
-        Path, typer.Argument(metavar="RESULTS", help="Folder of `suite --out`.", show_default=False)
-    ],
-    table: Annotated[
-        str | None,
-        typer.Option(
-            help="base-to-new, cross-dataset, cross-domain, few-shot, per-semantic, settings (also called "
-            "ablation, templates, augmentation), study or trust.",
-            show_default=False,
-        ),
-    ] = None,
-    plot: Annotated[
-        str | None,
-        typer.Option(
-            help="Draw base-new, shots, reliability or risk-coverage, into --out.", show_default=False
-        ),
-    ] = None,
-    form: Annotated[
-        Literal["md", "csv", "latex", "html"], typer.Option("--format", help="Of the table.")
-    ] = "md",
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="File to write; a plot ends in .svg, .png or .pdf."),
-    ] = None,
-    suite: Annotated[
-        str | None,
-        typer.Option(
-            help="Take the cells of this suite only, call rows as it does, and miss what it has.",
-            show_default=False,
-        ),
-    ] = None,
-    datasets: Annotated[str | None, typer.Option(help="Only these data sets, separated by commas.")] = None,
-    per_seed: Annotated[
-        bool, typer.Option("--per-seed", help="Show every seed, collapsed ones too.")
-    ] = False,
-    json_file: Json = None,
-) -> None:
-    """Make a table or a plot of results: mean and deviation over seeds, averages, gain."""
-    output = Output("report", json_file)
-    from promptprism.evaluation.store import read_failures, read_results
-    from promptprism.evaluation.suites import load_suite
-    from promptprism.files import check_place, write_text
-    from promptprism.reports import drawing, plots, render
-    from promptprism.reports.report import make_table, write_table
-
-    if (table is None) == (plot is None):
-        raise PromptPrismError("what shall it show? Give either --table or --plot")
-    chosen, wanted = load_suite(suite) if suite else None, split_names(datasets)
-    found = [r for r in read_results(results) if not wanted or r.cell.data in wanted]
-    if chosen and wanted:
-        chosen = chosen.only(datasets=wanted)
-    if wanted and (absent := set(wanted) - {result.cell.data for result in found}):
-        raise PromptPrismError(f"'{results}' has no results on '{sorted(absent)[0]}': check --datasets")
-    if plot:
-        if out is None:
-            raise PromptPrismError("where does the plot go? Give --out FILE, ending in .svg, .png or .pdf")
-        drawing.check_figure(out)
-        drawing.save_figure(plots.make_plot(found, plot, chosen), out)
-        output.write(plot=plot, out=str(out))
-    elif table:
-        if out is not None:
-            check_place(out)
-        made = make_table(found, table, chosen, per_seed)
-        text = write_table(made, table, form, found, chosen)
-        if out is not None:
-            write_text(out, text)
-        elif json_file != "-":
-            typer.echo(text, nl=False)
-        output.write(table=table, **render.plain(made))
-    for cell, error in read_failures(results):
-        typer.secho(f"failed: {cell}: {error}", fg="yellow", err=True)
-
-
 def _dry_run(chosen: Suite, root: Path | None, gigaflops: float | None, device: str, output: Output) -> None:
     from promptprism.backbones.loading import find_device
+    from promptprism.cli.dry_run import estimate_content, estimate_lines
     from promptprism.evaluation.estimate import estimate_suite
-    from promptprism.reports.estimate import estimate_content, estimate_lines
 
     device = find_device(device)
     estimate = estimate_suite(chosen, root, gigaflops, device)
     output.show(*estimate_lines(chosen, estimate, "stated" if gigaflops else f"measured on this {device}"))
     output.write(**estimate_content(chosen, estimate))
-
-
-def _seeds(text: str | None) -> list[int]:
-    names = split_names(text)
-    if wrong := [name for name in names if not name.isdecimal()]:
-        raise PromptPrismError(f"seed '{wrong[0]}' is no whole number from 0: write --seeds 1,2,3")
-    return [int(name) for name in names]

@@ -1,1 +1,1 @@
-"""Results for people (tables) and for programs (JSON)."""
+"""Tables, plots and pages made of results."""

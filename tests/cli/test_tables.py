@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from promptprism.reports import tables
+from promptprism.cli import tables
 
 
 def printed(thing, width=100):

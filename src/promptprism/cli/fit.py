@@ -1,0 +1,108 @@
+"""``promptprism fit``."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from promptprism.cli.options import (
+    BackboneName,
+    Data,
+    Device,
+    Json,
+    Precision,
+    Pretrained,
+    Root,
+    Seed,
+    open_data,
+    parse_settings,
+)
+from promptprism.cli.output import Output
+from promptprism.errors import PromptPrismError
+
+
+def fit(
+    data: Data,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder to make for the adapter.", show_default=False)
+    ],
+    method: Annotated[str, typer.Option(help="cdc, maple, cocoop, coop or zero-shot.")] = "cdc",
+    shots: Annotated[int, typer.Option(min=1, help="Training images drawn per class.")] = 16,
+    root: Root = None,
+    seed: Seed = 1,
+    backbone: BackboneName = "mini",
+    pretrained: Pretrained = None,
+    precision: Precision = "float32",
+    device: Device = "auto",
+    phrase: Annotated[
+        str | None, typer.Option(help="Text with {} for the class name, instead of the data's own.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method; may be repeated."),
+    ] = None,
+    allow_fewer: Annotated[
+        bool, typer.Option("--allow-fewer", help="Go on with classes short of images.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Learn from a few labelled images per class, and save an adapter."""
+    output = Output("fit", json_file)
+    chosen = parse_settings(settings)
+    checkpoint = _check_out(out, resume)
+    from promptprism.adapter import read_card
+    from promptprism.cli import tables
+    from promptprism.cli.info import card_facts
+    from promptprism.estimator import PromptPrism
+    from promptprism.methods import make_settings
+
+    make_settings(method, **chosen)
+    dataset = open_data(data, output, root)
+    if resume and not checkpoint.exists():
+        output.warn(f"no '{checkpoint}' to go on from: starting from the beginning")
+    model = PromptPrism(
+        method,
+        backbone,
+        pretrained,
+        precision=precision,
+        device=device,
+        shots=shots,
+        allow_fewer=allow_fewer,
+        seed=seed,
+        phrase=phrase,
+        progress=True,
+        **chosen,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a collapse is told below, as an error
+        model.fit(dataset, checkpoint=checkpoint)
+    if model.training_.collapsed:
+        checkpoint.unlink(missing_ok=True)
+        raise PromptPrismError(
+            f"the run collapsed: {model.training_.collapsed}. Nothing was saved; try a smaller lr"
+        )
+    model.save(out)
+    checkpoint.unlink(missing_ok=True)
+    card = read_card(out).model_dump(mode="json")
+    output.show(tables.facts(str(out), card_facts(card)))
+    output.show(f"Next: promptprism evaluate {out} DATA, or promptprism predict {out} IMAGE...")
+    output.write(adapter=str(out), skipped=len(dataset.skipped), **card)
+
+
+def _check_out(out: Path, resume: bool) -> Path:
+    """Refuse a place that cannot be used before anything is trained; return where the checkpoint goes."""
+    from promptprism.files import check_place
+
+    if out.exists():
+        raise PromptPrismError(f"'{out}' exists: choose another folder for the adapter, or remove it first")
+    checkpoint = out.with_name(f"{out.name}.checkpoint")
+    if checkpoint.exists() and not resume:
+        raise PromptPrismError(
+            f"'{checkpoint}' is left of an unfinished run: add --resume to go on, or remove it"
+        )
+    check_place(out)
+    return checkpoint

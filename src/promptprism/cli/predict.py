@@ -1,0 +1,112 @@
+"""``promptprism predict``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from promptprism.cli.options import (
+    Adapter,
+    AdapterBackbone,
+    AdapterSettings,
+    Classes,
+    Device,
+    Json,
+    Margin,
+    Pretrained,
+    open_adapter,
+)
+from promptprism.cli.output import Output
+from promptprism.errors import PromptPrismError
+
+if TYPE_CHECKING:
+    from promptprism.data.images import ImageSource
+    from promptprism.estimator import PromptPrism
+
+_TOP = 5
+
+
+def predict(
+    adapter: Adapter,
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Image files.", show_default=False)
+    ],
+    templates: Annotated[
+        bool, typer.Option("--templates", help="Show the opinion of each template.")
+    ] = False,
+    classes: Classes = None,
+    settings: AdapterSettings = None,
+    margin: Margin = None,
+    backbone: AdapterBackbone = None,
+    pretrained: Pretrained = None,
+    device: Device = "auto",
+    json_file: Json = None,
+) -> None:
+    """Name the class of images, and say how sure that is."""
+    output = Output("predict", json_file)
+    from promptprism.cli import tables
+
+    model = open_adapter(adapter, backbone, pretrained, device, settings, classes)
+    rows = prediction_rows(model, images, [str(image) for image in images], templates, margin)
+    output.show(tables.predictions(rows))
+    if margin is not None:
+        output.show(f"{sum(row['templates_used'] for row in rows) / len(rows):.2f} templates per image")
+    output.write(adapter=str(adapter), method=model.method, classes=len(model.classes_), predictions=rows)
+
+
+def prediction_rows(
+    model: PromptPrism,
+    sources: Sequence[ImageSource],
+    names: Sequence[str],
+    templates: bool = False,
+    margin: float | None = None,
+) -> list[dict[str, Any]]:
+    """Predict images; one row each, with ``names`` to call them by; with a margin by early opinions.
+
+    Raises:
+        PromptPrismError: templates or a margin are asked of a method without opinions, or both at once; or
+            an image cannot be read.
+    """
+    classes = [str(name) for name in model.classes_]
+    used: list[int] | None = None
+    if margin is not None:
+        if templates:
+            raise PromptPrismError("with a margin not all templates are asked: leave out one of the two")
+        early = model.early_opinions(sources, margin)
+        fused, probabilities, used = early.fused, early.fused.probability, early.templates_used.tolist()
+    elif model.method_.evidential or templates:
+        fused, each = model.opinions(sources)
+        probabilities = fused.probability
+    else:
+        import torch
+
+        fused, probabilities = None, torch.from_numpy(model.predict_proba(sources))
+
+    def opinion(of: Any, at: tuple[int, ...]) -> dict[str, Any]:
+        best = int(of.prediction[at])
+        return {
+            "class": classes[best],
+            "probability": float(of.probability[at][best]),
+            "belief": float(of.belief[at][best]),
+            "uncertainty": float(of.uncertainty[at]),
+        }
+
+    rows = []
+    for i, name in enumerate(names):
+        shares, places = probabilities[i].topk(min(_TOP, len(classes)))
+        top = [
+            {"class": classes[place], "probability": share}
+            for place, share in zip(places.tolist(), shares.tolist(), strict=True)
+        ]
+        row: dict[str, Any] = {"image": name}
+        row |= opinion(fused, (i,)) if fused is not None else {**top[0], "belief": None, "uncertainty": None}
+        row["top"] = top
+        if used is not None:
+            row["templates_used"] = used[i]
+        if templates:
+            row["templates"] = [opinion(each, (m, i)) for m in range(len(each.weight))]
+        rows.append(row)
+    return rows
