@@ -2,6 +2,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer
@@ -9,6 +10,7 @@ from PIL import Image
 from toys import picture
 
 from promptprism.cli import app
+from promptprism.evidence import FUSIONS, FusionRule
 from promptprism.methods import CdcSettings
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +49,13 @@ def test_the_defaults_in_the_description_of_the_method_are_those_of_the_code():
         r"^\| `(\w+)` \| `(.+?)` \| (?:K|I|U|ours) \|", (ROOT / "docs/method.md").read_text(), re.M
     )
     assert {name: json.loads(value) for name, value in rows} == CdcSettings().model_dump(mode="json")
+
+
+def test_the_rules_of_fusion_in_the_description_of_the_method_are_those_of_the_code():
+    table = (ROOT / "docs/method.md").read_text().split("| `fusion` | fused weight", 1)[1].split("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.M)) == set(FUSIONS) == set(get_args(FusionRule))
+    meaning = CdcSettings.model_fields["fusion"].description
+    assert all(rule in meaning for rule in FUSIONS)
 
 
 def test_the_examples_about_opinions_print_what_they_say(capsys):

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from promptprism.evidence import Opinion
+from promptprism.evidence import FUSIONS, FusionRule, Opinion
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "tmc.npz")
 evidences = st.tuples(st.integers(2, 5), st.integers(1, 3), st.integers(2, 12)).flatmap(
@@ -134,6 +135,18 @@ def test_pooling_is_the_mean_of_belief_and_uncertainty(evidence):
     torch.testing.assert_close(pooled.belief, opinion.belief.mean(0))
     torch.testing.assert_close(pooled.uncertainty, opinion.uncertainty.mean(0))
     torch.testing.assert_close(pooled.probability, opinion.probability.mean(0))
+
+
+@pytest.mark.parametrize("rule", get_args(FusionRule))
+@given(evidence=evidences)
+@settings(max_examples=30)
+def test_every_rule_combines_the_quantity_that_it_names(rule, evidence):
+    opinion, fusion = Opinion.from_evidence(torch.from_numpy(evidence)), FUSIONS[rule]
+    fused = fusion.measure(opinion.fuse(rule))
+    own = fusion.measure(opinion)
+    torch.testing.assert_close(fused, own.amax(0) if fusion.how == "max" else getattr(own, fusion.how)(0))
+    if fusion.how != "max":
+        torch.testing.assert_close(fusion.contributions(opinion).sum(0), fused)
 
 
 def test_an_unknown_rule_is_named():

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from promptprism.evidence.fusion import FUSIONS, FusionRule
 from promptprism.evidence.maps import MAX_EXPONENT
-
-FusionRule = Literal["dempster", "cautious", "averaging", "tempered", "pooling"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,10 +93,6 @@ class Opinion:
     def fuse(self, rule: FusionRule = "dempster") -> Opinion:
         """Fuse the opinions stacked along the first axis.
 
-        The weights are those of an opinion's canonical decomposition into simple support functions (1/v of
-        Denoeux, Conjunctive and disjunctive combination of belief functions induced by nondistinct bodies of
-        evidence, Artificial Intelligence 2008), so his cautious rule is their maximum.
-
         Args:
             rule: ``dempster`` adds weights, right for independent opinions; ``cautious`` takes the largest of
                 each class, so that an opinion fused with itself stays as it is; ``averaging`` is the mean
@@ -108,21 +102,9 @@ class Opinion:
         """
         if self.weight.dim() < 2:
             raise ValueError("a single opinion has no axis but its classes: nothing to fuse")
-        match rule:
-            case "dempster":
-                return Opinion(self.weight.sum(0))
-            case "cautious":
-                return Opinion(self.weight.amax(0))
-            case "tempered":
-                return Opinion(self.weight.mean(0))
-            case "averaging":
-                # log mean exp of the weights: 1 + e / K is what is averaged.
-                return Opinion(torch.logsumexp(self.weight, 0) - math.log(len(self.weight)))
-            case "pooling":
-                # 1 + e / K = (u + b) / u of the means, and of each opinion u (1 + e / K) = u + b.
-                log_u = -self.log_strength.unsqueeze(-1)
-                return Opinion(torch.logsumexp(self.weight + log_u, 0) - torch.logsumexp(log_u, 0))
-        raise ValueError(f"unknown rule {rule!r}: choose one of {', '.join(get_args(FusionRule))}")
+        if rule not in FUSIONS:
+            raise ValueError(f"unknown rule {rule!r}: choose one of {', '.join(FUSIONS)}")
+        return Opinion(FUSIONS[rule].weight(self))
 
     def __getitem__(self, index: int | slice) -> Opinion:
         """The opinion(s) at an index of the first axis."""

@@ -14,7 +14,8 @@ from promptprism.backbones import Backbone
 from promptprism.data.images import ImageSource
 from promptprism.data.views import make_views
 from promptprism.estimator import PromptPrism
-from promptprism.methods import Method
+from promptprism.evidence import FUSIONS
+from promptprism.methods import Cdc, Method
 
 
 class _Frozen(BaseModel):
@@ -57,15 +58,13 @@ class Why(_Frozen):
     """How the two leading classes came by their scores.
 
     Attributes:
-        quantity: what is added: of opinions their weight "log(1 + e/K)", their "evidence e" or their "belief
-            b", of softmax heads the "logit" above the mean class.
+        quantity: what is added: of opinions as `FUSIONS` has it, of softmax heads the "logit" above the mean
+            class.
         rule: how templates are combined.
         classes: the leading class and the second.
         contributions: of each template to the scores of both.
         scores: of both classes after the combination.
-        exact: whether the contributions add up to the scores. Dempster's rule adds weights, tempered fusion
-            averages them, averaging fusion the evidence, pooling the belief, softmax heads the logits;
-            cautious fusion takes the largest weight, and the contributions are each template's own.
+        exact: whether the contributions add up to the scores; not where fusion takes the largest weight.
     """
 
     quantity: str
@@ -248,20 +247,15 @@ def _why(method: Method, logits: Tensor, final: Tensor) -> Why | None:
     if len(final) < 2:
         return None
     best = final.topk(2).indices
-    if not method.evidential:
-        centred = logits[:, 0] - logits[:, 0].mean(-1, keepdim=True)
-        rule, quantity, own, scores = "mean", "logit", centred[:, best], centred.mean(0)[best]
-    else:
+    if isinstance(method, Cdc) and method.evidential:
         opinions, fused = method.opinions(logits)
-        rule = str(getattr(method.settings, "fusion", "dempster"))
-        if rule == "averaging":
-            quantity, own, scores = "evidence e", opinions.evidence[:, 0, best], fused.evidence[0, best]
-        elif rule == "pooling":
-            quantity, own, scores = "belief b", opinions.belief[:, 0, best], fused.belief[0, best]
-        else:
-            quantity, own, scores = "log(1 + e/K)", opinions.weight[:, 0, best], fused.weight[0, best]
-    if rule in ("mean", "tempered", "averaging", "pooling"):
-        own = own / len(own)
+        fusion = FUSIONS[method.settings.fusion]
+        rule, quantity = str(method.settings.fusion), fusion.quantity
+        own, scores = fusion.contributions(opinions)[:, 0, best], fusion.measure(fused)[0, best]
+    else:
+        centred = logits[:, 0] - logits[:, 0].mean(-1, keepdim=True)
+        rule, quantity = "mean", "logit"
+        own, scores = centred[:, best] / len(centred), centred.mean(0)[best]
     first, second = scores.tolist()
     return Why(
         quantity=quantity,

@@ -1,0 +1,64 @@
+"""Rules of fusion: what each combines of M opinions, how, and the fused opinion's weight in log space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from promptprism.evidence.opinion import Opinion
+
+FusionRule = Literal["dempster", "cautious", "averaging", "tempered", "pooling"]
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """A rule that makes one opinion of M.
+
+    Attributes:
+        weight: of the fused opinion, [..., K], of opinions [M, ..., K].
+        quantity: what of an opinion is combined, as the documentation writes it.
+        measure: this quantity of an opinion, [..., K].
+        how: the fused opinion's quantity is the ``sum``, ``mean`` or ``max`` of the M.
+    """
+
+    weight: Callable[[Opinion], Tensor]
+    quantity: str
+    measure: Callable[[Opinion], Tensor]
+    how: Literal["sum", "mean", "max"]
+
+    def contributions(self, opinions: Opinion) -> Tensor:
+        """What each of M opinions brings to the fused quantity, [M, ..., K]; to a maximum its own."""
+        own = self.measure(opinions)
+        return own / len(own) if self.how == "mean" else own
+
+
+def _averaging(opinions: Opinion) -> Tensor:
+    # Log mean exp of the weights: 1 + e / K is what is averaged.
+    return torch.logsumexp(opinions.weight, 0) - math.log(len(opinions.weight))
+
+
+def _pooling(opinions: Opinion) -> Tensor:
+    # 1 + e / K = (u + b) / u of the means, and of each opinion u (1 + e / K) = u + b.
+    log_u = -opinions.log_strength.unsqueeze(-1)
+    return torch.logsumexp(opinions.weight + log_u, 0) - torch.logsumexp(log_u, 0)
+
+
+_WEIGHT = "log(1 + e/K)", attrgetter("weight")
+#: The weights are those of an opinion's canonical decomposition into simple support functions (1/v of
+#: Denoeux, Conjunctive and disjunctive combination of belief functions induced by nondistinct bodies of
+#: evidence, Artificial Intelligence 2008), so his cautious rule is their maximum. Averaging: Josang,
+#: Subjective Logic, 2016, ch. 12. Pooling: the linear opinion pool.
+FUSIONS: dict[FusionRule, Fusion] = {
+    "dempster": Fusion(lambda opinions: opinions.weight.sum(0), *_WEIGHT, "sum"),
+    "cautious": Fusion(lambda opinions: opinions.weight.amax(0), *_WEIGHT, "max"),
+    "averaging": Fusion(_averaging, "evidence e", attrgetter("evidence"), "mean"),
+    "tempered": Fusion(lambda opinions: opinions.weight.mean(0), *_WEIGHT, "mean"),
+    "pooling": Fusion(_pooling, "belief b", attrgetter("belief"), "mean"),
+}
