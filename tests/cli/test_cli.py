@@ -13,7 +13,10 @@ from typer.testing import CliRunner
 import promptprism
 from promptprism import adapter, backbones, estimator
 from promptprism.cli import app, demo
+from promptprism.cli.predict import prediction_rows
+from promptprism.estimator import load_model
 from promptprism.evaluation import suites
+from promptprism.evidence import Opinion
 from promptprism.methods import Cdc
 from promptprism.training import loop
 
@@ -137,6 +140,27 @@ def test_predict(fitted, data):
     assert plain == [{k: v for k, v in row.items() if k != "templates"} for row in content["predictions"]]
     output = run("predict", fitted[0], *images, "--templates").output
     assert "uncertainty" in output and output.count(" S2 ") == 2
+
+
+def test_many_images_are_asked_about_once(fitted, data, monkeypatch, tiny):
+    model = load_model(fitted[0], backbone=tiny)
+    images = sorted((data / "test").rglob("*.png"))
+    masses, asked = Opinion._masses, []
+
+    def rows(some):
+        asked.clear()
+        made = prediction_rows(model, some, list(map(str, some)), templates=True)
+        return made, len(asked)
+
+    monkeypatch.setattr(Opinion, "_masses", lambda self: asked.append(1) or masses(self))
+    together, often = rows(images)
+    alone = [rows([image]) for image in images]
+    assert len(images) == 12 and {times for _, times in alone} == {often}
+    for (row,), other in zip((made for made, _ in alone), together, strict=True):
+        assert (row["image"], row["class"]) == (other["image"], other["class"])
+        for one, same in zip([row, *row["templates"]], [other, *other["templates"]], strict=True):
+            shown = ("probability", "belief", "uncertainty")
+            assert [one[name] for name in shown] == pytest.approx([same[name] for name in shown], rel=1e-4)
 
 
 def test_predict_among_other_classes(fitted, data, tmp_path):

@@ -25,6 +25,7 @@ from promptprism.errors import PromptPrismError
 if TYPE_CHECKING:
     from promptprism.data.images import ImageSource
     from promptprism.estimator import PromptPrism
+    from promptprism.evidence import Opinion
 
 _TOP = 5
 
@@ -85,28 +86,32 @@ def prediction_rows(
 
         fused, probabilities = None, torch.from_numpy(model.predict_proba(sources))
 
-    def opinion(of: Any, at: tuple[int, ...]) -> dict[str, Any]:
-        best = int(of.prediction[at])
-        return {
-            "class": classes[best],
-            "probability": float(of.probability[at][best]),
-            "belief": float(of.belief[at][best]),
-            "uncertainty": float(of.uncertainty[at]),
-        }
-
+    shares, places = probabilities.topk(min(_TOP, len(classes)))
+    tops = [
+        [{"class": classes[k], "probability": share} for k, share in zip(at, of, strict=True)]
+        for at, of in zip(places.tolist(), shares.tolist(), strict=True)
+    ]
+    leaders = None if fused is None else _leaders(fused, classes)
+    voices = [_leaders(each[m], classes) for m in range(len(each.weight))] if templates else []
     rows = []
     for i, name in enumerate(names):
-        shares, places = probabilities[i].topk(min(_TOP, len(classes)))
-        top = [
-            {"class": classes[place], "probability": share}
-            for place, share in zip(places.tolist(), shares.tolist(), strict=True)
-        ]
         row: dict[str, Any] = {"image": name}
-        row |= opinion(fused, (i,)) if fused is not None else {**top[0], "belief": None, "uncertainty": None}
-        row["top"] = top
+        row |= leaders[i] if leaders else {**tops[i][0], "belief": None, "uncertainty": None}
+        row["top"] = tops[i]
         if used is not None:
             row["templates_used"] = used[i]
         if templates:
-            row["templates"] = [opinion(each, (m, i)) for m in range(len(each.weight))]
+            row["templates"] = [voice[i] for voice in voices]
         rows.append(row)
     return rows
+
+
+def _leaders(opinion: Opinion, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The leading class of each image as an opinion [B, K] sees it."""
+    best = opinion.prediction
+    probability, belief = (of.gather(-1, best[:, None])[:, 0] for of in (opinion.probability, opinion.belief))
+    columns = (best, probability, belief, opinion.uncertainty)
+    return [
+        {"class": classes[k], "probability": p, "belief": b, "uncertainty": u}
+        for k, p, b, u in zip(*(column.tolist() for column in columns), strict=True)
+    ]
