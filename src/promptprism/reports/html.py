@@ -7,7 +7,7 @@ from html import escape
 
 from promptprism.evaluation.store import CellResult
 from promptprism.reports.render import text
-from promptprism.reports.results import ResultTable
+from promptprism.reports.table import ResultTable
 
 _STYLE = """
 :root { color-scheme: light dark; }

@@ -11,7 +11,8 @@ from promptprism.evaluation.metrics import harmonic_mean
 from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
 from promptprism.reports.interval import interval_notes
-from promptprism.reports.results import Figure, ResultTable, Row, Run, Runs, Value, group, results_of
+from promptprism.reports.results import Row, Run, Runs, group, results_of
+from promptprism.reports.table import Figure, ResultTable, Value
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 #: Of the row that averages over data sets.

@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 from promptprism.errors import PromptPrismError
-from promptprism.reports.results import Figure, ResultTable, Value
+from promptprism.reports.table import Figure, ResultTable, Value
 
 FORMATS = ("md", "csv", "latex")
 

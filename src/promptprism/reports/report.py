@@ -12,8 +12,8 @@ from promptprism.reports import render
 from promptprism.reports.html import render_html
 from promptprism.reports.plots import PLOTS_OF, make_plot, to_svg
 from promptprism.reports.protocols import protocol_table
-from promptprism.reports.results import ResultTable
 from promptprism.reports.settings import semantics_table, settings_table, study_table
+from promptprism.reports.table import ResultTable
 from promptprism.reports.trust import make_trust_table
 
 FORMATS = (*render.FORMATS, "html")

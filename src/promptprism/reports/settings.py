@@ -11,7 +11,8 @@ from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
 from promptprism.reports.interval import FEWEST, hm_interval, pairs_of
 from promptprism.reports.protocols import averaged, base_new_hm, over_data
-from promptprism.reports.results import Figure, ResultTable, Row, Run, Runs, Value, group, results_of
+from promptprism.reports.results import Row, Run, Runs, group, results_of
+from promptprism.reports.table import Figure, ResultTable, Value
 from promptprism.reports.trust import average_metric
 
 _CELLS = "cells: how many of all data sets and seeds the row has; those that collapsed do not count"

@@ -8,7 +8,8 @@ from statistics import fmean
 from promptprism.evaluation.protocols import PROTOCOLS
 from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
-from promptprism.reports.results import Figure, ResultTable, Row, Run, Runs, Value, group, results_of
+from promptprism.reports.results import Row, Run, Runs, group, results_of
+from promptprism.reports.table import Figure, ResultTable, Value
 
 #: Columns and their metrics.
 COLUMNS = {
