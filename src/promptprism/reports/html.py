@@ -36,17 +36,17 @@ def render_html(
         results: what the table was made of; the page says with what and when.
     """
     head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
-    body, above = [], None
-    for row in table.rows:
-        kind = "seed" if ", seed " in str(row[1]) else "start" if row[0] != above else ""
-        above = row[0]
-        cells = [escape(text(value)) for value in row]
-        marks = [' class="note"' if name == "note" else "" for name in table.columns]
-        body.append(
-            f'<tr class="{kind}">'
-            + "".join(f"<td{mark}>{cell}</td>" for mark, cell in zip(marks, cells, strict=True))
-            + "</tr>"
+    body: list[str] = []
+    marks = [""] * len(table.columns)
+    if table.noted:
+        marks[-1] = ' class="note"'
+    for place, (line, row) in enumerate(zip(table.lines, table.rows, strict=True)):
+        starts = not place or line.data != table.lines[place - 1].data
+        kind = "seed" if line.seed is not None else "start" if starts else ""
+        cells = "".join(
+            f"<td{mark}>{escape(text(value))}</td>" for mark, value in zip(marks, row, strict=True)
         )
+        body.append(f'<tr class="{kind}">{cells}</tr>')
     notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
     figures = "".join(f"<figure>{plot}</figure>" for plot in plots)
     lines = "\n".join(body)

@@ -14,7 +14,7 @@ from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
 from promptprism.reports.drawing import CYCLE, new_figure, styled
 from promptprism.reports.plots_trust import reliability_diagram, risk_coverage
-from promptprism.reports.protocols import AVERAGE, averaged, base_new_hm, over_data, shot_average
+from promptprism.reports.protocols import averaged, base_new_hm, over_data, shot_average
 from promptprism.reports.results import Row, Runs, group, results_of
 
 #: Markers for those who cannot tell the colours.
@@ -85,7 +85,7 @@ def shots(results: Iterable[CellResult], suite: Suite | None = None) -> Drawing:
         axes.set_xscale("log", base=2)
         axes.set_xticks(numbers, [str(number) for number in numbers])
         axes.minorticks_off()
-        axes.set_title(f"{name} of {len(wanted)}" if name == AVERAGE else name, fontsize=9)
+        axes.set_title(f"average of {len(wanted)}" if name is None else name, fontsize=9)
     drawing.supxlabel("training images per class", **_SMALL)
     drawing.supylabel("accuracy, %", **_SMALL)
     every[0].legend(fontsize=7)

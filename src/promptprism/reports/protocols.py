@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -12,14 +13,12 @@ from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
 from promptprism.reports.interval import interval_notes
 from promptprism.reports.results import Row, Run, Runs, group, results_of
-from promptprism.reports.table import Figure, ResultTable, Value
+from promptprism.reports.table import Figure, Line, ResultTable
 
 PUBLISHED = Path(__file__).with_name("published.csv")
-#: Of the row that averages over data sets.
-AVERAGE = "average"
 
 Published = Mapping[str, Mapping[str, Mapping[str, float]]]
-Rows = list[tuple[Value, ...]]
+Made = tuple[tuple[str, ...], list[Line]]
 
 
 def protocol_table(
@@ -41,18 +40,18 @@ def protocol_table(
     chosen = results_of(results, protocol)
     runs = group(chosen, suite)
     published = read_published(protocol) if _as_published(chosen) else {}
-    make, said = _TABLES[protocol]
-    columns, rows = make(runs, published)
+    make, about, said = _TABLES[protocol]
+    names, lines = make(runs, published)
     if per_seed:
-        rows = _with_seeds(rows, [make(runs.only(seed), {})[1] for seed in runs.seeds])
-    notes = ["accuracy in %, mean ± standard deviation over seeds", *said]
+        lines = _with_seeds(lines, {seed: make(runs.only(seed), {})[1] for seed in runs.seeds})
+    notes = ["accuracy in %, mean ± standard deviation over seeds", said]
     if versions := sorted({result.promptprism for result in chosen})[1:]:
         notes.append(f"results of several versions of promptprism: also {', '.join(versions)}")
     if published:
         notes.append("published: figures of the methods' papers, same backbone, not re-run")
     if protocol == "base-to-new":
         notes += interval_notes(runs)
-    return ResultTable(columns, tuple(rows), tuple(notes))
+    return ResultTable(names, tuple(lines), tuple(notes), data=about)
 
 
 def base_new_hm(runs: Sequence[Run]) -> tuple[Figure, Figure, Figure]:
@@ -95,34 +94,38 @@ def gains(scored: Mapping[Row, Figure | None]) -> dict[Row, str]:
     return {row: f"{100 * (figure.mean - max(baselines)):+.2f}" for row, figure in ours.items()}
 
 
-def averaged(datasets: Sequence[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """What rows are about: all data sets together if there are several, then each alone."""
-    every = ((AVERAGE, tuple(datasets)),) if len(datasets) > 1 else ()
+def averaged(datasets: Sequence[str]) -> tuple[tuple[str | None, tuple[str, ...]], ...]:
+    """What lines are about: all data sets together (None) if there are several, then each alone."""
+    every = ((None, tuple(datasets)),) if len(datasets) > 1 else ()
     return (*every, *((data, (data,)) for data in datasets))
 
 
-def _base_to_new(runs: Runs, published: Published) -> tuple[tuple[str, ...], Rows]:
-    rows: Rows = []
+def _base_to_new(runs: Runs, published: Published) -> Made:
+    lines: list[Line] = []
     for data, wanted in averaged(runs.datasets):
         scored: dict[Row, tuple[Figure, Figure, Figure] | None] = {}
         marks: dict[Row, str] = {}
+        counts: list[int] = []
         for row in runs.by_row:
             there, marks[row] = over_data(runs, row, wanted)
+            counts.append(len(there))
             scored[row] = base_new_hm(there) if there else None
         # An average over fewer data sets is no rival, and has none.
-        fair = not any("data sets" in mark for mark in marks.values())
+        fair = len(wanted) == 1 or all(found == len(wanted) for found in counts)
         gain = gains({row: figures and figures[2] for row, figures in scored.items()}) if fair else {}
         for row, figures in scored.items():
-            rows.append((data, row.label, *(figures or (None,) * 3), gain.get(row), marks[row] or None))
+            values = (*(figures or (None,) * 3), gain.get(row))
+            lines.append(Line(data, row.label, values, marks[row] or None))
         for method, by_name in published.items():
             if all(name in by_name for name in wanted):
                 base, new = (fmean(by_name[name][part] for name in wanted) / 100 for part in ("base", "new"))
                 hm = Figure(harmonic_mean(base, new))
-                rows.append((data, f"{method} (published)", Figure(base), Figure(new), hm, None, None))
-    return ("data", "method", "base", "new", "HM", "gain", "note"), rows
+                values = Figure(base), Figure(new), hm, None
+                lines.append(Line(data, method, values, published=True))
+    return ("base", "new", "HM", "gain"), lines
 
 
-def _transfer(runs: Runs, published: Published) -> tuple[tuple[str, ...], Rows]:
+def _transfer(runs: Runs, published: Published) -> Made:
     every = [
         part
         for by_place in runs.by_row.values()
@@ -132,37 +135,37 @@ def _transfer(runs: Runs, published: Published) -> tuple[tuple[str, ...], Rows]:
     ]
     parts = tuple(dict.fromkeys(every))
     targets = [part for part in parts if part != "source"]
-    rows: Rows = []
+    lines: list[Line] = []
     for data in runs.datasets:
         averages: dict[Row, Figure | None] = {}
-        lines = []
+        found: list[tuple[Row, list[Figure | None], str | None]] = []
         for row, run in runs.at(data).items():
             figures = [Figure.of(run.part(part)) for part in parts]
             whole = [r for r in run.sound.values() if r.scores.keys() >= set(targets)]
             averages[row] = Figure.of([fmean(r.scores[t].accuracy for t in targets) for r in whole])
-            lines.append((row, figures, run.mark or None))
+            found.append((row, figures, run.mark or None))
         gain = gains(averages)
-        for row, figures, mark in lines:
-            rows.append((data, row.label, *figures, averages[row], gain.get(row), mark))
+        for row, figures, mark in found:
+            lines.append(Line(data, row.label, (*figures, averages[row], gain.get(row)), mark))
     for method, by_name in published.items():
         values = {part: accuracies["accuracy"] / 100 for part, accuracies in by_name.items()}
         if targets and all(part in values for part in parts):
             average = Figure(fmean(values[part] for part in targets))
-            line = [Figure(values[part]) for part in parts]
-            rows.append(("imagenet", f"{method} (published)", *line, average, None, None))
-    return ("source data", "method", *parts, AVERAGE, "gain", "note"), rows
+            theirs = (*(Figure(values[part]) for part in parts), average, None)
+            lines.append(Line("imagenet", method, theirs, published=True))
+    return (*parts, "average", "gain"), lines
 
 
-def _few_shot(runs: Runs, _: Published) -> tuple[tuple[str, ...], Rows]:
+def _few_shot(runs: Runs, _: Published) -> Made:
     shots = sorted({number for by_place in runs.by_row.values() for _, number in by_place})
-    rows: Rows = []
+    lines: list[Line] = []
     for data, wanted in averaged(runs.datasets):
         for row in runs.by_row:
             found = {number: over_data(runs, row, wanted, number) for number in shots}
-            figures = [shot_average(there) if there else None for there, _ in found.values()]
+            figures = tuple(shot_average(there) if there else None for there, _ in found.values())
             marks = [f"{number} shots: {mark}" for number, (_, mark) in found.items() if mark]
-            rows.append((data, row.label, *figures, "; ".join(marks) or None))
-    return ("data", "method", *(f"{number} shots" for number in shots), "note"), rows
+            lines.append(Line(data, row.label, figures, "; ".join(marks) or None))
+    return tuple(f"{number} shots" for number in shots), lines
 
 
 def shot_average(runs: Sequence[Run]) -> Figure | None:
@@ -172,29 +175,32 @@ def shot_average(runs: Sequence[Run]) -> Figure | None:
     return Figure.of(by_seed, fmean(fmean(run.part("test")) for run in runs))
 
 
-_NOTES = {
-    "base-to-new": "HM: harmonic mean of the averages; gain: HM less that of the best baseline re-run",
-    "transfer": "average: of the targets; gain: average less that of the best baseline re-run",
-    "few-shot": "accuracy on all classes; what learns nothing needs no shots",
-}
-_Maker = Callable[[Runs, Published], tuple[tuple[str, ...], Rows]]
-_TABLES: dict[str, tuple[_Maker, tuple[str, ...]]] = {
-    "base-to-new": (_base_to_new, (_NOTES["base-to-new"],)),
-    "cross-dataset": (_transfer, (_NOTES["transfer"],)),
-    "cross-domain": (_transfer, (_NOTES["transfer"],)),
-    "few-shot": (_few_shot, (_NOTES["few-shot"],)),
+_Maker = Callable[[Runs, Published], Made]
+_TRANSFER = "average: of the targets; gain: average less that of the best baseline re-run"
+#: By protocol: what makes the lines, what their data are, and what must be said of the columns.
+_TABLES: dict[str, tuple[_Maker, str, str]] = {
+    "base-to-new": (
+        _base_to_new,
+        "data",
+        "HM: harmonic mean of the averages; gain: HM less that of the best baseline re-run",
+    ),
+    "cross-dataset": (_transfer, "source data", _TRANSFER),
+    "cross-domain": (_transfer, "source data", _TRANSFER),
+    "few-shot": (_few_shot, "data", "accuracy on all classes; what learns nothing needs no shots"),
 }
 
 
-def _with_seeds(rows: Rows, by_seed: Sequence[Rows]) -> Rows:
-    """Put the rows of each seed below the row that they belong to."""
-    mixed: Rows = []
-    for row in rows:
-        mixed.append(row)
-        for others in by_seed:
-            start = f"{row[1]}, seed "
-            mixed += [other for other in others if other[0] == row[0] and str(other[1]).startswith(start)]
-    return mixed
+def _with_seeds(lines: Sequence[Line], by_seed: Mapping[int, Sequence[Line]]) -> list[Line]:
+    """Put the lines of each seed below the line that they belong to."""
+    of_seeds: dict[tuple[str | None, str], list[Line]] = {}
+    for seed, others in by_seed.items():
+        for line in others:
+            of_seeds.setdefault((line.data, line.label), []).append(replace(line, seed=seed))
+    return [
+        each
+        for line in lines
+        for each in (line, *([] if line.published else of_seeds.get((line.data, line.label), [])))
+    ]
 
 
 def _as_published(results: Sequence[CellResult]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from promptprism.errors import PromptPrismError
@@ -108,9 +108,7 @@ class Runs:
         chosen = {}
         for row, runs in self.by_row.items():
             if row.learns:
-                chosen[replace(row, label=f"{row.label}, seed {seed}")] = {
-                    place: run.only(seed) for place, run in runs.items()
-                }
+                chosen[row] = {place: run.only(seed) for place, run in runs.items()}
         return Runs(chosen, self.datasets, (seed,))
 
 

@@ -12,7 +12,7 @@ from promptprism.evaluation.suites import Suite
 from promptprism.reports.interval import FEWEST, hm_interval, pairs_of
 from promptprism.reports.protocols import averaged, base_new_hm, over_data
 from promptprism.reports.results import Row, Run, Runs, group, results_of
-from promptprism.reports.table import Figure, ResultTable, Value
+from promptprism.reports.table import Figure, Line, ResultTable
 from promptprism.reports.trust import average_metric
 
 _CELLS = "cells: how many of all data sets and seeds the row has; those that collapsed do not count"
@@ -44,38 +44,36 @@ def settings_table(results: Iterable[CellResult], suite: Suite | None = None) ->
     values = {n: {(row.method, repr(own.get(n))) for row, own in settings.items()} for n in names}
     differing = [n for n in names if len(values[n]) > len({method for method, _ in values[n]})]
     data, wanted = averaged(runs.datasets)[0]
-    rows: list[tuple[Value, ...]] = []
+    lines: list[Line] = []
     for row in runs.by_row:
         there, _ = over_data(runs, row, wanted)
         sound = [result for run in there for result in run.sound.values()]
         steps = [r.training.seconds_per_step for r in sound if r.training.seconds_per_step is not None]
-        rows.append(
-            (
-                data,
-                row.label if suite else row.method,
-                *(_plain(settings[row].get(name)) for name in differing),
-                *(base_new_hm(there) if there else (None,) * 3),
-                max((result.training.trainable for result in sound), default=None),
-                fmean(steps) if steps else None,
-                fmean(s.images_per_second for r in sound for s in r.scores.values()) if sound else None,
-                max((result.training.cost.peak_memory_mb for result in sound), default=None),
-                _cells(there, row, runs),
-            )
+        measured = (
+            *(_plain(settings[row].get(name)) for name in differing),
+            *(base_new_hm(there) if there else (None,) * 3),
+            max((result.training.trainable for result in sound), default=None),
+            fmean(steps) if steps else None,
+            fmean(s.images_per_second for r in sound for s in r.scores.values()) if sound else None,
+            max((result.training.cost.peak_memory_mb for result in sound), default=None),
+            _cells(there, row, runs),
         )
+        lines.append(Line(data, row.label if suite else row.method, measured))
     costs = [result.training.cost for found in every.values() for result in found]
     devices = sorted({f"{cost.device}, {cost.threads} threads" for cost in costs})
     return ResultTable(
         (
-            "data", "method", *differing, "base", "new", "HM", "trainable parameters", "s per step",
+            *differing, "base", "new", "HM", "trainable parameters", "s per step",
             "images/s", "peak MiB", "cells",
         ),
-        tuple(rows),
+        tuple(lines),
         (
             "accuracy in %, mean ± standard deviation over seeds; HM: harmonic mean of the averages",
             "cost: mean training step, test images per second (reading included), peak of the process; on "
             + "; ".join(devices),
             _CELLS,
         ),
+        noted=False,
     )  # fmt: skip
 
 
@@ -88,7 +86,7 @@ def study_table(results: Iterable[CellResult], suite: Suite | None = None) -> Re
         PromptPrismError: there are no results of base-to-new.
     """
     runs = group(results_of(results, "base-to-new"), suite)
-    rows: list[tuple[Value, ...]] = []
+    lines: list[Line] = []
     data, wanted = averaged(runs.datasets)[0]
     first = next(iter(runs.by_row))
     for row in runs.by_row:
@@ -98,21 +96,18 @@ def study_table(results: Iterable[CellResult], suite: Suite | None = None) -> Re
         interval = f"{low:+.2f} to {high:+.2f}" if len(pairs) >= FEWEST else None
         trust = [average_metric(there, part, metric) for part, metric in _TRUST.values()]
         accuracy = base_new_hm(there) if there else (None,) * 3
-        rows.append(
-            (
-                data,
-                row.label,
-                *accuracy,
-                f"{less:+.2f}" if pairs else None,
-                interval,
-                *trust,
-                _cells(there, row, runs),
-            )
+        values = (
+            *accuracy,
+            f"{less:+.2f}" if pairs else None,
+            interval,
+            *trust,
+            _cells(there, row, runs),
         )
+        lines.append(Line(data, row.label, values))
     less_first = f"less {first.label}"
     return ResultTable(
-        ("data", "method", "base", "new", "HM", less_first, "95 % interval", *_TRUST, "cells"),
-        tuple(rows),
+        ("base", "new", "HM", less_first, "95 % interval", *_TRUST, "cells"),
+        tuple(lines),
         (
             "in %, NLL in nats, mean ± standard deviation over seeds; HM: harmonic mean of the averages",
             f"{less_first}: in HM, over the data sets and seeds that both have; its interval is by a paired "
@@ -121,6 +116,7 @@ def study_table(results: Iterable[CellResult], suite: Suite | None = None) -> Re
             "of base classes by the method's own uncertainty",
             _CELLS,
         ),
+        noted=False,
     )
 
 
@@ -140,7 +136,7 @@ def semantics_table(results: Iterable[CellResult], suite: Suite | None = None) -
     protocol = next(name for name in PROTOCOLS if any(r.cell.protocol == name for r in several))
     runs = group(results_of(several, protocol), suite)
     count = max(len(score.template_accuracy) for r in several for score in r.scores.values())
-    rows: list[tuple[Value, ...]] = []
+    lines: list[Line] = []
     for data, wanted in averaged(runs.datasets):
         for row in runs.by_row:
             there, mark = over_data(runs, row, wanted)
@@ -149,10 +145,10 @@ def semantics_table(results: Iterable[CellResult], suite: Suite | None = None) -
                 fused = _over(there, [run.part(part) for run in there])
                 best = max((figure.mean for figure in templates if figure), default=0.0)
                 gain = f"{100 * (fused.mean - best):+.2f}" if fused else None
-                rows.append((data, row.label, part, *templates, fused, gain, mark or None))
+                lines.append(Line(data, row.label, (part, *templates, fused, gain), mark or None))
     return ResultTable(
-        ("data", "method", "part", *(f"S{i + 1}" for i in range(count)), "fused", "less best S", "note"),
-        tuple(rows),
+        ("part", *(f"S{i + 1}" for i in range(count)), "fused", "less best S"),
+        tuple(lines),
         (
             f"accuracy in % of protocol {protocol}, mean ± standard deviation over seeds",
             "S1 to SM: each template's own prediction; less best S: fused less the best of them, which is "

@@ -1,4 +1,4 @@
-"""What a table is made of."""
+"""What a table is made of: figures, and lines that know what they are about."""
 
 from __future__ import annotations
 
@@ -26,9 +26,60 @@ Value = Figure | str | int | float | None
 
 
 @dataclass(frozen=True)
-class ResultTable:
-    """A table: names of the columns, rows of text, figures and numbers, and what must be said below."""
+class Line:
+    """A line of a table.
 
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Value, ...], ...]
+    Attributes:
+        data: the data set that it is about; None is the average over all of them.
+        label: of the row of results, or a method of others.
+        values: one for each column of values.
+        note: what a reader must know of them.
+        seed: the one that it shows; None is all of them.
+        published: whether the figures are those of a paper.
+    """
+
+    data: str | None
+    label: str
+    values: tuple[Value, ...]
+    note: str | None = None
+    seed: int | None = None
+    published: bool = False
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """A table of results.
+
+    Attributes:
+        names: of the columns of values.
+        lines: of these values.
+        notes: what must be said below.
+        noted: whether lines have notes of their own.
+        data: name of the column of data sets.
+    """
+
+    names: tuple[str, ...]
+    lines: tuple[Line, ...]
     notes: tuple[str, ...]
+    noted: bool = True
+    data: str = "data"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of all columns: what a line is about, its values, its note."""
+        return (self.data, "method", *self.names, *(["note"] if self.noted else []))
+
+    @property
+    def rows(self) -> tuple[tuple[Value, ...], ...]:
+        """The lines as people read them, a value for each of the columns."""
+        return tuple(
+            (
+                "average" if line.data is None else line.data,
+                line.label
+                + (" (published)" if line.published else "")
+                + ("" if line.seed is None else f", seed {line.seed}"),
+                *line.values,
+                *([line.note] if self.noted else []),
+            )
+            for line in self.lines
+        )

@@ -9,7 +9,7 @@ from promptprism.evaluation.protocols import PROTOCOLS
 from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
 from promptprism.reports.results import Row, Run, Runs, group, results_of
-from promptprism.reports.table import Figure, ResultTable, Value
+from promptprism.reports.table import Figure, Line, ResultTable, Value
 
 #: Columns and their metrics.
 COLUMNS = {
@@ -53,15 +53,15 @@ def make_trust_table(results: Iterable[CellResult], suite: Suite | None = None) 
         PromptPrismError: there are no results.
     """
     runs, protocol, shots = trusted(results, suite)
-    data = runs.datasets[0] if len(runs.datasets) == 1 else "average"
-    rows: list[tuple[Value, ...]] = []
+    data = runs.datasets[0] if len(runs.datasets) == 1 else None
+    lines: list[Line] = []
     for row in runs.by_row:
         there, mark = runs_of(runs, row, shots)
         for part in parts_of(there):
-            figures = [average_metric(there, part, metric) for metric in COLUMNS.values()]
-            rows.append((data, row.label, part, *figures, mark or None))
+            figures = (average_metric(there, part, metric) for metric in COLUMNS.values())
+            lines.append(Line(data, row.label, (part, *figures), mark or None))
     about = f"protocol {protocol}" + (f", {shots} shots" if shots else "")
-    return ResultTable(("data", "method", "part", *COLUMNS, "note"), tuple(rows), (about, *_NOTES))
+    return ResultTable(("part", *COLUMNS), tuple(lines), (about, *_NOTES))
 
 
 def trusted(results: Iterable[CellResult], suite: Suite | None) -> tuple[Runs, str, int | None]:
