@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from made_results import OPENAI, result, rows, two
@@ -6,7 +7,9 @@ from made_results import OPENAI, result, rows, two
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.metrics import harmonic_mean
 from promptprism.evaluation.suites import Suite
-from promptprism.reports.render import plain, render
+from promptprism.reports.formats import FORMATS, render
+from promptprism.reports.html import Page
+from promptprism.reports.render import plain
 from promptprism.reports.report import make_table, write_table
 
 SUITE = Suite.model_validate(
@@ -165,10 +168,31 @@ def test_a_page_needs_nothing_else_and_json_is_plain():
     assert "&lt;a&gt;" in page and "<a>" not in page and "80.00 ± 0.00" in page
     assert page.count("<svg") == 1 and "ViT-B-16 (eeeeeeeeeeeeeeee, float32)" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
+    assert re.findall('<tr class="(.*?)">', page) == ["start", "seed", "seed", "", "seed", "seed"]
+    assert page.count('<td class="note">') == 6
     assert "<link" not in page and "<script" not in page and "src=" not in page
     assert [row[1] for row in table.rows][:4] == ["maple", "maple, seed 1", "maple, seed 2", "cdc"]
     assert table.rows[2][-1] == "seed 2 missing"
     content = json.loads(json.dumps(plain(table)))
     row = dict(zip(content["columns"], content["rows"][3], strict=True))
     assert row["HM"] == {"mean": pytest.approx(harmonic_mean(0.8, 0.6)), "std": 0.0}
-    assert r"\num" not in render(make_table(results, "settings"), "latex")
+    assert r"\num" not in render(Page(make_table(results, "settings")), "latex")
+
+
+def test_what_a_line_is_about_is_not_read_from_its_name():
+    odd = Suite.model_validate(SUITE.model_dump() | {"methods": {"one, seed 1": {"method": "cdc"}}})
+    results = [result("cdc", data, seed, two(0.8, 0.6)) for data in ("a", "b") for seed in (1, 2)]
+    table = make_table(results, "base-to-new", odd, per_seed=True)
+    page = write_table(table, "base-to-new", "html", results)
+    assert re.findall('<tr class="(.*?)">', page) == ["start", "seed", "seed"] * 3
+    assert [line.seed for line in table.lines] == [None, 1, 2] * 3
+    assert [line.data for line in table.lines[::3]] == [None, "a", "b"]
+    named = [row[1] for row in table.rows[:3]]
+    assert named == ["one, seed 1", "one, seed 1, seed 1", "one, seed 1, seed 2"]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_shows_every_line(form):
+    results = [result("cdc", "a", 1, two(0.8, 0.6)), result("maple", "a", 1, two(0.7, 0.5))]
+    text = write_table(make_table(results, "base-to-new"), "base-to-new", form, results)
+    assert "maple" in text and "cdc" in text and ("<html" in text) == (form == "html")

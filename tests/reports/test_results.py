@@ -7,7 +7,8 @@ from made_results import OPENAI, result, rows, two
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.metrics import harmonic_mean
 from promptprism.evaluation.suites import load_suite
-from promptprism.reports.render import render
+from promptprism.reports.formats import render
+from promptprism.reports.html import Page
 from promptprism.reports.report import make_table
 
 
@@ -101,12 +102,12 @@ def test_rows_of_a_suite_may_have_any_name_and_be_equal(tmp_path):
 
 def test_formats():
     table = make_table([result("cdc", "a_b", s, two(0.8, 0.1 * s)) for s in (1, 2)], "base-to-new")
-    assert "| a_b | cdc | 80.00 ± 0.00 | 15.00 ± 7.07 | 25.26 ± " in render(table, "md")
-    latex = render(table, "latex")
+    assert "| a_b | cdc | 80.00 ± 0.00 | 15.00 ± 7.07 | 25.26 ± " in render(Page(table), "md")
+    latex = render(Page(table), "latex")
     assert r"a\_b & cdc & $80.00 \pm 0.00$" in latex and latex.count(r"\\") == 2
-    read = list(csv.DictReader(render(table, "csv").splitlines()))
+    read = list(csv.DictReader(render(Page(table), "csv").splitlines()))
     assert float(read[0]["new"]) == pytest.approx(15) and float(read[0]["new std"]) == pytest.approx(
         7.0710678
     )
     with pytest.raises(PromptPrismError, match="unknown format"):
-        render(table, "doc")
+        render(Page(table), "doc")

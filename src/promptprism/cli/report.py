@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from promptprism.cli.options import Json, split_names
 from promptprism.cli.output import Output
 from promptprism.errors import PromptPrismError
+from promptprism.reports.formats import FORMATS, find_format
 
 
 def report(
@@ -31,7 +32,14 @@ def report(
         ),
     ] = None,
     form: Annotated[
-        Literal["md", "csv", "latex", "html"], typer.Option("--format", help="Of the table.")
+        str,
+        typer.Option(
+            "--format",
+            metavar="|".join(FORMATS),
+            help="Of the table.",
+            autocompletion=lambda: list(FORMATS),
+            callback=find_format,
+        ),
     ] = "md",
     out: Annotated[
         Path | None,

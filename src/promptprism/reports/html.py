@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from html import escape
+from typing import TYPE_CHECKING
 
-from promptprism.evaluation.store import CellResult
 from promptprism.reports.render import text
 from promptprism.reports.table import ResultTable
+
+if TYPE_CHECKING:
+    from promptprism.evaluation.store import CellResult
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -24,17 +28,26 @@ footer { margin-top: 2rem; font-size: .85em; opacity: .8; }
 """
 
 
-def render_html(
-    table: ResultTable, title: str, plots: Iterable[str], results: Iterable[CellResult] = ()
-) -> str:
-    """Write a page.
+@dataclass(frozen=True)
+class Page:
+    """A table, and what a page says beside it.
 
-    Args:
+    Attributes:
         table: what it shows.
         title: of the page.
-        plots: SVG elements.
+        plots: draws the SVG elements below the table.
         results: what the table was made of; the page says with what and when.
     """
+
+    table: ResultTable
+    title: str = ""
+    plots: Callable[[], Sequence[str]] = tuple
+    results: Sequence[CellResult] = ()
+
+
+def to_html(page: Page) -> str:
+    """Write a page."""
+    table, title = page.table, page.title
     head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
     body: list[str] = []
     marks = [""] * len(table.columns)
@@ -48,7 +61,7 @@ def render_html(
         )
         body.append(f'<tr class="{kind}">{cells}</tr>')
     notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
-    figures = "".join(f"<figure>{plot}</figure>" for plot in plots)
+    figures = "".join(f"<figure>{plot}</figure>" for plot in page.plots())
     lines = "\n".join(body)
     return f"""<!doctype html>
 <html lang="en">
@@ -60,12 +73,12 @@ def render_html(
 </tbody></table></div>
 <ul>{notes}</ul>
 {figures}
-<footer>{escape(_made_of(list(results)))}</footer>
+<footer>{escape(_made_of(page.results))}</footer>
 </body></html>
 """
 
 
-def _made_of(results: list[CellResult]) -> str:
+def _made_of(results: Sequence[CellResult]) -> str:
     if not results:
         return ""
     backbones = sorted(

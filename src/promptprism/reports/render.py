@@ -6,24 +6,11 @@ import csv
 import io
 from typing import Any
 
-from promptprism.errors import PromptPrismError
 from promptprism.reports.table import Figure, ResultTable, Value
 
-FORMATS = ("md", "csv", "latex")
 
-
-def render(table: ResultTable, form: str) -> str:
-    """Write a table as Markdown, CSV (mean and std in columns of their own, unrounded) or LaTeX.
-
-    Raises:
-        PromptPrismError: no such format.
-    """
-    if form == "csv":
-        return _csv(table)
-    if form not in FORMATS:
-        raise PromptPrismError(f"unknown format {form!r}: choose one of {', '.join(FORMATS)}")
-    if form == "latex":
-        return _latex(table)
+def to_markdown(table: ResultTable) -> str:
+    """Write a table as Markdown, its notes as a list below."""
     lines = [list(table.columns), ["---"] * len(table.columns)]
     lines += [[text(value).replace("|", r"\|") for value in row] for row in table.rows]
     body = "".join("| " + " | ".join(line) + " |\n" for line in lines)
@@ -52,7 +39,9 @@ def plain(table: ResultTable) -> dict[str, Any]:
     return {"columns": list(table.columns), "rows": rows, "notes": list(table.notes)}
 
 
-def _latex(table: ResultTable) -> str:
+def to_latex(table: ResultTable) -> str:
+    """Write a table as LaTeX with booktabs, its notes as comments above."""
+
     def cell(value: Value) -> str:
         if isinstance(value, Figure) and value.std is not None:
             return "$" + text(value, plus_minus=r" \pm ") + "$"
@@ -70,7 +59,8 @@ def _escape(text: str) -> str:
     return "".join(f"\\{letter}" if letter in "&%$#_{}" else letter for letter in text)
 
 
-def _csv(table: ResultTable) -> str:
+def to_csv(table: ResultTable) -> str:
+    """Write a table as CSV: mean and std in columns of their own, unrounded."""
     figures = {i for row in table.rows for i, value in enumerate(row) if isinstance(value, Figure)}
     head = [name for i, c in enumerate(table.columns) for name in ([c, f"{c} std"] if i in figures else [c])]
     buffer = io.StringIO()

@@ -1,4 +1,4 @@
-"""Every table by name, and every format."""
+"""Every table by name."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from promptprism.errors import PromptPrismError
 from promptprism.evaluation.protocols import PROTOCOLS
 from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
-from promptprism.reports import render
-from promptprism.reports.html import render_html
+from promptprism.reports.formats import render
+from promptprism.reports.html import Page
 from promptprism.reports.plots import PLOTS_OF, make_plot, to_svg
 from promptprism.reports.protocols import protocol_table
 from promptprism.reports.settings import semantics_table, settings_table, study_table
 from promptprism.reports.table import ResultTable
 from promptprism.reports.trust import make_trust_table
 
-FORMATS = (*render.FORMATS, "html")
 _Maker = Callable[[Sequence[CellResult], Suite | None], ResultTable]
 _OTHERS: dict[str, _Maker] = {
     "trust": make_trust_table,
@@ -59,8 +58,9 @@ def write_table(
     Raises:
         PromptPrismError: no such format.
     """
-    if form != "html":
-        return render.render(table, form)
-    plots = [to_svg(make_plot(results, plot, suite)) for plot in PLOTS_OF.get(name, ())]
     used = [result for result in results if result.cell.protocol == name] or results
-    return render_html(table, f"{name}: {len(used)} results", plots, used)
+
+    def plots() -> list[str]:
+        return [to_svg(make_plot(results, plot, suite)) for plot in PLOTS_OF.get(name, ())]
+
+    return render(Page(table, f"{name}: {len(used)} results", plots, used), form)
