@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator
 
 from benchmarks.measure import RESULTS, read_rows
 from promptprism.errors import PromptPrismError
-from promptprism.reports.drawing import BLUE, CYCLE, GREY, ORANGE, VERMILION, new_figure, save_figure, styled
+from promptprism.reports.drawing import BLUE, GREY, ORANGE, VERMILION, looks, new_figure, save_figure, styled
 
 Row = Mapping[str, str]
 OURS, SAME, ONE = "ours", "reference_same_m", "reference_m1"
@@ -98,12 +98,11 @@ def draw_anytime(rows: Sequence[Row], path: Path) -> None:
         sets, rules = figure.subplots(1, 2, sharey=True)
         package = [row for row in rows if (row["rule"], row["order"]) == ("lead", "learned")]
         names = dict.fromkeys(row["data"] for row in package)
-        for name, colour in zip(names, CYCLE, strict=False):
+        for name, colour, _ in looks(names):
             own = [row for row in package if row["data"] == name]
             _anytime_line(sets, own, name, colour, 2.5 if name == "mean" else 1.2)
-        for (rule, order), colour in zip(
-            dict.fromkeys((row["rule"], row["order"]) for row in rows), CYCLE, strict=False
-        ):
+        rules_and_orders = dict.fromkeys((row["rule"], row["order"]) for row in rows)
+        for (rule, order), colour, _ in looks(rules_and_orders):
             own = [row for row in rows if (row["data"], row["rule"], row["order"]) == ("mean", rule, order)]
             _anytime_line(rules, own, f"{rule}, {order}", colour, 1.5)
         for axes in (sets, rules):

@@ -1,6 +1,6 @@
 import pytest
 
-from promptprism.causality.figures import draw_interventions
+from promptprism.causality.figures import draw_data_misalignment, draw_interventions
 from promptprism.causality.front_door import Estimate
 from promptprism.causality.interventions import CONTROL, FACTORS, Moved
 from promptprism.causality.run_interventions import Interventions
@@ -69,3 +69,18 @@ def test_tables_and_figure():
     assert "| maple | 0 | mixture |" not in text  # one template has nothing to mix
     draw_interventions(content)
     draw_interventions(summarise({"maple": one}))
+
+
+def test_no_method_is_left_out_of_the_figure():
+    names = [f"method {number}" for number in range(8)]
+    found = {name: [made("a", 1, rho, rho, templates=1) for rho in (0.0, 0.9)] for name in names}
+    drawing = draw_interventions(summarise(found))
+    (legend,) = [axes.get_legend() for axes in drawing.get_axes() if axes.get_legend()]
+    assert [text.get_text() for text in legend.get_texts()] == names
+    curves = [{"method": name, "epoch": epoch, "base": 0.5, "new": 0.5, "base_std": None, "new_std": None}
+              for name in names for epoch in (0, 1)]  # fmt: skip
+    drawing = draw_data_misalignment(curves, "a; seed 1")
+    for axes in drawing.get_axes():
+        assert len({line.get_color() for line in axes.get_lines()}) == 8
+    (legend,) = drawing.legends
+    assert [text.get_text() for text in legend.get_texts()] == names

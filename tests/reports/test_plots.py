@@ -2,7 +2,8 @@ import pytest
 from made_results import result, two
 
 from promptprism.errors import PromptPrismError
-from promptprism.reports.drawing import save_figure
+from promptprism.evaluation.suites import Suite
+from promptprism.reports.drawing import BLUE, VERMILION, looks, save_figure
 from promptprism.reports.plots import make_plot, to_svg
 
 BASE_NEW = [
@@ -42,6 +43,29 @@ def test_shots_curve():
     assert len(first.containers) == 2 and "average of 2" in average.get_title("left")
     level = [line for line in average.lines if line.get_linestyle() == "--"]
     assert [float(line.get_ydata()[0]) for line in level] == pytest.approx([40])
+
+
+def test_every_thing_has_a_look_of_its_own():
+    every = list(looks(range(18)))
+    assert [thing for thing, _, _ in every] == list(range(18))
+    assert len({colour for _, colour, _ in every}) == 18
+    assert len({(thing % 6, marker) for thing, _, marker in every}) == 18
+    assert [colour for _, colour, _ in every[:2]] == [BLUE, VERMILION] and every[6][1] not in (
+        BLUE,
+        VERMILION,
+    )
+
+
+def test_no_row_is_left_out_of_a_plot():
+    names = [f"row {number}" for number in range(8)]
+    methods = {name: {"method": "cdc", "templates": m} for m, name in enumerate(names, start=1)}
+    suite = Suite.model_validate(
+        {"name": "x", "protocol": "base-to-new", "datasets": ["a"], "seeds": [1], "methods": methods}
+    )
+    results = [result("cdc", "a", 1, two(0.5 + m / 100, 0.5), templates=m) for m in range(1, 9)]
+    drawing = make_plot(results, "base-new", suite)
+    labels = [text.get_text().partition(":")[0] for text in drawing.axes[0].get_legend().get_texts()]
+    assert labels == names
 
 
 def test_unknown_or_empty():

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from promptprism.causality.interventions import CONTROL, FACTORS
 from promptprism.causality.misalignment import OTHERS, EpochCurve, TaskMisalignment
 from promptprism.causality.tables import detail_rho, over_seeds
-from promptprism.reports.drawing import BLUE, CYCLE, GREY, SKY, new_figure, styled
+from promptprism.reports.drawing import BLUE, GREY, SKY, looks, new_figure, styled
 
 _QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 _WAYS = ("fused", "mixture", "fused, adjusted", "front-door")
@@ -91,7 +91,7 @@ def draw_data_misalignment(rows: Sequence[Mapping[str, Any]], about: str) -> Fig
         figure.suptitle(f"Data misalignment: accuracy over epochs ({about})", fontsize=12)
         for axes, part in zip(every, ("base", "new"), strict=True):
             axes.set_title(f"{part} classes")
-            for method, colour in zip(methods, CYCLE, strict=False):
+            for method, colour, _ in looks(methods):
                 own = [row for row in rows if row["method"] == method]
                 mean = np.array([100 * row[part] for row in own])
                 if len(own) == 1:
@@ -138,7 +138,7 @@ def _against_rho(every: Any, content: Mapping[str, Any]) -> None:
     panels = [(f"do({factor})", f"{factor} variation") for factor in FACTORS]
     panels.append(("pull of the usual colour", "pull"))
     for axes, (title, name) in zip(every, panels, strict=True):
-        for method, colour in zip(methods, CYCLE, strict=False):
+        for method, colour, _ in looks(methods):
             own = [row for row in fused if row["method"] == method]
             x = [row["rho"] for row in own]
             y = [100 * row[name] for row in own]
@@ -185,7 +185,7 @@ def _numbers(axes: Axes, values: Any, rows: Sequence[str], columns: Sequence[str
 
 
 def _front_door_panel(axes: Axes, content: Mapping[str, Any], method: str) -> None:
-    for way, colour in zip(_WAYS, CYCLE, strict=False):
+    for way, colour, _ in looks(_WAYS):
         own = [r for r in content["front_door"] if r["method"] == method and r["way"] == way]
         x, y = [row["rho"] for row in own], [100 * row["accuracy"] for row in own]
         error = [100 * (row["accuracy_std"] or 0) for row in own]

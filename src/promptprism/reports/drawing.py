@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib as mpl
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from promptprism.errors import PromptPrismError
@@ -16,7 +18,11 @@ FORMATS = ("png", "svg", "pdf")
 #: Okabe and Ito's palette, which colour-blind people can tell apart.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"
 GREY = "#9a9a9a"
-CYCLE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
+_PALETTE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
+#: For those who cannot tell the colours.
+_MARKERS = "osD^vP"
+
+T = TypeVar("T")
 
 _STYLE: Any = {
     "font.size": 11,
@@ -28,6 +34,14 @@ _STYLE: Any = {
     # Without a salt, the names inside an SVG differ from run to run.
     "svg.hashsalt": "promptprism",
 }
+
+
+def looks(things: Iterable[T]) -> Iterator[tuple[T, str, str]]:
+    """Each thing with a colour and a marker of its own: after a round of the palette, darker and shifted."""
+    for place, thing in enumerate(things):
+        turn, of = divmod(place, len(_PALETTE))
+        red, green, blue = (0.6**turn * part for part in to_rgb(_PALETTE[of]))
+        yield thing, to_hex((red, green, blue)), _MARKERS[(place + turn) % len(_MARKERS)]
 
 
 def new_figure(width: float, height: float) -> Figure:

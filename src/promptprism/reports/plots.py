@@ -12,13 +12,11 @@ from matplotlib.figure import Figure as Drawing
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
-from promptprism.reports.drawing import CYCLE, new_figure, styled
+from promptprism.reports.drawing import looks, new_figure, styled
 from promptprism.reports.plots_trust import reliability_diagram, risk_coverage
 from promptprism.reports.protocols import averaged, base_new_hm, over_data, shot_average
-from promptprism.reports.results import Row, Runs, group, results_of
+from promptprism.reports.results import group, results_of
 
-#: Markers for those who cannot tell the colours.
-_MARKERS = "osD^vP"
 _SMALL = {"fontsize": 9}
 
 
@@ -33,7 +31,7 @@ def base_new(results: Iterable[CellResult], suite: Suite | None = None) -> Drawi
     runs = group(results_of(results, "base-to-new"), suite)
     drawing, (axes,) = _panels(1, (6.4, 5.2))
     (name, every), *others = averaged(runs.datasets)
-    for row, colour, marker in _looks(runs):
+    for row, colour, marker in looks(runs.by_row):
         style = {"color": colour, "marker": marker, "linestyle": "none"}
         for _, wanted in others:
             there, _ = over_data(runs, row, wanted)
@@ -71,7 +69,7 @@ def shots(results: Iterable[CellResult], suite: Suite | None = None) -> Drawing:
     lines = -(-len(panels) // columns)
     drawing, every = _panels(len(panels), (1.5 + 2.9 * columns, 1.1 + 2.6 * lines), columns)
     for axes, (name, wanted) in zip(every, panels, strict=True):
-        for row, colour, marker in _looks(runs):
+        for row, colour, marker in looks(runs.by_row):
             found = {number: over_data(runs, row, wanted, number)[0] for number in numbers}
             # A curve over other data sets at every point would show the data sets, not the shots.
             figures = {n: shot_average(there) for n, there in found.items() if len(there) == len(wanted)}
@@ -136,11 +134,6 @@ def _panels(count: int, size: tuple[float, float], columns: int = 1) -> tuple[Dr
         axes.grid(color="#eeeeee")
         axes.set_axisbelow(True)
     return drawing, every
-
-
-def _looks(runs: Runs) -> Iterable[tuple[Row, str, str]]:
-    for place, row in enumerate(runs.by_row):
-        yield row, CYCLE[place % len(CYCLE)], _MARKERS[place % len(_MARKERS)]
 
 
 def _lines_of_equal_hm(axes: Any) -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Drawing
 from promptprism.evaluation.evaluate import Evaluation
 from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
-from promptprism.reports.drawing import BLUE, CYCLE, GREY, VERMILION, new_figure, styled
+from promptprism.reports.drawing import BLUE, GREY, VERMILION, looks, new_figure, styled
 from promptprism.reports.results import Row, Run
 from promptprism.reports.trust import parts_of, runs_of, trusted
 
@@ -63,7 +63,7 @@ def risk_coverage(results: Iterable[CellResult], suite: Suite | None = None) -> 
         every = drawing.subplots(1, len(parts), sharey=True, squeeze=False)[0]
         for axes, part in zip(every, parts, strict=True):
             axes.axhline(5, color=GREY, linewidth=1, linestyle="--")
-            for place, (row, there) in enumerate(found.items()):
+            for (row, there), colour, _ in looks(found.items()):
                 for score, style in (("max_prob", "-"), ("uncertainty", ":")):
                     curves = [
                         s.risk_coverage[score] for s in _scores(there, part) if score in s.risk_coverage
@@ -72,7 +72,7 @@ def risk_coverage(results: Iterable[CellResult], suite: Suite | None = None) -> 
                         risk = 100 * np.mean(curves, axis=0)
                         coverage = 100 * np.arange(1, len(risk) + 1) / len(risk)
                         label = row.label if score == "max_prob" else f"{row.label}, own uncertainty"
-                        axes.plot(coverage, risk, style, color=CYCLE[place % len(CYCLE)], label=label)
+                        axes.plot(coverage, risk, style, color=colour, label=label)
             axes.set_title(part, fontsize=10)
             axes.set(xlabel="images answered, %", xlim=(0, 100))
         every[0].set_ylabel("wrong answers among them, %")
