@@ -51,6 +51,15 @@ def test_the_defaults_in_the_description_of_the_method_are_those_of_the_code():
     assert {name: json.loads(value) for name, value in rows} == CdcSettings().model_dump(mode="json")
 
 
+def test_task_misalignment_has_one_figure():
+    measured = json.loads((ROOT / "results/task-misalignment.json").read_text())
+    scored = json.loads((ROOT / "results/miniworld-zero-shot.json").read_text())["task_misalignment"]
+    assert scored == {name: measured[name] for name in scored}
+    share = f"{100 * scored['full_is_closer']['object']:.1f} % of"
+    for page in (README, (ROOT / "docs/causality.md").read_text()):
+        assert share in " ".join(page.split()) and f"{scored['scenes']:,} scenes" in page
+
+
 def test_the_rules_of_fusion_in_the_description_of_the_method_are_those_of_the_code():
     table = (ROOT / "docs/method.md").read_text().split("| `fusion` | fused weight", 1)[1].split("\n\n")[0]
     assert set(re.findall(r"^\| `(\w+)`", table, re.M)) == set(FUSIONS) == set(get_args(FusionRule))

@@ -14,21 +14,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from promptprism import __version__
 from promptprism.backbones import Backbone, load_backbone
-from promptprism.data.images import load_image
-from promptprism.data.miniworld import NAMES, REPORTED, describe, load, render, scenes
+from promptprism.causality.misalignment import task_misalignment
+from promptprism.data.miniworld import NAMES, REPORTED, load
 from promptprism.data.miniworld.worlds import ELEVEN, VERSION
 from promptprism.data.records import Dataset
 from promptprism.data.registry import load_data
-from promptprism.data.views import make_views
 from promptprism.evaluation.evaluate import evaluate
 from promptprism.files import write_text
 from promptprism.inference.predictor import Predictor
 from promptprism.methods import build_method
-from promptprism.prompts import encode_image, encode_text
 
 
 def zero_shot(backbone: Backbone, dataset: Dataset) -> dict[str, Any]:
@@ -42,32 +38,6 @@ def zero_shot(backbone: Backbone, dataset: Dataset) -> dict[str, Any]:
         "chance": chance,
         "accuracy": result.accuracy,
         "times_chance": result.accuracy / chance,
-    }
-
-
-def task_misalignment(backbone: Backbone, name: str, count: int = 400) -> dict[str, Any]:
-    """Return mean cosines of scenes with their full description and with parts of it (Fig. 1a of CDC)."""
-    make = make_views(("test",), backbone.image_size, backbone.mean, backbone.std)
-    whole = [s for s, _ in scenes(name, "test") if s.second is not None]
-    some = whole[:: len(whole) // count][:count]
-    parts = {
-        "full": [describe(s) for s in some],
-        "object": [describe(s, colour=False, pattern=False, second=False) for s in some],
-        "background": [f"a {s.colour} {s.pattern} background." for s in some],
-        "second object": [f"a small {s.second.name}." for s in some if s.second],
-    }
-    views = torch.stack([make(load_image(render(s)), 0, 0, i)[0] for i, s in enumerate(some)])
-    with torch.no_grad():
-        images = encode_image(backbone, views[None])[0]
-        cosines = {
-            part: (images * encode_text(backbone, backbone.tokenize(texts))[0]).sum(-1)
-            for part, texts in parts.items()
-        }
-    return {
-        "data": name,
-        "scenes": len(some),
-        "cosine": {p: {"mean": c.mean().item(), "std": c.std().item()} for p, c in cosines.items()},
-        "full_is_closer_than_object": (cosines["full"] > cosines["object"]).double().mean().item(),
     }
 
 
@@ -96,7 +66,7 @@ def main() -> None:
         "mean_of_reported": sum(rows[n]["accuracy"] for n in REPORTED) / len(REPORTED),
         "data": rows,
         "photos_never_seen": photos,
-        "task_misalignment": task_misalignment(backbone, "mini/general"),
+        "task_misalignment": task_misalignment(backbone).summary(),
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(arguments.out, json.dumps(result, indent=1) + "\n")

@@ -15,20 +15,7 @@ from promptprism.causality.misalignment import OTHERS, EpochCurve, TaskMisalignm
 from promptprism.causality.tables import detail_rho, over_seeds
 from promptprism.reports.drawing import BLUE, GREY, SKY, looks, new_figure, styled
 
-_QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 _WAYS = ("fused", "mixture", "fused, adjusted", "front-door")
-
-
-def summarise_cosines(found: TaskMisalignment) -> dict[str, dict[str, Any]]:
-    """Mean, deviation and quantiles of the cosine with each kind of description."""
-    return {
-        kind: {
-            "mean": float(np.mean(values)),
-            "std": float(np.std(values, ddof=1)),
-            "quantiles": {f"{share:g}": float(np.quantile(values, share)) for share in _QUANTILES},
-        }
-        for kind, values in found.cosine.items()
-    }
 
 
 def draw_task_misalignment(found: TaskMisalignment) -> Figure:

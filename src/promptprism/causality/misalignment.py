@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
@@ -25,6 +26,7 @@ from promptprism.training.loop import train
 #: What the full description is compared with; the last is a control: as long, but of another image.
 OTHERS = ("object", "background", "style", "second object", "another scene")
 _BATCH = 64
+_QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 
 
 class TaskMisalignment(BaseModel):
@@ -47,6 +49,19 @@ class TaskMisalignment(BaseModel):
     cosine: dict[str, tuple[float, ...]]
     full_is_closer: dict[str, float]
     full_is_closest: float
+
+    def summary(self) -> dict[str, Any]:
+        """What goes into JSON: of the cosines their number, mean, deviation and quantiles."""
+        cosine = {
+            kind: {
+                "mean": float(np.mean(values)),
+                "std": float(np.std(values, ddof=1)),
+                "quantiles": {f"{share:g}": float(np.quantile(values, share)) for share in _QUANTILES},
+            }
+            for kind, values in self.cosine.items()
+        }
+        facts = self.model_dump(mode="json", exclude={"cosine"})
+        return {"scenes": len(self.cosine["full"]), "cosine": cosine, **facts}
 
 
 def task_misalignment(backbone: Backbone, data: str = "mini/general", count: int = 1000) -> TaskMisalignment:

@@ -49,7 +49,7 @@ def task(
     """Compare images with their full description and with each part of it (CDC's fig. 1a)."""
     output = Output("figure-task-misalignment", json_file)
     from promptprism.backbones import load_backbone
-    from promptprism.causality.figures import draw_task_misalignment, summarise_cosines
+    from promptprism.causality.figures import draw_task_misalignment
     from promptprism.causality.misalignment import task_misalignment
     from promptprism.reports.drawing import check_figure, save_figure
 
@@ -61,8 +61,7 @@ def task(
         *(f"  full is closer than {part}: {share:.1%}" for part, share in found.full_is_closer.items()),
         f"See {out}",
     )
-    facts = found.model_dump(mode="json", exclude={"cosine"})
-    output.write(out=str(out), scenes=scenes, cosine=summarise_cosines(found), **facts)
+    output.write(out=str(out), **found.summary())
 
 
 @figure_app.command("data-misalignment")
