@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from promptprism.cli.options import Device, Json
+from promptprism.cli.options import Device, Json, Precision
 from promptprism.cli.output import Output
 from promptprism.errors import PromptPrismError
 
@@ -14,33 +14,42 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from promptprism.backbones import Backbone
-    from promptprism.backbones.backbone import Precision
+    from promptprism.backbones.backbone import Precision as Products
     from promptprism.cost.speed import Speed
 
 
 def benchmark(
     backbone: Annotated[
         str,
-        typer.Option(help="As for fit. An open_clip name without --pretrained runs with random weights."),
+        typer.Option(
+            metavar="NAME",
+            help="As for fit. An open_clip name without --pretrained runs with random weights.",
+        ),
     ] = "mini",
     pretrained: Annotated[
-        str | None, typer.Option(help="Tag or .safetensors file of the weights.", show_default=False)
+        str | None,
+        typer.Option(metavar="TAG|FILE", help="Tag or .safetensors file of the weights.", show_default=False),
     ] = None,
-    classes: Annotated[int, typer.Option(min=2, help="K.")] = 50,
-    templates: Annotated[str, typer.Option(help="M; several separated by commas.")] = "1,2,4",
-    batch: Annotated[int, typer.Option(min=1, help="Images of a training step.")] = 4,
-    predict_batch: Annotated[int, typer.Option(min=1, help="Images predicted at a time.")] = 32,
-    depth: Annotated[int, typer.Option(min=1, help="J, layers with prompts.")] = 9,
-    vision_from: Annotated[int, typer.Option(min=0, help="L0, vision layers below the prompts.")] = 0,
-    precision: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="Of matrix products.")
-    ] = "float32",
+    classes: Annotated[int, typer.Option(metavar="N", min=2, help="K.")] = 50,
+    templates: Annotated[
+        str, typer.Option(metavar="1,2,...", help="M; several separated by commas.")
+    ] = "1,2,4",
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images of a training step.")] = 4,
+    predict_batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images predicted at a time.")] = 32,
+    depth: Annotated[int, typer.Option(metavar="N", min=1, help="J, layers with prompts.")] = 9,
+    vision_from: Annotated[
+        int, typer.Option(metavar="N", min=0, help="L0, vision layers below the prompts.")
+    ] = 0,
+    precision: Precision = "float32",
     device: Device = "auto",
-    seconds: Annotated[float, typer.Option(min=0, help="To spend on each M, at least.")] = 5.0,
-    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each, at least.")] = 3,
+    seconds: Annotated[float, typer.Option(metavar="X", min=0, help="To spend on each M, at least.")] = 5.0,
+    repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Measurements of each, at least.")] = 3,
     json_file: Json = None,
 ) -> None:
-    """Measure what CDC's templates cost: parameters, operations, speed, memory. About half a minute."""
+    """Measure what CDC's templates cost in parameters, time and memory.
+
+    Takes about half a minute.
+    """
     output = Output("benchmark", json_file)
     counts = _counts(templates)
     from promptprism.cost.speed import measure
@@ -89,7 +98,7 @@ def _counts(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _load(name: str, pretrained: str | None, precision: Precision, device: str) -> tuple[Backbone, bool]:
+def _load(name: str, pretrained: str | None, precision: Products, device: str) -> tuple[Backbone, bool]:
     """A backbone, and whether its weights are random."""
     import open_clip
 

@@ -15,9 +15,7 @@ from promptprism.cli.output import Output
 if TYPE_CHECKING:
     from promptprism.data.check import DataReport
 
-data_app = typer.Typer(
-    help="List, fetch and check the field's data sets; write few-shot lists.", no_args_is_help=True
-)
+data_app = typer.Typer(name="data", help="List, fetch and check the field's data sets.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Such as caltech101.", show_default=False)]
 
@@ -72,7 +70,7 @@ def check(
     quick: Annotated[bool, typer.Option("--quick", help="Do not decode the images.")] = False,
     json_file: Json = None,
 ) -> None:
-    """Compare a data set's files with its lists, decode every image, and say what to do."""
+    """Compare files with lists, decode every image, say what to do."""
     from promptprism.data.catalog import find_dataset
     from promptprism.data.check import check_data
     from promptprism.data.published import find_root
@@ -90,7 +88,7 @@ def check(
 
 @data_app.command()
 def prepare(name: Name, root: Root = None, json_file: Json = None) -> None:
-    """Download a data set into the root folder; or say what to fetch by hand, and where to put it."""
+    """Download a data set, or say what to fetch by hand."""
     from promptprism.data.catalog import find_dataset
     from promptprism.data.check import check_data
     from promptprism.data.prepare import by_hand, is_whole, prepare
@@ -153,17 +151,24 @@ def _show(output: Output, report: DataReport, **more: Any) -> None:
 @data_app.command()
 def split(
     data: Annotated[str, typer.Argument(metavar="DATA", help="Name, folder or CSV.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File of JSON lines.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="File of JSON lines.", show_default=False)
+    ],
     root: Root = None,
-    shots: Annotated[int, typer.Option(min=1, help="Images drawn per class.")] = 16,
-    seed: Annotated[int, typer.Option(min=0)] = 1,
+    shots: Annotated[int, typer.Option(metavar="N", min=1, help="Images drawn per class.")] = 16,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the draw.")] = 1,
     allow_fewer: Annotated[bool, typer.Option("--allow-fewer", help="Take what short classes have.")] = False,
     published: Annotated[
         Path | None,
-        typer.Option("--from", help="Few-shot list of others, whose images to take instead of a draw."),
+        typer.Option(
+            "--from", metavar="FILE", help="Few-shot list of others, whose images to take instead of a draw."
+        ),
     ] = None,
 ) -> None:
-    """Write the images that a draw takes, or those of others' list, as JSON lines."""
+    """Write the images that a draw takes as JSON lines.
+
+    Or those of a list of others.
+    """
     from promptprism.data.lists import read_list, write_list
     from promptprism.data.registry import load_data
     from promptprism.data.splits import few_shot

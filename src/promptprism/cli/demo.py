@@ -24,7 +24,7 @@ _IMAGES = 3
 
 
 def demo(
-    data: Annotated[str, typer.Option(help="Data set with a test split.")] = "mini/food",
+    data: Annotated[str, typer.Option(metavar="NAME", help="Data set with a test split.")] = "mini/food",
     root: Root = None,
     backbone: BackboneName = "mini",
     pretrained: Pretrained = None,
@@ -32,7 +32,7 @@ def demo(
     seed: Seed = 1,
     json_file: Json = None,
 ) -> None:
-    """Compare the five methods from base to new classes, and look at some opinions."""
+    """Compare methods from base to new classes, and look at opinions."""
     output = Output("demo", json_file)
     from promptprism.backbones import load_backbone
     from promptprism.cli import tables

@@ -40,6 +40,7 @@ def evaluate(
     budget: Annotated[
         float | None,
         typer.Option(
+            metavar="N",
             min=1,
             help="Templates per image on average: finds the margin on validation (else training) images.",
             show_default=False,
@@ -51,7 +52,7 @@ def evaluate(
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
-    """Score an adapter on the test images of data, or on all where there is no test split."""
+    """Score an adapter on test images, or on all without a test split."""
     output = Output("evaluate", json_file)
     from promptprism.cli import tables
 

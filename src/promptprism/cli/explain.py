@@ -24,7 +24,10 @@ def explain(
     adapter: Adapter,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image file.", show_default=False)],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Picture to make: .png, .svg or .pdf.", show_default=False)
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="Picture to make: .png, .svg or .pdf.", show_default=False
+        ),
     ],
     classes: Classes = None,
     settings: AdapterSettings = None,
@@ -33,7 +36,10 @@ def explain(
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
-    """Look inside one prediction: what each template says and where it looks, and why the answer came out."""
+    """Draw what each template says of an image, and where it looks.
+
+    Also why the answer came out, and the words nearest to what each template learned.
+    """
     output = Output("explain", json_file)
     from promptprism.inference.explain import explain as look_inside
     from promptprism.reports.drawing import check_figure, save_figure

@@ -16,37 +16,53 @@ if TYPE_CHECKING:
     from promptprism.backbones import Backbone
     from promptprism.evaluation.suites import Suite
 
-figure_app = typer.Typer(help="Measure and draw misalignments and interventions.", no_args_is_help=True)
+figure_app = typer.Typer(
+    name="figure", help="Measure and draw misalignments and interventions.", no_args_is_help=True
+)
 
 Out = Annotated[
-    Path, typer.Option("--out", "-o", help="Figure to make: .svg, .png or .pdf.", show_default=False)
+    Path,
+    typer.Option(
+        "--out", "-o", metavar="FILE", help="Figure to make: .svg, .png or .pdf.", show_default=False
+    ),
 ]
 Results = Annotated[
     Path,
     typer.Option(
-        "--results", help="Folder of finished cells; a run goes on where others stopped.", show_default=False
+        "--results",
+        metavar="FOLDER",
+        help="Folder of finished cells; a run goes on where others stopped.",
+        show_default=False,
     ),
 ]
-SuiteName = Annotated[str, typer.Option("--suite", help="Suite whose methods, settings and backbone count.")]
-Datasets = Annotated[str, typer.Option("--data", help="MiniWorld data sets, separated by commas.")]
-Methods = Annotated[str, typer.Option(help="Rows of the suite, separated by commas.")]
-Seeds = Annotated[str, typer.Option(help="Separated by commas.")]
+SuiteName = Annotated[
+    str, typer.Option("--suite", metavar="NAME", help="Suite whose methods, settings and backbone count.")
+]
+Datasets = Annotated[
+    str, typer.Option("--data", metavar="A,B,...", help="MiniWorld data sets, separated by commas.")
+]
+Methods = Annotated[str, typer.Option(metavar="A,B,...", help="Rows of the suite, separated by commas.")]
+Seeds = Annotated[str, typer.Option(metavar="1,2,...", help="Separated by commas.")]
 _DEVELOPMENT = "mini/mammals,mini/vehicles,mini/clothing"
 
 
 @figure_app.command("task-misalignment")
 def task(
     out: Out,
-    data: Annotated[str, typer.Option(help="MiniWorld data set.")] = "mini/general",
-    scenes: Annotated[int, typer.Option(min=2, help="Test scenes to look at.")] = 1000,
-    backbone: Annotated[str, typer.Option(help="mini, or any other of fit's.")] = "mini",
+    data: Annotated[str, typer.Option(metavar="NAME", help="MiniWorld data set.")] = "mini/general",
+    scenes: Annotated[int, typer.Option(metavar="N", min=2, help="Test scenes to look at.")] = 1000,
+    backbone: Annotated[str, typer.Option(metavar="NAME", help="mini, or any other of fit's.")] = "mini",
     pretrained: Annotated[
-        str | None, typer.Option(help="Tag or .safetensors file of the weights.", show_default=False)
+        str | None,
+        typer.Option(metavar="TAG|FILE", help="Tag or .safetensors file of the weights.", show_default=False),
     ] = None,
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
-    """Compare images with their full description and with each part of it (CDC's fig. 1a)."""
+    """Compare images with full and partial descriptions.
+
+    CDC's fig. 1a.
+    """
     output = Output("figure-task-misalignment", json_file)
     from promptprism.backbones import load_backbone
     from promptprism.causality.figures import draw_task_misalignment
@@ -72,14 +88,19 @@ def curves(
     methods: Methods = "zero-shot,coop,maple,cdc",
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Of every method that learns; else the suite's.", show_default=False),
+        typer.Option(
+            metavar="N", min=1, help="Of every method that learns; else the suite's.", show_default=False
+        ),
     ] = None,
     seeds: Seeds = "1,2,3",
     suite: SuiteName = "mini/base-to-new",
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
-    """Train on base classes and score base and new after every epoch (CDC's fig. 1b)."""
+    """Score base and new classes after every epoch of training.
+
+    CDC's fig. 1b.
+    """
     output = Output("figure-data-misalignment", json_file)
     from promptprism.causality.figures import draw_data_misalignment, summarise_curves
     from promptprism.causality.run_curves import run_curves
@@ -117,18 +138,28 @@ def interventions(
     results: Results,
     data: Datasets = _DEVELOPMENT,
     methods: Methods = "zero-shot,coop,maple,cdc",
-    rhos: Annotated[str, typer.Option("--rho", help="Of training, separated by commas.")] = "0,0.5,0.7,0.9",
+    rhos: Annotated[
+        str, typer.Option("--rho", metavar="0,0.5,...", help="Of training, separated by commas.")
+    ] = "0,0.5,0.7,0.9",
     seeds: Seeds = "1,2,3",
-    scenes: Annotated[int, typer.Option(min=1, help="Test scenes of each class to intervene on.")] = 12,
-    draws: Annotated[int, typer.Option(min=1, help="Contexts of a scene for the front-door estimate.")] = 6,
+    scenes: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Test scenes of each class to intervene on.")
+    ] = 12,
+    draws: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Contexts of a scene for the front-door estimate.")
+    ] = 6,
     suite: SuiteName = "mini/base-to-new",
     markdown_file: Annotated[
-        Path | None, typer.Option("--markdown", help="Write the tables there.", show_default=False)
+        Path | None,
+        typer.Option("--markdown", metavar="FILE", help="Write the tables there.", show_default=False),
     ] = None,
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
-    """Set one factor of MiniWorld's scenes to another value, and see what moves; tables as Markdown."""
+    """Set one factor of scenes to another value.
+
+    Draws what moves, and prints tables as Markdown.
+    """
     output = Output("figure-interventions", json_file)
     from promptprism.causality.figures import draw_interventions
     from promptprism.causality.run_interventions import run_interventions

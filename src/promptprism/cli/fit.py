@@ -27,10 +27,15 @@ from promptprism.errors import PromptPrismError
 def fit(
     data: Data,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder to make for the adapter.", show_default=False)
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="FOLDER", help="Folder to make for the adapter.", show_default=False
+        ),
     ],
-    method: Annotated[str, typer.Option(help="cdc, maple, cocoop, coop or zero-shot.")] = "cdc",
-    shots: Annotated[int, typer.Option(min=1, help="Training images drawn per class.")] = 16,
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="cdc, maple, cocoop, coop or zero-shot.")
+    ] = "cdc",
+    shots: Annotated[int, typer.Option(metavar="N", min=1, help="Training images drawn per class.")] = 16,
     root: Root = None,
     seed: Seed = 1,
     backbone: BackboneName = "mini",
@@ -38,7 +43,8 @@ def fit(
     precision: Precision = "float32",
     device: Device = "auto",
     phrase: Annotated[
-        str | None, typer.Option(help="Text with {} for the class name, instead of the data's own.")
+        str | None,
+        typer.Option(metavar="TEXT", help="Text with {} for the class name, instead of the data's own."),
     ] = None,
     settings: Annotated[
         list[str] | None,

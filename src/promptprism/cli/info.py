@@ -16,11 +16,11 @@ from promptprism.errors import PromptPrismError
 
 def info(
     adapter: Annotated[
-        Path | None, typer.Argument(metavar="[ADAPTER]", help="Show what an adapter is.", show_default=False)
+        Path | None, typer.Argument(metavar="ADAPTER", help="Show what an adapter is.", show_default=False)
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Show versions, device and the shipped model; or what an adapter is."""
+    """Show versions and devices, or what an adapter is."""
     output = Output("info", json_file)
     from promptprism.adapter import read_card
     from promptprism.cli import tables
@@ -37,7 +37,7 @@ def info(
 
 def methods(
     name: Annotated[
-        str | None, typer.Argument(metavar="[METHOD]", help="Show the settings of one.", show_default=False)
+        str | None, typer.Argument(metavar="METHOD", help="Show the settings of one.", show_default=False)
     ] = None,
     json_file: Json = None,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -40,7 +41,6 @@ app = typer.Typer(
     cls=_Commands,
     help="Adapt a frozen CLIP to your classes from a few labelled images, and know how sure it is.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -55,7 +55,14 @@ def _main(
         raise typer.Exit
 
 
-for command in (fit, predict, evaluate, explain, demo, suite, report, benchmark, methods, datasets, info):
-    app.command()(command)
-app.add_typer(data_app, name="data")
-app.add_typer(figure_app, name="figure")
+_PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
+    "First steps": (demo, datasets, methods, info),
+    "Your images": (fit, predict, evaluate, explain),
+    "Experiments": (data_app, suite, report, figure_app, benchmark),
+}
+for panel, commands in _PANELS.items():
+    for command in commands:
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, rich_help_panel=panel)
+        else:
+            app.command(rich_help_panel=panel)(command)

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 Root = Annotated[
     Path | None,
     typer.Option(
-        envvar="PROMPTPRISM_DATA", help="Folder that holds the data sets' folders.", show_default=False
+        metavar="FOLDER",
+        envvar="PROMPTPRISM_DATA",
+        help="Folder that holds the data sets' folders.",
+        show_default=False,
     ),
 ]
 Json = Annotated[
@@ -30,17 +33,22 @@ AdapterBackbone = Annotated[
     str | None,
     typer.Option(
         "--backbone",
+        metavar="NAME",
         help="The adapter's backbone, such as local-dir:FOLDER, if not where its card says.",
         show_default=False,
     ),
 ]
 Pretrained = Annotated[
-    str | None, typer.Option(help="Tag or .safetensors file of the backbone's weights.", show_default=False)
+    str | None,
+    typer.Option(
+        metavar="TAG|FILE", help="Tag or .safetensors file of the backbone's weights.", show_default=False
+    ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")]
 Classes = Annotated[
     str | None,
     typer.Option(
+        metavar="A,B,...",
         help="Names to choose among instead of those learned, separated by commas; also such never trained.",
         show_default=False,
     ),
@@ -65,18 +73,25 @@ Data = Annotated[
 ]
 Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder that fit made.", show_default=False)]
 BackboneName = Annotated[
-    str, typer.Option("--backbone", help="mini, an open_clip name, hf-hub:..., or local-dir:...")
+    str,
+    typer.Option("--backbone", metavar="NAME", help="mini, an open_clip name, hf-hub:..., or local-dir:..."),
 ]
-Precision = Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the matrix products.")]
+Precision = Annotated[
+    Literal["float32", "bfloat16"],
+    typer.Option(metavar="TYPE", help="float32 or bfloat16, of the matrix products."),
+]
 Margin = Annotated[
     float | None,
     typer.Option(
+        metavar="NATS",
         min=0,
         help="Ask one template after the other and stop when the leading class is this far ahead, in nats.",
         show_default=False,
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of the draw of images, start values, order and views.")]
+Seed = Annotated[
+    int, typer.Option(metavar="N", min=0, help="Of the draw of images, start values, order and views.")
+]
 
 
 def split_names(text: str | None) -> list[str]:

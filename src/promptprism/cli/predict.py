@@ -32,9 +32,7 @@ _TOP = 5
 
 def predict(
     adapter: Adapter,
-    images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Image files.", show_default=False)
-    ],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.", show_default=False)],
     templates: Annotated[
         bool, typer.Option("--templates", help="Show the opinion of each template.")
     ] = False,

@@ -20,6 +20,7 @@ def report(
     table: Annotated[
         str | None,
         typer.Option(
+            metavar="NAME",
             help="base-to-new, cross-dataset, cross-domain, few-shot, per-semantic, settings (also called "
             "ablation, templates, augmentation), study or trust.",
             show_default=False,
@@ -28,7 +29,9 @@ def report(
     plot: Annotated[
         str | None,
         typer.Option(
-            help="Draw base-new, shots, reliability or risk-coverage, into --out.", show_default=False
+            metavar="NAME",
+            help="Draw base-new, shots, reliability or risk-coverage, into --out.",
+            show_default=False,
         ),
     ] = None,
     form: Annotated[
@@ -43,22 +46,28 @@ def report(
     ] = "md",
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="File to write; a plot ends in .svg, .png or .pdf."),
+        typer.Option("--out", "-o", metavar="FILE", help="File to write; a plot ends in .svg, .png or .pdf."),
     ] = None,
     suite: Annotated[
         str | None,
         typer.Option(
+            metavar="NAME",
             help="Take the cells of this suite only, call rows as it does, and miss what it has.",
             show_default=False,
         ),
     ] = None,
-    datasets: Annotated[str | None, typer.Option(help="Only these data sets, separated by commas.")] = None,
+    datasets: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Only these data sets, separated by commas.")
+    ] = None,
     per_seed: Annotated[
         bool, typer.Option("--per-seed", help="Show every seed, collapsed ones too.")
     ] = False,
     json_file: Json = None,
 ) -> None:
-    """Make a table or a plot of results: mean and deviation over seeds, averages, gain."""
+    """Make a table or a plot of results.
+
+    Figures are means and deviations over seeds, averages over data sets, and gains.
+    """
     output = Output("report", json_file)
     from promptprism.evaluation.store import read_failures, read_results
     from promptprism.evaluation.suites import load_suite

@@ -25,17 +25,29 @@ def suite(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="Results folder; a run goes on where others stopped.", show_default=False
+            "--out",
+            "-o",
+            metavar="FOLDER",
+            help="Results folder; a run goes on where others stopped.",
+            show_default=False,
         ),
     ] = None,
-    methods: Annotated[str | None, typer.Option(help="Only these rows, separated by commas.")] = None,
-    datasets: Annotated[str | None, typer.Option(help="Only these data sets, separated by commas.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="These seeds, separated by commas.")] = None,
+    methods: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Only these rows, separated by commas.")
+    ] = None,
+    datasets: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Only these data sets, separated by commas.")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="1,2,...", help="These seeds, separated by commas.")
+    ] = None,
     root: Root = None,
     lists: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of few-shot lists DATA-16shot-seed1.jsonl to learn from.", show_default=False
+            metavar="FOLDER",
+            help="Folder of few-shot lists DATA-16shot-seed1.jsonl to learn from.",
+            show_default=False,
         ),
     ] = None,
     stage: Annotated[
@@ -47,11 +59,18 @@ def suite(
     ] = False,
     gigaflops: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Of --dry-run: rate of another machine, instead of measuring this one."),
+        typer.Option(
+            metavar="X",
+            min=0.001,
+            help="Of --dry-run: rate of another machine, instead of measuring this one.",
+        ),
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Run methods on data sets with several seeds. Kill it at any time and start it again."""
+    """Run methods on data sets with several seeds.
+
+    Kill it at any time and start it again: what is finished stays.
+    """
     output = Output("suite", json_file)
     from promptprism.evaluation.suites import load_suite
 
