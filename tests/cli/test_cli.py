@@ -256,22 +256,28 @@ def test_predict_without_opinions(data, tmp_path):
     assert "'zero-shot' has no opinions" in refused.stderr
 
 
-def test_demo(data, monkeypatch):
+def test_demo(data, monkeypatch, tmp_path):
     quick = {"epochs": 3, "lr": 0.002}
     trained = dict.fromkeys(("coop", "cocoop"), quick) | {n: {**quick, "depth": 2} for n in ("maple", "cdc")}
     # The suite has other rows of the same methods, too.
     methods = {"zero-shot": {}} | trained | {"cdc-other": {"method": "cdc", **quick}}
     monkeypatch.setattr(suites, "load_suite", lambda _: SimpleNamespace(methods=methods))
     monkeypatch.setattr(demo, "SHOTS", 2)
-    content = json.loads(run("demo", "--data", data, "--json", "-").stdout)
+    content = json.loads(run("demo", "--full", "--data", data, "--json", "-").stdout)
     assert content.keys() == documented("demo") | HEAD
     assert list(content["methods"]) == ["zero-shot", "coop", "cocoop", "maple", "cdc"]
     for row in content["methods"].values():
         assert row.keys() == documented("demo", 1)
     assert len(content["images"]) == 6 and all(len(row["templates"]) == 4 for row in content["images"])
     assert {row["truth"] for row in content["images"]} == {"blue", "green", "red", "yellow"}
-    output = run("demo", "--data", data).output
-    assert re.search(r"method +base +new +HM", output) and "new image 3" in output
+    output = run("demo", "--data", data, "--json", tmp_path / "quick.json").output
+    assert len(re.findall(r"method +base +new +HM", output)) == 2 and "new image 3" in output
+    assert "Left out: coop and cocoop, and most epochs" in output
+    quick = json.loads((tmp_path / "quick.json").read_text())
+    assert quick.keys() == content.keys()
+    assert {name: row["epochs"] for name, row in quick["methods"].items()} == {
+        "zero-shot": 0, "maple": 4, "cdc": 4,
+    }  # fmt: skip
 
 
 def test_datasets_and_info():
