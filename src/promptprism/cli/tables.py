@@ -98,7 +98,7 @@ def settings(rows: Mapping[str, Row]) -> Table:
 
 
 def predictions(rows: Sequence[Row]) -> Table:
-    """Predictions: rows of `promptprism.reports.rows.prediction_rows`, perhaps with the truth."""
+    """Predictions: rows of `promptprism.cli.predict.prediction_rows`, perhaps with the truth."""
     evidential = any(row["uncertainty"] is not None for row in rows)
     truth = any("truth" in row for row in rows)
     table = _grid()
