@@ -26,6 +26,7 @@ from promptprism.cli.options import (
     parse_settings,
 )
 from promptprism.cli.output import Output
+from promptprism.cli.results import results_app
 from promptprism.cli.suite import report, suite
 from promptprism.errors import PromptPrismError
 
@@ -58,6 +59,7 @@ app = typer.Typer(
 
 app.add_typer(data_app, name="data")
 app.add_typer(figure_app, name="figure")
+app.add_typer(results_app, name="results")
 app.command()(suite)
 app.command()(report)
 app.command()(benchmark)
