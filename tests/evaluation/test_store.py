@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from made_results import result, two
+from pydantic import create_model
 from toys import colours
 from typer.testing import CliRunner
 
@@ -17,7 +18,7 @@ from promptprism.evaluation import run_suite as running
 from promptprism.evaluation.run_suite import run_suite
 from promptprism.evaluation.store import Store, read_failures, read_results, write_results
 from promptprism.evaluation.suites import Cell, images_fingerprint, keys, load_suite
-from promptprism.methods import METHODS, Cdc, CdcSettings, make_settings
+from promptprism.methods import METHODS, make_settings
 from promptprism.provenance import BackboneFacts
 
 COMMITTED = Path(__file__).parents[2] / "results"
@@ -37,22 +38,15 @@ def command(*arguments, code=0):
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_new_setting_with_a_neutral_default_finds_all_committed_cells_again(name, monkeypatch):
-    class WithWings(CdcSettings):
-        wings: int = 0
-
-    monkeypatch.setattr(Cdc, "Settings", WithWings)
-    results = read_results(COMMITTED / f"{name}.jsonl")
-    assert "cdc" in {one.cell.method for one in results}
-    for one in results:
-        assert isinstance(one.cell.settings, WithWings) == (one.cell.method == "cdc")
-        found = keys(one.cell, one.backbone, one.fingerprints, one.images_learned)
-        assert found == (one.learned, one.key)
-        if one.cell.method == "cdc":
-            flying = one.cell.model_copy(
-                update={"settings": one.cell.settings.model_copy(update={"wings": 2})}
-            )
-            learned, key = keys(flying, one.backbone, one.fingerprints, one.images_learned)
-            assert learned != one.learned and key != one.key
+    for method in METHODS.values():
+        more = create_model("More", __base__=method.Settings, wings=(int, 0))
+        monkeypatch.setattr(method, "Settings", more)
+    for one in read_results(COMMITTED / f"{name}.jsonl"):
+        cell, facts = one.cell, (one.backbone, one.fingerprints, one.images_learned)
+        assert cell.settings.wings == 0 and keys(cell, *facts) == (one.learned, one.key)
+        settings = cell.settings.model_copy(update={"wings": 2})
+        learned, key = keys(cell.model_copy(update={"settings": settings}), *facts)
+        assert learned != one.learned and key != one.key
 
 
 def test_a_suite_goes_on_from_committed_results(tmp_path):
