@@ -30,7 +30,7 @@ def result(
 ):
     """A result with these accuracies by part; each: of the templates."""
     cell = Cell(
-        protocol=protocol, method=method, settings=make_settings(method, **settings).model_dump(mode="json"),
+        protocol=protocol, method=method, settings=make_settings(method, **settings),
         data=data, targets=targets, shots=shots, seed=seed,
     )  # fmt: skip
     scores = {

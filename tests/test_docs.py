@@ -8,6 +8,7 @@ import pytest
 import typer
 from PIL import Image
 from toys import picture
+from typer.testing import CliRunner
 
 from promptprism.cli import app
 from promptprism.evidence import FUSIONS, FusionRule
@@ -96,3 +97,27 @@ def test_commands_in_the_documentation_exist_with_their_options(line):
     while hasattr(command, "commands"):
         command = command.commands[words.pop(0)]
     command.make_context(command.name, words)
+
+
+def below(text, match):
+    return ("| " + text[match.end() :].partition("\n| ")[2].partition("\n\n")[0]).splitlines()
+
+
+def tables():
+    """Each command of the pages of results that makes a table, and the rows below it."""
+    text = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    for match in re.finditer(r"`promptprism\s+(report\s+results/[^`]*)`", text):
+        yield " ".join(match[1].split()), below(text, match)
+    text = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+    for match in re.finditer(r"^`(mini/\w+)`[:;]", text, re.MULTILINE):
+        head, line, *rows = below(text, match)  # without the column that is the same everywhere
+        whole = [f"| data {head}", f"| --- {line}", *(f"| average {row}" for row in rows)]
+        yield f"report results/study.jsonl --table study --suite {match[1]}", whole
+
+
+@pytest.mark.parametrize(("command", "table"), list(tables()), ids=[command for command, _ in tables()])
+def test_tables_in_the_documentation_come_out_of_the_results(command, table, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    made = CliRunner().invoke(app, shlex.split(command))
+    assert made.exit_code == 0 and len(table) > 4
+    assert not set(table) - set(made.stdout.splitlines())

@@ -111,6 +111,14 @@ def test_fit(fitted, data):
     assert not out.with_name("colours.checkpoint").exists()
 
 
+def test_results(tmp_path):
+    committed, lines = DOCUMENTED.parents[2] / "results" / "photos.jsonl", tmp_path / "r.jsonl"
+    for command, out in (("export", lines), ("import", tmp_path)):
+        content = json.loads(run("results", command, committed, "--out", out, "--json", "-").stdout)
+        assert content.keys() == documented(f"results {command}") | HEAD and content["results"] == 10
+    assert lines.read_bytes() == committed.read_bytes() and len(list(tmp_path.glob("results/*.json"))) == 10
+
+
 def test_info_on_an_adapter(fitted):
     content = json.loads(run("info", fitted[0], "--json", "-").stdout)
     assert content.keys() == documented("fit") - {"skipped"} | HEAD

@@ -61,13 +61,15 @@ def test_base_to_new_and_few_shot(shallow, tmp_path):
         root=tmp_path,
     )  # fmt: skip
     assert not few.failures and [result.training.images for result in few.results] == [10, 20]
-    assert few.results[0].cell.settings["context_length"] == 16
+    assert few.results[0].cell.settings.context_length == 16
 
 
 @pytest.mark.parametrize("name", BASE_TO_NEW[1:])
 def test_every_row_of_the_other_tables_can_be_built(name):
     """What their rows do is tested with the methods; here, that each is what its name says."""
-    rows = {row: cell.settings | {"method": cell.method} for row, cell in load_suite(name).grid()}
+    rows = {
+        row: {"method": cell.method, **cell.settings.model_dump()} for row, cell in load_suite(name).grid()
+    }
     assert all(settings["epochs"] == 5 and settings["lr"] == 0.0035 for settings in rows.values())
     if name == "paper/ablation":
         templates, vsd, dstc, cdc = (rows[row] for row in ("templates", "vsd", "dstc", "cdc"))
@@ -100,4 +102,4 @@ def test_from_imagenet_to_its_shifts(shallow, tmp_path, monkeypatch, imagenets):
     for result in outcome.results:
         sizes = {part: scores.classes for part, scores in result.scores.items()}
         assert sizes == {"source": 4, "imagenetv2": 4, "imagenet_sketch": 4, "imagenet_a": 2, "imagenet_r": 2}
-        assert result.cell.settings["lr"] == 0.0026
+        assert result.cell.settings.lr == 0.0026

@@ -22,7 +22,12 @@ from promptprism.evaluation import run_suite as running
 from promptprism.evaluation.base_to_new import base_to_new
 from promptprism.evaluation.run_suite import run_suite
 from promptprism.evaluation.store import Store, read_failures, read_result, read_results
-from promptprism.evaluation.suites import Suite, fingerprint, keys, load_suite, named_suites
+from promptprism.evaluation.suites import (
+    Suite,
+    fingerprint,
+    load_suite,
+    named_suites,
+)
 from promptprism.reports.results import group
 
 QUICK = {"epochs": 6, "batch_size": 4, "lr": 0.02}
@@ -64,7 +69,7 @@ def test_cells_are_the_protocol_and_are_run_once(tiny, data, tmp_path):
         assert same == pytest.approx(quick.metrics, 1e-3)  # in a suite new images meet all classes at once
     assert result.training.collapsed is None and result.summary == {"hm": plain.hm}
     assert result.images == {"base": {"blue": 3, "green": 3}, "new": {"red": 3, "yellow": 3}}
-    assert result.backbone.fingerprint == tiny.fingerprint and result.cell.settings["templates"] == 2
+    assert result.backbone.fingerprint == tiny.fingerprint and result.cell.settings.templates == 2
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("results/*.json")}
     again = run_suite(make(data), tmp_path, tiny)
     assert again.ran == 0 and again.results == outcome.results
@@ -168,7 +173,8 @@ def test_killed_at_any_moment_it_goes_on_and_two_may_run_at_once(tiny, data, tmp
     process.wait()
     finished = {file: file.read_bytes() for file in (tmp_path / "out" / "results").glob("*.json")}
     assert 1 <= len(finished) < 4
-    (tmp_path / "out" / "results" / f".{whole.results[-1].key}.json.1.partial").write_text("{ha")
+    last = whole.results[-1]
+    (tmp_path / "out" / "results" / f".{last.cell.file_name(last.key)}.json.1.partial").write_text("{ha")
     other = start()
     ended = run_suite(suite, tmp_path / "out", tiny)
     assert other.communicate() and other.returncode == 0
@@ -236,46 +242,6 @@ def test_a_cell_whose_data_is_missing_is_recorded_until_it_is_there(tiny, data, 
     assert run_suite(suite, tmp_path / "R", tiny).ran == 1 and not read_failures(tmp_path / "R")
 
 
-def test_keys_follow_settings_data_and_precision_and_no_version(tiny, tiny_factory, data, monkeypatch):
-    dataset, cell = load_data(data), next(make(data, methods={"cdc": QUICK}).cells())
-
-    def of(cell=cell, backbone=tiny, prints="f", images=dataset.train):
-        return keys(cell, backbone, {data: prints}, images)
-
-    first = of()
-    for learned, key in (
-        of(backbone=tiny_factory("bfloat16")),
-        of(prints="g"),
-        of(images=dataset.train[1:]),
-        of(cell.model_copy(update={"seed": 2})),
-        of(cell.model_copy(update={"settings": {**cell.settings, "lr": 0.1}})),
-    ):
-        assert learned != first[0] and key != first[1]
-    monkeypatch.setattr(promptprism, "__version__", "9")
-    monkeypatch.setattr(running, "revision", lambda: "9")
-    assert of() == first
-
-
-def test_a_claim_is_for_one(tmp_path):
-    one, two = Store(tmp_path), Store(tmp_path)
-    with one.claim("k") as first, two.claim("k") as second, two.claim("other") as third:
-        assert (first, second, third) == (True, False, True)
-    with two.claim("k") as later:
-        assert later
-
-
-def test_a_lock_that_cannot_be_used_is_named(tmp_path, monkeypatch):
-    store = Store(tmp_path)
-    (tmp_path / "locks" / "k.lock").write_text("this is no lock at all, but another file of that name" * 20)
-    with pytest.raises(PromptPrismError, match=r"cannot use '.*k.lock' .*not a database"), store.claim("k"):
-        pass
-    with store.claim("o"):
-        pass
-    monkeypatch.setattr("os.access", lambda path, _mode: not str(path).endswith("o.lock"))
-    with pytest.raises(PromptPrismError, match=r"cannot use '.*o.lock' .*another user's"), store.claim("o"):
-        pass
-
-
 def test_a_list_of_images_elsewhere_has_a_fingerprint(data, tmp_path):
     table = tmp_path / "own" / "images.csv"
     table.parent.mkdir()
@@ -336,7 +302,7 @@ def test_bad_suites(tmp_path, text, words):
 def test_settings_of_one_data_set_are_of_the_same_row(tiny, data, tmp_path):
     per_data = {data: {"cdc": {"epochs": 1}}}
     suite = make(data, methods={"cdc": METHODS["cdc"]}, datasets=("mini/food", data), per_data=per_data)
-    assert [(c.data, c.settings["epochs"]) for c in suite.cells() if c.seed == 1] == [
+    assert [(c.data, c.settings.epochs) for c in suite.cells() if c.seed == 1] == [
         ("mini/food", 6),
         (data, 1),
     ]

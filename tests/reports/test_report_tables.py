@@ -6,6 +6,7 @@ from made_results import OPENAI, result, rows, two
 
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.metrics import harmonic_mean
+from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
 from promptprism.reports.formats import FORMATS, render
 from promptprism.reports.html import Page
@@ -48,8 +49,12 @@ def test_a_suite_says_what_belongs_to_it_what_it_is_called_and_what_is_missing()
     assert found["a", "one"][0].mean == pytest.approx(0.65) and found["a", "one"][3] == "+15.00"
     assert found["a", "softmax"][-1] == "seed 2 missing" and found["b", "maple"][-1] == "no results"
     assert found["average", "one"][-1] == "of 1 of 2 data sets"
-    old = results[0].model_copy(deep=True)
-    del old.cell.settings["fusion"]  # as if that setting were new
+    content = results[0].model_dump(mode="json") | {"format": 2}
+    content["cell"]["settings"] = results[0].cell.settings.model_dump(
+        mode="json"
+    )  # all, as format 2 had them
+    del content["cell"]["settings"]["fusion"]  # as if that setting were new
+    old = CellResult.model_validate(content)
     assert ("a", "one") in rows(make_table([old], "base-to-new", SUITE))
     other = SUITE.model_copy(update={"methods": {"coop": {}}})
     with pytest.raises(PromptPrismError, match="none of the results is a cell of suite 'ablation'"):

@@ -19,37 +19,37 @@ def measure(
     works: Mapping[str, Callable[[], BaseModel]],
     show: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """Do each piece of work that has no file ``FOLDER/KIND/KEY.json`` yet, and write it there.
+    """Do each piece of work that has no file ``FOLDER/KIND/NAME.json`` yet, and write it there.
 
     What another process is doing is waited for.
 
     Args:
         store: the results folder.
         kind: names the subfolder.
-        works: by key; what they return is written.
+        works: by name, which says what decides the numbers (`Cell.file_name`); what they return is written.
         show: told of what is going on.
 
     Returns:
-        The files by key, and the errors of those that failed. They are tried again by the next run.
+        The files by name, and the errors of those that failed. They are tried again by the next run.
     """
-    files = {key: store.folder / kind / f"{key}.json" for key in works}
+    files = {name: store.folder / kind / f"{name}.json" for name in works}
     failed: dict[str, str] = {}
-    waiting = [key for key, file in files.items() if not file.exists()]
+    waiting = [name for name, file in files.items() if not file.exists()]
     while waiting:
         elsewhere = []
-        for key in waiting:
-            with store.claim(f"{kind}-{key}") as mine:
+        for name in waiting:
+            with store.claim(f"{kind}-{name}") as mine:
                 if not mine:
-                    elsewhere.append(key)
-                elif not files[key].exists():
+                    elsewhere.append(name)
+                elif not files[name].exists():
                     done = sum(file.exists() for file in files.values())
                     show(f"{kind}: {done} of {len(files)} done")
                     try:
-                        write_text(files[key], works[key]().model_dump_json(indent=1) + "\n")
+                        write_text(files[name], works[name]().model_dump_json(indent=1) + "\n")
                     except PromptPrismError as error:
-                        failed[key] = str(error)
+                        failed[name] = str(error)
         if elsewhere and len(elsewhere) == len(waiting):
             show(f"{kind}: waiting for {len(elsewhere)} that run elsewhere")
             time.sleep(1)
         waiting = elsewhere
-    return {key: file for key, file in files.items() if key not in failed}, failed
+    return {name: file for name, file in files.items() if name not in failed}, failed

@@ -143,7 +143,7 @@ def accuracy_over_epochs(cell: Cell, backbone: Backbone, dataset: Dataset) -> Ep
     protocol, meter = PROTOCOLS["base-to-new"], Meter(backbone.device)
     learning, records = draw(protocol, dataset, cell.shots, cell.seed, cell.allow_fewer)
     method = build_method(
-        cell.method, backbone, learning.class_names, learning.phrase, cell.seed, **cell.settings
+        cell.method, backbone, learning.class_names, learning.phrase, cell.seed, **cell.settings.model_dump()
     )
     parts = protocol.scored(dataset, {})
     accuracies: dict[str, list[float]] = {part: [] for part in parts}
@@ -156,7 +156,7 @@ def accuracy_over_epochs(cell: Cell, backbone: Backbone, dataset: Dataset) -> Ep
         method.train(training)
 
     look(-1, method)
-    result = train(method, records if cell.settings["epochs"] else (), seed=cell.seed, after_epoch=look)
+    result = train(method, records if cell.settings.learns else (), seed=cell.seed, after_epoch=look)
     return EpochCurve(
         cell=cell,
         backbone=BackboneFacts.of(backbone),

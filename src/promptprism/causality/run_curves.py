@@ -54,10 +54,11 @@ def run_curves(
     for row in grid.methods:
         works = {}
         for cell in grid.only([row]).cells():
-            if epochs is not None and cell.settings["epochs"]:
-                cell = cell.model_copy(update={"settings": cell.settings | {"epochs": epochs}})
-            key = digest_of(cell=cell.model_dump(mode="json"), backbone=facts, data=prints[cell.data])
-            works[key] = partial(accuracy_over_epochs, cell, backbone, sets[cell.data])
+            if epochs is not None and cell.settings.learns:
+                settings = cell.settings.model_copy(update={"epochs": epochs})
+                cell = cell.model_copy(update={"settings": settings})
+            key = digest_of(cell=cell.differing(), backbone=facts, data=prints[cell.data])
+            works[cell.file_name(key)] = partial(accuracy_over_epochs, cell, backbone, sets[cell.data])
         files, failed = measure(store, KIND, works, partial(_tell, show, row))
         failures += failed.values()
         found[row] = [EpochCurve.model_validate_json(file.read_bytes()) for file in files.values()]

@@ -101,7 +101,8 @@ def intervene(
     """
     data, _, given = result.cell.data.partition("@")
     rho, meter = float(given or RHO), Meter(backbone.device)
-    method, _ = load_adapter(store.adapter(result.learned), backbone, **result.cell.prediction_settings)
+    learned = store.adapter(result.cell, result.learned)
+    method, _ = load_adapter(learned, backbone, **result.cell.prediction_settings)
     predictor, label_space = Predictor(method), classes(data)
     every, of_every = _split(data, "test", rho)
     chosen = [place for place in range(len(every)) if place % (len(every) // len(label_space)) < per_class]
@@ -191,12 +192,10 @@ def run_interventions(
 
         outcome = run_suite(grid.only([row]), out, backbone, show=tell)
         failures += [f"{cell}: {error}" for cell, error in outcome.failures]
-        works = {
-            digest_of(version=_VERSION, key=result.key, per_class=per_class, draws=draws): partial(
-                intervene, result, backbone, store, per_class, draws
-            )
-            for result in outcome.results
-        }
+        works = {}
+        for result in outcome.results:
+            key = digest_of(version=_VERSION, key=result.key, per_class=per_class, draws=draws)
+            works[result.cell.file_name(key)] = partial(intervene, result, backbone, store, per_class, draws)
         files, failed = measure(store, KIND, works, show)
         failures += failed.values()
         found[row] = [Interventions.model_validate_json(file.read_bytes()) for file in files.values()]

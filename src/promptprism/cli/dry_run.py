@@ -46,7 +46,7 @@ def estimate_lines(suite: Suite, estimate: Estimate, rate: str) -> list[Any]:
         "cells (costs are of one seed):",
         table,
         f"all cells: {flops / 1e15:,.1f} PFLOP, about {hours(sum(one.hours for one in cells))} hours, at "
-        f"most {max(one.memory_mb for one in cells) / 1024:.1f} GiB at a time",
+        f"most {max((one.memory_mb for one in cells), default=0) / 1024:.1f} GiB at a time",
         f"hours are at {estimate.gigaflops:,.0f} GFLOP/s in {spec.precision} ({rate}), the rate of large "
         "matrix products: a lower bound, to which reading images and all that is no matrix product adds",
         "data:",

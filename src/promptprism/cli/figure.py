@@ -124,7 +124,9 @@ def curves(
         out=str(out),
         data=sets,
         seeds=list(chosen.seeds),
-        settings={row: every[0].cell.settings for row, every in found.items() if every},
+        settings={
+            row: every[0].cell.settings.model_dump(mode="json") for row, every in found.items() if every
+        },
         curves=content,
         collapsed=collapsed,
         failures=failures,

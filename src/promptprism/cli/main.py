@@ -19,6 +19,7 @@ from promptprism.cli.fit import fit
 from promptprism.cli.info import datasets, info, methods
 from promptprism.cli.predict import predict
 from promptprism.cli.report import report
+from promptprism.cli.results import results_app
 from promptprism.cli.suite import suite
 from promptprism.errors import PromptPrismError
 
@@ -58,7 +59,7 @@ def _main(
 _PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "First steps": (demo, datasets, methods, info),
     "Your images": (fit, predict, evaluate, explain),
-    "Experiments": (data_app, suite, report, figure_app, benchmark),
+    "Experiments": (data_app, suite, results_app, report, figure_app, benchmark),
 }
 for panel, commands in _PANELS.items():
     for command in commands:

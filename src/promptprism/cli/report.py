@@ -15,7 +15,12 @@ from promptprism.reports.formats import FORMATS, find_format
 
 def report(
     results: Annotated[
-        Path, typer.Argument(metavar="RESULTS", help="Folder of `suite --out`.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="RESULTS",
+            help="Folder of `suite --out`, or file of `results export`.",
+            show_default=False,
+        ),
     ],
     table: Annotated[
         str | None,

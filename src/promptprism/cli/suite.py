@@ -76,7 +76,7 @@ def suite(
 
     chosen = load_suite(source).only(split_names(methods), split_names(datasets), parse_seeds(seeds))
     if dry_run:
-        _dry_run(chosen, root, gigaflops, device, output)
+        _dry_run(chosen, out, root, gigaflops, device, output)
         return
     if out is None:
         raise PromptPrismError("where do the results go? Give --out FOLDER")
@@ -131,12 +131,27 @@ def suite(
         raise typer.Exit(1)
 
 
-def _dry_run(chosen: Suite, root: Path | None, gigaflops: float | None, device: str, output: Output) -> None:
+def _dry_run(
+    chosen: Suite,
+    out: Path | None,
+    root: Path | None,
+    gigaflops: float | None,
+    device: str,
+    output: Output,
+) -> None:
     from promptprism.backbones.loading import find_device
     from promptprism.cli.dry_run import estimate_content, estimate_lines
     from promptprism.evaluation.estimate import estimate_suite
+    from promptprism.evaluation.store import read_results
 
     device = find_device(device)
-    estimate = estimate_suite(chosen, root, gigaflops, device)
+    found = read_results(out, needed=False) if out else []
+    spec = chosen.backbone.model_dump()
+    finished = {
+        result.cell for result in found if result.backbone.model_dump(exclude={"fingerprint"}) == spec
+    }
+    estimate = estimate_suite(chosen, root, gigaflops, device, finished)
+    if finished:
+        output.show(f"cells that have a result in {out} are left out")
     output.show(*estimate_lines(chosen, estimate, "stated" if gigaflops else f"measured on this {device}"))
     output.write(**estimate_content(chosen, estimate))

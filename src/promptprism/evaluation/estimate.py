@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -97,7 +97,11 @@ class Estimate:
 
 
 def estimate_suite(
-    suite: Suite, root: Path | None = None, gigaflops: float | None = None, device: str = "cpu"
+    suite: Suite,
+    root: Path | None = None,
+    gigaflops: float | None = None,
+    device: str = "cpu",
+    finished: Collection[Cell] = (),
 ) -> Estimate:
     """Estimate a suite from the sizes of its backbone; weights are not needed.
 
@@ -109,6 +113,7 @@ def estimate_suite(
         root: folder of the field's data sets.
         gigaflops: of matrix products per second; None measures this machine for a second.
         device: that is measured.
+        finished: cells that would not run again.
 
     Raises:
         PromptPrismError: invalid settings, or a backbone whose sizes are unknown.
@@ -121,6 +126,8 @@ def estimate_suite(
     arithmetic = _Arithmetic(backbone, suite.backbone, {name: data for name, (data, _) in found.items()})
     cells = []
     for row, cell in suite.grid():
+        if cell in finished:
+            continue
         cost = arithmetic.cost(cell.model_copy(update={"seed": suite.seeds[0]}).model_dump_json())
         memory = cost["memory_mb"] + (_LIBRARIES_MB if device == "cpu" else 0.0)
         memory += numbers * arithmetic.item / 2**20
@@ -211,10 +218,14 @@ class _Arithmetic:
             cell.protocol, cell.data, cell.targets, cell.shots, cell.seed, cell.allow_fewer
         )
         model = build_method(
-            cell.method, self.backbone, learning.class_names, phrase=learning.phrase, **cell.settings
+            cell.method,
+            self.backbone,
+            learning.class_names,
+            phrase=learning.phrase,
+            **cell.settings.model_dump(),
         )
         settings = model.settings
-        images = len(records) if settings.epochs else 0
+        images = len(records) if settings.learns else 0
         steps = settings.epochs * max(1, images // settings.batch_size) if images else 0
         batch = min(settings.batch_size, images)
         calibration = replace(

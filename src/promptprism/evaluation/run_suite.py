@@ -19,7 +19,7 @@ from promptprism.data.registry import load_data
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.protocols import PROTOCOLS, calibrate, draw, learn, score
 from promptprism.evaluation.store import CellResult, Store, read_result
-from promptprism.evaluation.suites import Cell, Suite, digest_of, fingerprint, keys
+from promptprism.evaluation.suites import Cell, Suite, digest_of, fingerprint, images_fingerprint, keys
 from promptprism.provenance import BackboneFacts, revision
 
 Stage = Literal["all", "train", "test"]
@@ -57,6 +57,7 @@ class _Job:
     records: Records
     parts: Mapping[str, Dataset]
     fingerprints: dict[str, str]
+    images: str
     learned: str
     key: str
 
@@ -77,11 +78,12 @@ class _Work:
             name = f"{cell.data.replace('/', '-')}-{cell.shots}shot-seed{cell.seed}.jsonl"
             listed = read_list(self.lists / name, dataset)
         learning, records = draw(protocol, dataset, cell.shots, cell.seed, cell.allow_fewer, listed)
-        if not cell.settings["epochs"]:
+        if not cell.settings.learns:
             records = ()
         prints = {name: self._fingerprint(name) for name in (cell.data, *cell.targets)}
-        learned, key = keys(cell, self.backbone, prints, records)
-        return _Job(cell, learning, records, protocol.scored(dataset, targets), prints, learned, key)
+        images = images_fingerprint(records)
+        learned, key = keys(cell, BackboneFacts.of(self.backbone), prints, images)
+        return _Job(cell, learning, records, protocol.scored(dataset, targets), prints, images, learned, key)
 
     def run(self, job: _Job, stage: Stage) -> None:
         if stage != "test":
@@ -90,12 +92,12 @@ class _Work:
             self.store.finish(self._test(job))
 
     def _train(self, job: _Job) -> None:
-        place, cell = self.store.adapter(job.learned), job.cell
+        place, cell = self.store.adapter(job.cell, job.learned), job.cell
         # Another cell may be learning the very same; it is worth waiting for.
-        with self.store.claim(job.learned, wait=7 * 24 * 3600.0):
+        with self.store.claim(place.name, wait=7 * 24 * 3600.0):
             if place.exists():
                 return
-            checkpoint = place.with_name(f"{job.learned}.checkpoint")
+            checkpoint = place.with_name(f"{place.name}.checkpoint")
             model, training = learn(
                 cell.method,
                 self.backbone,
@@ -103,13 +105,13 @@ class _Work:
                 job.records,
                 seed=cell.seed,
                 checkpoint=checkpoint,
-                **cell.settings,
+                **cell.settings.model_dump(),
             )
             images = job.learning.counts(job.records)
             data = DataSummary(name=job.learning.name, images=images, shots=cell.shots, seed=cell.seed)
             card = Card(
                 method=model.name,
-                settings=cell.settings,
+                settings=cell.settings.model_dump(mode="json"),
                 backbone=BackboneFacts.of(self.backbone),
                 class_names=tuple(model.class_names),
                 phrase=model.phrase,
@@ -121,7 +123,7 @@ class _Work:
             checkpoint.unlink(missing_ok=True)
 
     def _test(self, job: _Job) -> CellResult:
-        place = self.store.adapter(job.learned)
+        place = self.store.adapter(job.cell, job.learned)
         if not place.exists():
             raise PromptPrismError(
                 f"nothing is learned for {job.cell}: run the suite with --stage train first"
@@ -140,6 +142,7 @@ class _Work:
             phrase=card.phrase,
             backbone=card.backbone,
             fingerprints=job.fingerprints,
+            images_learned=job.images,
             training=card.training,
             scores=scores,
             images={name: part.counts(part.test) for name, part in job.parts.items()},
@@ -183,12 +186,13 @@ def run_suite(
         for cell in waiting:
             progress.running = str(cell)
             show(progress)
-            key = digest_of(cell=cell.model_dump(mode="json"))  # should its data be unusable
+            key = digest_of(cell=cell.differing())  # should its data be unusable
             try:
                 job = work.job(cell)
                 key = job.key
-                finished = store.adapter(job.learned) if stage == "train" else store.result(key)
-                with store.claim(key) as mine:
+                learned, result = store.adapter(cell, job.learned), store.result(cell, key)
+                finished = learned if stage == "train" else result
+                with store.claim(result.stem) as mine:
                     if not mine:
                         elsewhere.append(cell)
                         continue
@@ -196,7 +200,7 @@ def run_suite(
                         work.run(job, stage)
                         outcome.ran += 1
                 if stage != "train":
-                    results[places[id(cell)]] = read_result(finished)
+                    results[places[id(cell)]] = read_result(result)
                 progress.done += 1
             except Exception as error:  # whatever it is, the other cells can still be run
                 if _no_space(error):

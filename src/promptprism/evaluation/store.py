@@ -1,8 +1,10 @@
 """A folder of results that many processes may fill at once, and any of them may be killed.
 
-``results/KEY.json`` is the truth: one immutable file per finished cell, renamed into place when it is
-whole. ``adapters/KEY`` is what was learned, ``index.sqlite`` says what failed, ``locks/`` who works at what:
-the operating system takes a lock from a process that dies.
+``results/NAME.json`` is the truth: one immutable file per finished cell, renamed into place when it is
+whole; see `Cell.file_name`. ``adapters/NAME`` is what was learned, ``index.sqlite`` says what failed,
+``locks/`` who works at what: the operating system takes a lock from a process that dies.
+
+Results also travel as one file of JSON lines, a line per cell: `write_results` and `read_results`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,12 +24,15 @@ import promptprism
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.evaluate import Evaluation
 from promptprism.evaluation.suites import Cell
-from promptprism.files import write_bytes
+from promptprism.files import write_text
 from promptprism.provenance import BackboneFacts
 from promptprism.training.loop import TrainResult
 
 _TABLE = """CREATE TABLE IF NOT EXISTS cells (
     key TEXT PRIMARY KEY, state TEXT NOT NULL, cell TEXT NOT NULL, error TEXT, time TEXT NOT NULL)"""
+
+_AGAIN = "Move it away: the next run of its suite makes it again from what was learned"
+_WITHOUT = "Take the line out, or export the results again"
 
 
 class CellResult(BaseModel):
@@ -44,6 +49,7 @@ class CellResult(BaseModel):
         phrase: hand-crafted text of the data learned from.
         backbone: the frozen model.
         fingerprints: of the data set and the targets.
+        images_learned: fingerprint of the images learned from; with it the keys can be made again.
         training: what training was and cost.
         scores: by part, such as base and new.
         images: number of test images of each class, by part.
@@ -53,7 +59,7 @@ class CellResult(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[2] = 2
+    format: Literal[2, 3] = 3
     key: str
     learned: str
     promptprism: str = promptprism.__version__
@@ -63,6 +69,7 @@ class CellResult(BaseModel):
     phrase: str
     backbone: BackboneFacts
     fingerprints: dict[str, str]
+    images_learned: str | None = None
     training: TrainResult
     scores: dict[str, Evaluation]
     images: dict[str, dict[str, int]]
@@ -89,24 +96,24 @@ class Store:
         with self._index() as index:
             index.execute(_TABLE)
 
-    def adapter(self, key: str) -> Path:
-        """Where what was learned under this key is, or goes."""
-        return self.folder / "adapters" / key
+    def adapter(self, cell: Cell, learned: str) -> Path:
+        """Where what a cell has learned is, or goes."""
+        return self.folder / "adapters" / cell.file_name(learned)
 
-    def result(self, key: str) -> Path:
+    def result(self, cell: Cell, key: str) -> Path:
         """Where the result of a cell is, or goes."""
-        return self.folder / "results" / f"{key}.json"
+        return _result(self.folder, cell, key)
 
     @contextmanager
-    def claim(self, key: str, wait: float = 0.0) -> Iterator[bool]:
-        """Hold a key for this process, unless another holds it for longer than ``wait`` seconds.
+    def claim(self, name: str, wait: float = 0.0) -> Iterator[bool]:
+        """Hold a name for this process, unless another holds it for longer than ``wait`` seconds.
 
         What the last holder left half-done is removed.
 
         Raises:
             PromptPrismError: the lock cannot be used, for instance one that belongs to another user.
         """
-        path = self.folder / "locks" / f"{key}.lock"
+        path = self.folder / "locks" / f"{name}.lock"
         if path.exists() and not os.access(path, os.W_OK):  # where SQLite would let everybody in
             raise PromptPrismError(_unusable(path, "it is another user's, or read-only"))
         with closing(sqlite3.connect(path, timeout=wait, isolation_level=None)) as lock:
@@ -118,14 +125,23 @@ class Store:
                 yield False
                 return
             for place in ("results", "adapters"):
-                for rest in (self.folder / place).glob(f".{key}*.partial"):
+                for rest in (self.folder / place).glob(f".{name}*.partial"):
                     shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
             yield True
 
     def finish(self, result: CellResult) -> None:
         """Write the result of a cell."""
-        write_bytes(self.result(result.key), (result.model_dump_json(indent=1) + "\n").encode())
+        write_text(self.result(result.cell, result.key), result.model_dump_json(indent=1) + "\n")
         self._note(result.key, "done", result.cell, None)
+
+    def add(self, result: CellResult) -> bool:
+        """Write the result of a cell that was run elsewhere, if there is none; whether it was written."""
+        path = self.result(result.cell, result.key)
+        with self.claim(path.stem) as mine:
+            new = mine and not path.exists()
+            if new:
+                self.finish(result)
+            return new
 
     def fail(self, key: str, cell: Cell, error: str) -> None:
         """Record why a cell has no result; it is tried again by the next run."""
@@ -160,13 +176,16 @@ def read_failures(folder: Path) -> list[tuple[Cell, str]]:
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as index:
             rows = index.execute("SELECT key, cell, error FROM cells WHERE state = 'failed'").fetchall()
+        failed = [(key, Cell.model_validate_json(text), error) for key, text, error in rows]
     except sqlite3.Error as error:
         raise PromptPrismError(_unusable(path, error)) from error
-    return [
-        (Cell.model_validate_json(cell), error)
-        for key, cell, error in rows
-        if not (folder / "results" / f"{key}.json").exists()
-    ]
+    except ValidationError as error:
+        raise PromptPrismError(_unusable(path, error.errors()[0]["msg"])) from error
+    return [(cell, error) for key, cell, error in failed if not _result(folder, cell, key).exists()]
+
+
+def _result(folder: Path, cell: Cell, key: str) -> Path:
+    return folder / "results" / f"{cell.file_name(key)}.json"
 
 
 def _unusable(path: Path, error: sqlite3.Error | str) -> str:
@@ -183,35 +202,69 @@ def read_result(path: Path) -> CellResult:
     Raises:
         PromptPrismError: it is damaged or of another version.
     """
-    try:
-        return CellResult.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise PromptPrismError(f"cannot read result '{path}' ({error.strerror})") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        what = (
-            f"is no result that this promptprism ({promptprism.__version__}) reads: {place}: {first['msg']}"
-        )
-        if first["type"] == "json_invalid":
-            what = f"is damaged or cut short ({first['msg']})"
-        elif place == "format":
-            reads = CellResult.model_fields["format"].default
-            what = (
-                f"has format {first['input']!r}, this promptprism ({promptprism.__version__}) reads {reads}"
-            )
-        raise PromptPrismError(
-            f"'{path}' {what}. Move it away: the next run of its suite makes it again from what was learned"
-        ) from error
+    return _parsed(_content(path), f"'{path}'", _AGAIN)
 
 
-def read_results(folder: Path) -> list[CellResult]:
-    """Read all results of a folder that suites were run into, in the order of their keys.
+def read_results(place: Path, needed: bool = True) -> list[CellResult]:
+    """Read all results of a folder that suites were run into, or of a file of `write_results`, in its order.
+
+    Args:
+        place: the folder or file.
+        needed: refuse a place that has none.
 
     Raises:
-        PromptPrismError: it is no such folder, or holds none; see `read_result`.
+        PromptPrismError: it is no such place; see `read_result`.
     """
-    paths = sorted((folder / "results").glob("*.json"))
-    if not paths:
-        raise PromptPrismError(f"'{folder}' holds no results: give the folder of `promptprism suite --out`")
-    return [read_result(path) for path in paths]
+    if place.is_file():
+        lines = enumerate(_content(place).splitlines(), 1)
+        results = [_parsed(line, f"line {number} of '{place}'", _WITHOUT) for number, line in lines]
+    else:
+        results = [read_result(path) for path in (place / "results").glob("*.json")]
+    if needed and not results:
+        raise PromptPrismError(
+            f"'{place}' holds no results: give the folder of `promptprism suite --out`, or the file of "
+            "`promptprism results export`"
+        )
+    return sorted(results, key=_order)
+
+
+def write_results(path: Path, results: Iterable[CellResult]) -> int:
+    """Write results as JSON lines, a line per cell, in the same order whatever theirs is.
+
+    Returns:
+        How many there are now: of several results of one key the latest is kept.
+
+    Raises:
+        PromptPrismError: the place cannot be written.
+    """
+    latest = {result.key: result for result in sorted(results, key=lambda result: result.finished)}
+    lines = [f"{result.model_dump_json()}\n" for result in sorted(latest.values(), key=_order)]
+    write_text(path, "".join(lines))
+    return len(lines)
+
+
+def _order(result: CellResult) -> tuple[str | int, ...]:
+    cell = result.cell
+    return cell.protocol, cell.data, cell.method, cell.shots, cell.seed, result.key
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PromptPrismError(f"cannot read result '{path}' ({error.strerror})") from error
+
+
+def _parsed(text: bytes, place: str, remedy: str) -> CellResult:
+    try:
+        return CellResult.model_validate_json(text)
+    except ValidationError as error:
+        first, reader = error.errors()[0], f"this promptprism ({promptprism.__version__})"
+        field = ".".join(map(str, first["loc"]))
+        what = f"is no result that {reader} reads: {field}: {first['msg']}"
+        if first["type"] == "json_invalid":
+            what = f"is damaged or cut short ({first['msg']})"
+        elif field == "format":
+            reads = CellResult.model_fields["format"].default
+            what = f"has format {first['input']!r}, {reader} reads {reads}"
+        raise PromptPrismError(f"{place} {what}. {remedy}") from error

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
-from promptprism.backbones import Backbone
 from promptprism.backbones.backbone import Precision
 from promptprism.data.images import identity
 from promptprism.data.records import Dataset, Record
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.protocols import PROTOCOLS
-from promptprism.methods import METHODS, make_settings
+from promptprism.methods import METHODS, MethodSettings, make_settings
 from promptprism.provenance import BackboneFacts
 
 NAMED = Path(__file__).parents[1] / "suites"
@@ -41,28 +50,53 @@ class Cell(_Frozen):
     Attributes:
         protocol: a name of `PROTOCOLS`.
         method: a name of `METHODS`.
-        settings: all settings of the method.
+        settings: of the method; JSON has those that are not its defaults, and what it lacks is a default.
         data: what is learned from.
         targets: what else is scored.
         shots: training images per class.
         seed: of the run.
         allow_fewer: take what there is of classes with fewer images than shots.
+        version: of the method; see `MethodSettings.version`.
     """
 
     protocol: str
     method: str
-    settings: dict[str, Any]
+    settings: MethodSettings
     data: str
     targets: tuple[str, ...] = ()
     shots: int
     seed: int
     allow_fewer: bool = False
+    version: int = 1
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _of_the_method(cls, given: Any, info: ValidationInfo) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        try:
+            return make_settings(info.data["method"], **given)
+        except PromptPrismError as error:
+            raise ValueError(str(error)) from error
+
+    @field_serializer("settings")
+    def _differing(self, settings: MethodSettings) -> dict[str, Any]:
+        return settings.differing()
 
     @property
     def prediction_settings(self) -> dict[str, Any]:
         """Those settings that training does not see."""
-        free = METHODS[self.method].prediction_settings
-        return {name: value for name, value in self.settings.items() if name in free}
+        return self.settings.model_dump(include=set(METHODS[self.method].prediction_settings))
+
+    def differing(self) -> dict[str, Any]:
+        """What makes it this cell and no other, as JSON has it: all that is not a default."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    def file_name(self, key: str) -> str:
+        """A name to read, such as ``cdc--mini-food--16-shots--seed-1--0123abcd``, for what has a key."""
+        data = Path(self.data).name if Path(self.data).is_absolute() else self.data
+        data = re.sub(r"[^\w.@]+", "-", data)[-40:].strip("-")
+        return f"{self.method}--{data}--{self.shots}-shots--seed-{self.seed}--{key[:8]}"
 
     def __str__(self) -> str:
         return f"{self.method} on {self.data}, {self.shots} shots, seed {self.seed}"
@@ -151,19 +185,20 @@ class Suite(_Frozen):
                 settings = given | self.per_data.get(data, {}).get(row, {})
                 method = settings.pop("method", row)
                 whole = make_settings(method, **settings)
-                for shots in self.shots if whole.epochs else self.shots[:1]:
-                    for seed in self.seeds if whole.epochs else self.seeds[:1]:
+                for shots in self.shots if whole.learns else self.shots[:1]:
+                    for seed in self.seeds if whole.learns else self.seeds[:1]:
                         yield (
                             row,
                             Cell(
                                 protocol=self.protocol,
                                 method=method,
-                                settings=whole.model_dump(mode="json"),
+                                settings=whole,
                                 data=data,
                                 targets=self.targets,
                                 shots=shots,
                                 seed=seed,
                                 allow_fewer=self.allow_fewer,
+                                version=whole.version,
                             ),
                         )
 
@@ -212,30 +247,38 @@ def digest_of(**facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
 
 
+def images_fingerprint(images: Sequence[Record]) -> str:
+    """Digest of the very images that are learned from, whatever their order."""
+    labels = sorted(f"{record.label} {identity(record.source, None)}" for record in images)
+    return hashlib.sha256("\n".join(labels).encode()).hexdigest()[:16]
+
+
 def keys(
-    cell: Cell, backbone: Backbone, fingerprints: Mapping[str, str], images: Sequence[Record]
+    cell: Cell, backbone: BackboneFacts, fingerprints: Mapping[str, str], images: str
 ) -> tuple[str, str]:
     """Keys of what a cell learns and of its result: settings, data and backbone, and nothing else.
 
-    Settings that training does not see make another result, but nothing else to learn.
-
-    Versions of the code and its libraries are noted in results, but a new one repeats no finished cell.
+    Of settings only those count that are not the method's defaults: a new one, whose default changes nothing,
+    leaves every key as it is. Settings that training does not see make another result, but nothing else to
+    learn. Versions of the code and its libraries are noted in results, but a new one repeats no finished
+    cell, unless the method's own version was raised.
 
     Args:
         cell: the cell.
         backbone: that it runs with.
         fingerprints: of its data set and targets.
-        images: that it learns from.
+        images: the `images_fingerprint` of those that it learns from.
     """
-    labels = sorted(f"{record.label} {identity(record.source, None)}" for record in images)
+    free = cell.prediction_settings
     learned = digest_of(
         # Protocols that learn the same share it: cross-dataset and cross-domain.
         classes="base" if cell.protocol == "base-to-new" else "all",
         method=cell.method,
-        settings={n: value for n, value in cell.settings.items() if n not in cell.prediction_settings},
-        backbone=BackboneFacts.of(backbone).model_dump(include={"fingerprint", "precision"}),
+        version=cell.version,
+        settings={name: value for name, value in cell.settings.differing().items() if name not in free},
+        backbone=backbone.model_dump(include={"fingerprint", "precision"}),
         data=fingerprints[cell.data],
-        images=hashlib.sha256("\n".join(labels).encode()).hexdigest(),
+        images=images,
         seed=cell.seed,
     )
-    return learned, digest_of(learned=learned, cell=cell.model_dump(mode="json"), data=dict(fingerprints))
+    return learned, digest_of(learned=learned, cell=cell.differing(), data=dict(fingerprints))

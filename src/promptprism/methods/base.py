@@ -28,6 +28,8 @@ class MethodSettings(BaseModel):
 
     method: ClassVar[str]
     """Name of the method that these are the settings of."""
+    version: ClassVar[int] = 1
+    """Of the method: raised when the same settings make other numbers, or a default becomes another value."""
 
     epochs: int = Field(default=5, ge=0, description="Passes over the training images.")
     batch_size: int = Field(default=4, ge=1, description="Images per training step.")

@@ -24,18 +24,13 @@ class Row:
         name: of the suite's row, or the method's.
         label: what tells it from the others.
         method: a name of `METHODS`.
-        facts: the settings that tell it from the other rows of its method.
+        learns: whether seeds and shots mean anything to it.
     """
 
     name: str
     label: str
     method: str
-    facts: tuple[tuple[str, Any], ...] = field(default=(), compare=False)
-
-    @property
-    def learns(self) -> bool:
-        """Whether seeds and shots mean anything to it."""
-        return METHODS[self.method].Settings().epochs > 0
+    learns: bool = field(compare=False)
 
     @property
     def ours(self) -> bool:
@@ -141,7 +136,7 @@ def group(results: Sequence[CellResult], suite: Suite | None = None) -> Runs:
     if suite is not None and not results:
         raise PromptPrismError(f"none of the results is a cell of suite '{suite.name}': run it first")
     rows = _rows(named, settings=suite is None)
-    learning = [result for result in results if result.cell.settings["epochs"]]
+    learning = [result for result in results if result.cell.settings.learns]
     seeds = {result.cell.seed for result in learning} | set(suite.seeds if suite else ())
     cells: dict[Row, dict[tuple[str, int], list[CellResult]]] = {}
     for name, result in sorted(named, key=lambda pair: pair[1].finished):
@@ -163,7 +158,7 @@ def group(results: Sequence[CellResult], suite: Suite | None = None) -> Runs:
 
 
 def _run(results: Sequence[CellResult], seeds: set[int]) -> Run:
-    learns = results[0].cell.settings["epochs"] > 0
+    learns = results[0].cell.settings.learns
     if not learns:  # whatever the seed, it is the same
         results = results[-1:]
     by_seed = {result.cell.seed: result for result in sorted(results, key=lambda r: r.cell.seed)}
@@ -181,13 +176,10 @@ def _named(results: Sequence[CellResult], suite: Suite | None) -> list[tuple[str
     if suite is None:
         return [(result.cell.method, result) for result in results]
 
-    def whatever_seed(cell: Cell) -> str:
-        # Settings that came after the result was written had their default then.
-        defaults = METHODS[cell.method].Settings().model_dump(mode="json")
-        settings = dict(sorted((defaults | cell.settings).items()))
-        return cell.model_copy(update={"seed": 0, "settings": settings}).model_dump_json()
+    def whatever_seed(cell: Cell) -> Cell:
+        return cell.model_copy(update={"seed": 0})
 
-    rows: dict[str, dict[str, None]] = {}
+    rows: dict[Cell, dict[str, None]] = {}
     for row, cell in suite.grid():
         rows.setdefault(whatever_seed(cell), {})[row] = None  # once for all seeds
     return [(row, result) for result in results for row in rows.get(whatever_seed(result.cell), ())]
@@ -200,22 +192,22 @@ def _rows(named: Sequence[tuple[str, CellResult]], settings: bool) -> dict[tuple
     """
 
     def facts(result: CellResult) -> dict[str, Any]:
-        few_shot = result.cell.protocol == "few-shot"
-        shots = {"shots": result.cell.shots} if result.cell.settings["epochs"] and not few_shot else {}
-        backbone = {"backbone": f"{result.backbone.name} {result.backbone.fingerprint[:6]}"}
-        said = result.cell.settings if settings else {}
-        return {**said, **shots, **backbone, "precision": result.backbone.precision}
+        cell, backbone = result.cell, result.backbone
+        return {
+            **(cell.settings.differing() if settings else {}),
+            **({"shots": cell.shots} if cell.settings.learns and cell.protocol != "few-shot" else {}),
+            "version": cell.version,
+            "backbone": f"{backbone.name} {backbone.fingerprint[:6]}",
+            "precision": backbone.precision,
+        }
 
     rows = {}
     for name in {name for name, _ in named}:
-        own = {result.key: facts(result) for of, result in named if of == name}
-        method = next(result.cell.method for of, result in named if of == name)
-        every = list(dict.fromkeys(fact for found in own.values() for fact in found))
-        differing = [f for f in every if len({repr(found.get(f)) for found in own.values()}) > 1]
-        defaults = METHODS[method].Settings().model_dump(mode="json")
-        for key, found in own.items():
-            said = tuple((fact, found.get(fact)) for fact in differing)
-            other = (pair for pair in said if pair not in defaults.items())
-            text = ", ".join(f"{fact}={value}" for fact, value in other)
-            rows[name, key] = Row(name, f"{name} ({text})" if text else name, method, said)
+        own = {result.key: (facts(result), result.cell) for of, result in named if of == name}
+        every = {fact for found, _ in own.values() for fact in found}
+        differing = {fact for fact in every if len({repr(found.get(fact)) for found, _ in own.values()}) > 1}
+        for key, (found, cell) in own.items():
+            text = ", ".join(f"{fact}={value}" for fact, value in found.items() if fact in differing)
+            label = f"{name} ({text})" if text else name
+            rows[name, key] = Row(name, label, cell.method, cell.settings.learns)
     return rows

@@ -38,7 +38,7 @@ def settings_table(results: Iterable[CellResult], suite: Suite | None = None) ->
         row: [r for run in by_place.values() for r in (*run.sound.values(), *run.collapsed.values())]
         for row, by_place in runs.by_row.items()
     }
-    settings = {row: found[0].cell.settings for row, found in every.items()}
+    settings = {row: found[0].cell.settings.model_dump(mode="json") for row, found in every.items()}
     names = dict.fromkeys(name for own in settings.values() for name in own)
     # Between methods nearly all settings differ, and tell nothing.
     values = {n: {(row.method, repr(own.get(n))) for row, own in settings.items()} for n in names}
