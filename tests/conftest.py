@@ -1,5 +1,6 @@
 """Small models that every test may use: `tiny` (seconds would be too long) and the golden CLIP."""
 
+import gc
 import hashlib
 import math
 import os
@@ -25,6 +26,12 @@ settings.load_profile("values")
 # Workers of pytest-xdist share the cores, and their threads would only wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+
+
+def pytest_collection_finish():
+    """What imports have made stays: the collections that measurements ask for need not walk it each time."""
+    gc.freeze()
+
 
 DATA_ROOT = os.environ.get("PROMPTPRISM_DATA")
 
