@@ -28,6 +28,7 @@ def photos(tmp_path, monkeypatch):
         Image.fromarray(picture(colour, 99)).save(tmp_path / f"holiday{holiday}.jpg")
 
 
+@pytest.mark.slow
 def test_the_python_example_of_the_readme_runs_word_for_word(photos, capsys):
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}

@@ -42,6 +42,7 @@ def quick(name, rows=(), **changes):
     return suite.model_copy(update=changes).only(methods=rows, seeds=[1])
 
 
+@pytest.mark.slow
 def test_base_to_new_and_few_shot(shallow, tmp_path):
     miniature(tmp_path, "eurosat")
     suite = quick("paper/base-to-new", datasets=("eurosat",))
@@ -84,6 +85,7 @@ def test_every_row_of_the_other_tables_can_be_built(name):
         assert all(cell in others for cell in cells) and len(cells) == 33
 
 
+@pytest.mark.slow
 def test_from_imagenet_to_its_shifts(shallow, tmp_path, monkeypatch, imagenets):
     for name, entry in CATALOG.items():
         if name.startswith("imagenet"):
