@@ -1,24 +1,38 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.promptprism-$(shell cat pyproject.toml | cksum | cut -d' ' -f1)
+KEY := $(shell cksum < pyproject.toml | cut -d' ' -f1)
+INSTALLED := $(VENV)/.promptprism-$(KEY)
+DEVELOPED := $(VENV)/.promptprism-dev-$(KEY)
 
-.PHONY: install demo test lint
+.PHONY: install dev demo test test-fast lint
 
-install: $(STAMP)
+install: $(INSTALLED)
 
-$(STAMP):
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --editable '.[dev]'
+dev: $(DEVELOPED)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): | $(BIN)/python
+	$(BIN)/python -m pip install --editable .
 	touch $@
+
+$(DEVELOPED): | $(BIN)/python
+	$(BIN)/python -m pip install --editable '.[dev]'
+	touch $@ $(INSTALLED)
 
 demo: install
 	$(BIN)/promptprism demo
 
-test: install
-	$(BIN)/python -m pytest
+test: dev
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
-lint: install
+test-fast: dev
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo

@@ -1,6 +1,9 @@
 """Small models that every test may use: `tiny` (seconds would be too long) and the golden CLIP."""
 
+import gc
+import hashlib
 import math
+import os
 import zlib
 from pathlib import Path
 
@@ -9,14 +12,52 @@ import open_clip
 import pytest
 import torch
 from hypothesis import settings
+from miniatures import WNID_NAMES, small_imagenets
 
 from promptprism.backbones import Backbone
+from promptprism.data import layouts
 
 GOLDEN = Path(__file__).with_name("golden")
 
 # Tests assert values, not time: the machine may be busy.
 settings.register_profile("values", deadline=None)
 settings.load_profile("values")
+
+# Workers of pytest-xdist share the cores, and their threads would only wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+
+def pytest_collection_finish():
+    """What imports have made stays: the collections that measurements ask for need not walk it each time."""
+    gc.freeze()
+
+
+DATA_ROOT = os.environ.get("PROMPTPRISM_DATA")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_data_root():
+    """The data sets that a machine has change no test: `real_data` is the one way to them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PROMPTPRISM_DATA", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """Paths below PROMPTPRISM_DATA: `real_data("eurosat")`, given ways to it, is the first one that is there.
+
+    Where there is none, the test is skipped.
+    """
+
+    def find(*places: str) -> Path:
+        for place in places:
+            if DATA_ROOT and (path := Path(DATA_ROOT, place)).exists():
+                return path
+        pytest.skip(f"needs {' or '.join(places)} below PROMPTPRISM_DATA")
+
+    return find
 
 
 def make_tiny(precision: str = "float32", **changes) -> Backbone:
@@ -95,3 +136,11 @@ def golden():
             }
 
     return load
+
+
+@pytest.fixture
+def imagenets(tmp_path, monkeypatch) -> Path:
+    """The root of an ImageNet of four classes and its shifts, whose names are taken for CLIP's."""
+    monkeypatch.setattr(layouts, "CLIP_NAMES", hashlib.sha256(WNID_NAMES.encode()).hexdigest())
+    small_imagenets(tmp_path)
+    return tmp_path

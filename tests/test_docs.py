@@ -31,6 +31,7 @@ def photos(tmp_path, monkeypatch):
         Image.fromarray(picture(colour, 99)).save(tmp_path / f"holiday{holiday}.jpg")
 
 
+@pytest.mark.slow
 def test_the_python_example_of_the_readme_runs_word_for_word(photos, capsys):
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}
@@ -121,3 +122,16 @@ def test_tables_in_the_documentation_come_out_of_the_results(command, table, mon
     made = CliRunner().invoke(app, shlex.split(command))
     assert made.exit_code == 0 and len(table) > 4
     assert not set(table) - set(made.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    "page", [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")], ids=lambda page: page.name
+)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        assert target.exists(), link
+        if anchor:
+            heads = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}, link

@@ -36,6 +36,7 @@ def test_the_shipped_model_is_the_one_that_was_scored(mini):
     assert mini.fingerprint == RESULT["fingerprint"]
 
 
+@pytest.mark.slow
 def test_it_scores_what_the_committed_result_says(mini):
     dataset = load("mini/clothing")
     method = build_method("zero-shot", mini, dataset.class_names)
@@ -57,6 +58,7 @@ def test_an_image_is_closer_to_its_full_description_than_to_its_object():
     assert RESULT["task_misalignment"]["full_is_closer"]["object"] > 0.5
 
 
+@pytest.mark.slow
 def test_learning_from_few_images_helps_and_survives_saving(tmp_path, mini):
     dataset = part(DEVELOPMENT[2], classes=8)
     before = PromptPrism("zero-shot", mini).fit(dataset).score(dataset)

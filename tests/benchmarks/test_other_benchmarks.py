@@ -101,6 +101,7 @@ def test_evaluation_measures_all_paths(tiny_factory, monkeypatch, tmp_path):
     assert photo.size == (500, 375) and len(photo.getcolors(500 * 375)) > 1000
 
 
+@pytest.mark.slow
 def test_late_prompts_are_scored_once_and_cost_against_the_first_layer(tiny, monkeypatch, tmp_path, capsys):
     suite = SimpleNamespace(methods={"cdc": {"epochs": 1, "batch_size": 4, "templates": 2}})
     monkeypatch.setattr(late_prompts, "load_suite", lambda name: suite)

@@ -18,6 +18,7 @@ def small(tiny_factory, monkeypatch):
     monkeypatch.setattr(step, "measure_gigaflops", lambda precision: 100.0)
 
 
+@pytest.mark.slow
 def test_both_ways_agree_and_are_measured(small, tmp_path):
     result = step.compare("tiny", 12, 2, 3, 9, "float32", repeats=2)
     assert result["max_abs_difference"] < 1e-4

@@ -135,6 +135,7 @@ def test_who_sees_the_object_is_at_the_front_door():
     assert found["index only"].accuracy == pytest.approx(1 / len(SPACE), abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_front_door_estimate_is_its_formula():
     stub, contexts = Stub(sees_object, sees_colour), [scene for scene, _ in scenes(DATA, "train", 0.9)]
     plain = Answers(stub, SHOWN)

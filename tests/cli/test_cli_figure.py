@@ -86,6 +86,7 @@ def test_data_misalignment(folder):
     assert (folder / "b.svg").read_bytes() == first
 
 
+@pytest.mark.slow
 def test_interventions(folder, monkeypatch):
     tables = folder / "c.md"
     arguments = ["interventions", *common(folder, "c"), "--rho", "0,0.9", "--scenes", 1, "--draws", 1]

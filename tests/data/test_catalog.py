@@ -1,10 +1,9 @@
 import dataclasses
-import io
 import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from miniatures import miniature, put
 
 from promptprism.data import layouts
 from promptprism.data.catalog import CATALOG, ELEVEN, SHIFTS
@@ -13,35 +12,6 @@ from promptprism.data.layouts import SplitFile, class_names
 from promptprism.data.names import check_class_names, spoken
 from promptprism.data.registry import load_data, registered
 from promptprism.errors import PromptPrismError
-
-REAL = Path(__file__).parents[3] / "shared" / "data"
-real = pytest.mark.skipif(not REAL.is_dir(), reason="the real lists are not here")
-SPLITS = REAL / "metadata" / "splits"
-WNIDS = {"n01440764": "tench", "n03773504": "missile", "n04008634": "missile", "n04355933": "sunglasses"}
-
-
-file = io.BytesIO()
-Image.new("RGB", (6, 5)).save(file, "JPEG")
-ONE = file.getvalue()
-
-
-def put(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(ONE)
-
-
-def miniature(root: Path, name: str) -> dict[str, list]:
-    """A data set of split file layout with two images of each class in each split."""
-    entry = CATALOG[name]
-    lists: dict[str, list] = {"train": [], "val": [], "test": []}
-    for split, rows in lists.items():
-        for label in range(entry.classes):
-            rows += [[f"c{label}/{split}{i}.jpg", label, f"class {label}"] for i in range(2)]
-    for row in (row for rows in lists.values() for row in rows):
-        put(entry.image_folder(root) / row[0])
-    (root / entry.folder / entry.layout.file).write_text(json.dumps(lists))
-    return lists
-
 
 SPLIT_FILES = [name for name, entry in CATALOG.items() if isinstance(entry.layout, SplitFile)]
 
@@ -75,32 +45,13 @@ def test_aircraft_layout(tmp_path):
         load_data("fgvc_aircraft", root=tmp_path)
 
 
-@pytest.fixture
-def imagenets(tmp_path, monkeypatch):
-    """ImageNet of four classes and its shifts."""
-    text = "\n".join(f"{wnid} {name}" for wnid, name in WNIDS.items())
-    monkeypatch.setattr(layouts, "CLIP_NAMES", layouts.hashlib.sha256(text.encode()).hexdigest())
-    (tmp_path / "imagenet").mkdir()
-    (tmp_path / "imagenet" / "classnames.txt").write_text(text + "\n")
-    for i, wnid in enumerate(WNIDS):
-        put(tmp_path / f"imagenet/images/train/{wnid}/{wnid}_10026.JPEG")
-        put(tmp_path / f"imagenet/images/val/{wnid}/ILSVRC2012_val_0000000{i}.JPEG")
-        put(tmp_path / f"imagenetv2/imagenetv2-matched-frequency-format-val/{i}/a{i}.jpeg")
-        put(tmp_path / f"imagenet-sketch/images/{wnid}/sketch_{i}.JPEG")
-    for name, folder in (("a", "adversarial"), ("r", "rendition")):
-        for wnid in list(WNIDS)[1::2]:
-            put(tmp_path / f"imagenet-{folder}/imagenet-{name}/{wnid}/0.1_{wnid}.jpg")
-        (tmp_path / f"imagenet-{folder}/imagenet-{name}/README.txt").write_text("no class")
+def test_imagenet_and_its_shifts(imagenets):
+    root = imagenets
 
     def load(name):
         classes = 2 if name in ("imagenet_a", "imagenet_r") else 4
-        return dataclasses.replace(CATALOG[name], classes=classes).load(tmp_path)
+        return dataclasses.replace(CATALOG[name], classes=classes).load(root)
 
-    return tmp_path, load
-
-
-def test_imagenet_and_its_shifts(imagenets):
-    root, load = imagenets
     data = load("imagenet")
     four = ("tench", "missile [n03773504]", "missile [n04008634]", "sunglasses")
     assert data.class_names == four == check_class_names(four)
@@ -205,28 +156,31 @@ def test_all_fifteen_are_registered():
     )
 
 
-@real
 @pytest.mark.parametrize(
     "name", ["dtd", "oxford_flowers", "oxford_pets", "stanford_cars", "ucf101", "caltech101"]
 )
-def test_real_split_files(name):
+def test_real_split_files(real_data, name):
     entry = CATALOG[name]
-    folder = SPLITS if (SPLITS / entry.layout.file).exists() else REAL / entry.folder
-    lists = entry.layout.lists(folder)
+    file = entry.layout.file
+    lists = entry.layout.lists(real_data(f"{entry.folder}/{file}", f"metadata/splits/{file}").parent)
     assert {split: len(rows) for split, rows in lists.items()} == entry.images
     assert len(check_class_names(class_names(lists))) == entry.classes
 
 
-@real
-def test_real_aircraft_lists():
-    lists = CATALOG["fgvc_aircraft"].layout.lists(REAL / "metadata" / "fgvc_aircraft")
+def test_real_aircraft_lists(real_data):
+    folder = real_data("fgvc_aircraft", "metadata/fgvc_aircraft")
+    lists = CATALOG["fgvc_aircraft"].layout.lists(folder)
     assert {split: len(rows) for split, rows in lists.items()} == CATALOG["fgvc_aircraft"].images
     assert len(class_names(lists)) == 100 and lists["test"][0] == ("1514522.jpg", 0, "707-320")
 
 
-@real
-def test_real_imagenet_names(tmp_path):
-    (tmp_path / "classnames.txt").write_text((SPLITS / "imagenet_classnames.txt").read_text())
+@pytest.fixture
+def imagenet_names(real_data):
+    return real_data("imagenet/classnames.txt", "metadata/splits/imagenet_classnames.txt").read_text()
+
+
+def test_real_imagenet_names(imagenet_names, tmp_path):
+    (tmp_path / "classnames.txt").write_text(imagenet_names)
     for place in range(1000):
         (tmp_path / "x" / str(place)).mkdir(parents=True)
         (tmp_path / "x" / str(place) / "1.jpeg").touch()
@@ -235,20 +189,20 @@ def test_real_imagenet_names(tmp_path):
     assert names[836:838] == ("sunglasses [n04355933]", "sunglasses [n04356056]")
 
 
-@real
-def test_real_caltech101_and_eurosat():
-    data = load_data("caltech101", root=REAL)
+def test_real_caltech101_and_eurosat(real_data):
+    data = load_data("caltech101", root=real_data("caltech-101").parent)
     assert [len(data.train), len(data.val), len(data.test)] == [4128, 1649, 2465]
     assert data.class_names[:4] == ("face", "leopard", "motorbike", "accordion")
-    data = load_data("eurosat", root=REAL)
-    assert data.class_names[0] == "Annual Crop Land" and len(data.test) == 1500
+    folder = real_data("eurosat")
+    rows = json.loads((folder / "split_zhou_EuroSAT.json").read_text())["test"]
+    data = load_data("eurosat", root=folder.parent)
+    assert data.class_names[0] == "Annual Crop Land" and len(data.test) == len(rows)
     assert load_image(data.train[0].source).size == (64, 64)
 
 
-@real
-def test_names_that_are_not_those_of_clip(tmp_path):
+def test_names_that_are_not_those_of_clip(imagenet_names, tmp_path):
     """Lists with the same classes under other names are about: how many names differ is said."""
-    lines = (SPLITS / "imagenet_classnames.txt").read_text().splitlines()
+    lines = imagenet_names.splitlines()
     (tmp_path / "x").mkdir()
     other = [f"{line}, some synonym" if i % 3 else line for i, line in enumerate(lines[:544])] + lines[544:]
     (tmp_path / "classnames.txt").write_text("\n".join(other))

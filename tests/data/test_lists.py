@@ -2,20 +2,18 @@ import json
 import pickle
 import shutil
 import textwrap
-from pathlib import Path
 
 import pytest
+from miniatures import miniature
 from PIL import Image
 from typer.testing import CliRunner
 
 from promptprism.cli import app
+from promptprism.data.catalog import CATALOG
 from promptprism.data.lists import read_list, write_list
 from promptprism.data.registry import load_data
 from promptprism.data.splits import few_shot
 from promptprism.errors import PromptPrismError
-
-REAL = Path(__file__).parents[3] / "shared" / "data"
-real = pytest.mark.skipif(not REAL.is_dir(), reason="the real lists are not here")
 
 
 @pytest.fixture
@@ -116,12 +114,11 @@ def test_scenes_have_no_paths(tmp_path):
         write_list(tmp_path / "x", data, data.train[:1])
 
 
-@real
 @pytest.mark.parametrize("name", ["caltech101", "eurosat"])
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_published_lists(name, seed):
-    data = load_data(name, root=REAL)
-    records = read_list(REAL / "metadata" / "fewshot" / f"{name}-16shot-seed{seed}.jsonl", data)
+def test_published_lists(real_data, name, seed):
+    data = load_data(name, root=real_data(CATALOG[name].folder).parent)
+    records = read_list(real_data(f"metadata/fewshot/{name}-16shot-seed{seed}.jsonl"), data)
     assert set(data.counts(records).values()) == {16}
 
 
@@ -131,8 +128,6 @@ def check(*args):
 
 
 def test_check(tmp_path):
-    from test_catalog import miniature
-
     lists = miniature(tmp_path, "eurosat")
     folder = tmp_path / "eurosat" / "2750"
     Image.new("CMYK", (4, 4)).save(folder / "c0" / "train0.jpg", "JPEG")
@@ -168,24 +163,32 @@ def test_list(tmp_path):
     assert json.loads(said.stdout)["datasets"] == list(rows.values())
 
 
-@real
-def test_check_real_eurosat():
-    run, report = check("eurosat", "--root", REAL)
-    assert run.exit_code == 0 and report["usable"] and report["splits"]["test"]["present"] == 1500
+def test_check_real_eurosat(real_data):
+    folder = real_data("eurosat")
+    lists = json.loads((folder / "split_zhou_EuroSAT.json").read_text())
+    run, report = check("eurosat", "--root", folder.parent)
+    assert run.exit_code == 0 and report["usable"]
+    assert {split: found["present"] for split, found in report["splits"].items()} == {
+        split: len(rows) for split, rows in lists.items()
+    }
 
 
-@real
-def test_check_a_root_that_lacks_half_of_the_files(tmp_path):
-    folder, images = tmp_path / "eurosat", REAL / "eurosat" / "2750"
+def test_check_a_root_that_lacks_half_of_the_files(real_data, tmp_path):
+    folder, real = tmp_path / "eurosat", real_data("eurosat")
     (folder / "2750").mkdir(parents=True)
-    shutil.copy(REAL / "eurosat" / "split_zhou_EuroSAT.json", folder)
-    for name in ("AnnualCrop", "Forest", "Pasture", "River", "SeaLake"):
-        (folder / "2750" / name).symlink_to(images / name)
+    shutil.copy(real / "split_zhou_EuroSAT.json", folder)
+    there = ("AnnualCrop", "Forest", "Pasture", "River", "SeaLake")
+    for name in there:
+        (folder / "2750" / name).symlink_to(real / "2750" / name)
+    lists = json.loads((folder / "split_zhou_EuroSAT.json").read_text())
+    present = [sum(path.startswith(there) for path, _, _ in rows) for rows in lists.values()]
+    total = sum(map(len, lists.values()))
     run, report = check("eurosat", "--root", tmp_path, "--quick")
     assert run.exit_code == 1 and not report["usable"]
-    assert [split["present"] for split in report["splits"].values()] == [523, 50, 750]
+    assert [split["present"] for split in report["splits"].values()] == present
     half, classes = report["faults"]
-    assert half.startswith("1328 of 2651 listed images are not in") and half.count(".jpg'") == 5
+    assert half.startswith(f"{total - sum(present)} of {total} listed images are not in")
+    assert half.count(".jpg'") == 5
     assert classes.startswith(
         "5 classes have none of their images, first: 'Herbaceous Vegetation Land', 'High"
     )

@@ -1,13 +1,12 @@
 """Miniatures of the makers' own lists, in the formats they come in."""
 
-import io
 import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from miniatures import put
 from typer.testing import CliRunner
 
 from promptprism.cli import app
@@ -16,20 +15,6 @@ from promptprism.data.catalog import ALTERNATIVES, CATALOG, find_dataset
 from promptprism.data.layouts import class_names
 from promptprism.data.registry import load_data
 from promptprism.errors import PromptPrismError
-
-REAL = Path(__file__).parents[3] / "shared" / "data"
-real = pytest.mark.skipif(not REAL.is_dir(), reason="the real lists are not here")
-SPLITS = REAL / "metadata" / "splits"
-
-file = io.BytesIO()
-Image.new("RGB", (4, 3)).save(file, "JPEG")
-ONE = file.getvalue()
-
-
-def put(*paths):
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(ONE)
 
 
 def write(path, lines):
@@ -227,27 +212,24 @@ def test_every_canonical_split_has_an_alternative():
         find_dataset("dtd/offical")
 
 
-@real
-def test_drawn_splits_of_the_real_images():
-    caltech = load_data("caltech101/drawn", REAL)
-    canonical = load_data("caltech101", REAL)
+def test_drawn_splits_of_the_real_images(real_data):
+    root = real_data("caltech-101").parent
+    caltech = load_data("caltech101/drawn", root)
+    canonical = load_data("caltech101", root)
     assert caltech.class_names == canonical.class_names
     for split in ("train", "val", "test"):
         images = getattr(caltech, split)
         assert len(images) == CATALOG["caltech101"].images[split]
         assert caltech.counts(images) == canonical.counts(getattr(canonical, split))
-    assert load_data("eurosat/drawn", REAL).class_names == load_data("eurosat", REAL).class_names
+    root = real_data("eurosat").parent
+    assert load_data("eurosat/drawn", root).class_names == load_data("eurosat", root).class_names
 
 
-def split_file(name):
-    return json.loads((SPLITS / CATALOG[name].layout.file).read_text())
-
-
-@real
 @pytest.mark.parametrize("name", ["oxford_pets", "stanford_cars", "oxford_flowers", "dtd", "ucf101"])
-def test_names_and_labels_are_those_of_the_canonical_splits(tmp_path, name):
+def test_names_and_labels_are_those_of_the_canonical_splits(real_data, tmp_path, name):
     """The makers' lists, written with the images of the real split, give its classes back."""
-    rows = split_file(name)
+    folder, file = CATALOG[name].folder, CATALOG[name].layout.file
+    rows = json.loads(real_data(f"{folder}/{file}", f"metadata/splits/{file}").read_text())
     if name == "stanford_cars":  # writing thousands of MATLAB structures takes minutes
         rows = {split: items[:: 5 if split == "train" else 40] for split, items in rows.items()}
     train, test = rows["train"] + rows["val"], rows["test"]
@@ -268,7 +250,8 @@ def test_names_and_labels_are_those_of_the_canonical_splits(tmp_path, name):
         parts = {"trnid": rows["train"], "valid": rows["val"], "tstid": test}
         numbers = {key: np.array([[int(row[0][6:11]) for row in part]]) for key, part in parts.items()}
         matlab.savemat(tmp_path / "setid.mat", numbers)
-        (tmp_path / "cat_to_name.json").write_bytes((SPLITS / "cat_to_name.json").read_bytes())
+        names = real_data(f"{folder}/cat_to_name.json", "metadata/splits/cat_to_name.json")
+        (tmp_path / "cat_to_name.json").write_bytes(names.read_bytes())
     elif name == "dtd":
         for split, items in rows.items():
             write(tmp_path / f"labels/{split}1.txt", [path for path, _, _ in items])

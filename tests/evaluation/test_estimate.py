@@ -39,6 +39,7 @@ def test_vit_b_16_has_the_sizes_that_papers_print():
     assert sum(p.numel() for p in method.parameters()) == 14_220_288
 
 
+@pytest.mark.slow
 def test_learned_numbers_and_steps_are_those_of_a_run(sized, tmp_path):
     suite = of({"cdc": {"epochs": 2, "templates": 2}, "zero-shot": {}}, shots=[1], seeds=[1])
     found = {one.row: one for one in estimate_suite(suite, gigaflops=100).cells}
@@ -67,6 +68,7 @@ def test_operations_follow_what_a_step_does(sized):
     assert found["four"].memory_mb > found["one"].memory_mb > 900
 
 
+@pytest.mark.slow
 def test_a_paper_suite_is_told_without_its_data(tmp_path, sized, monkeypatch):
     monkeypatch.setattr(estimate, "measure_gigaflops", lambda *_: 50.0)
     suite = load_suite("paper/cross-domain")

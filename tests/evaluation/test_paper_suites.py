@@ -5,6 +5,7 @@ import dataclasses
 import open_clip
 import pytest
 import torch
+from miniatures import miniature
 
 from promptprism.backbones import Backbone
 from promptprism.data import registry
@@ -12,7 +13,6 @@ from promptprism.data.catalog import CATALOG
 from promptprism.evaluation.run_suite import run_suite
 from promptprism.evaluation.suites import load_suite
 from promptprism.reports.report import make_table
-from tests.data.test_catalog import imagenets, miniature  # noqa: F401  (a fixture and a builder)
 
 BASE_TO_NEW = [
     "paper/base-to-new", "paper/ablation", "paper/augmentation", "paper/templates", "paper/per-semantic"
@@ -42,6 +42,7 @@ def quick(name, rows=(), **changes):
     return suite.model_copy(update=changes).only(methods=rows, seeds=[1])
 
 
+@pytest.mark.slow
 def test_base_to_new_and_few_shot(shallow, tmp_path):
     miniature(tmp_path, "eurosat")
     suite = quick("paper/base-to-new", datasets=("eurosat",))
@@ -86,15 +87,17 @@ def test_every_row_of_the_other_tables_can_be_built(name):
         assert all(cell in others for cell in cells) and len(cells) == 33
 
 
-def test_from_imagenet_to_its_shifts(shallow, tmp_path, monkeypatch, imagenets):  # noqa: F811
-    root, _ = imagenets
+@pytest.mark.slow
+def test_from_imagenet_to_its_shifts(shallow, tmp_path, monkeypatch, imagenets):
     for name, entry in CATALOG.items():
         if name.startswith("imagenet"):
             small = dataclasses.replace(entry, classes=2 if name[-2:] in ("_a", "_r") else 4)
             monkeypatch.setitem(CATALOG, name, small)
     registry.registered.cache_clear()
     try:
-        outcome = run_suite(quick("paper/cross-domain", ["maple", "cdc"]), tmp_path / "R", shallow, root=root)
+        outcome = run_suite(
+            quick("paper/cross-domain", ["maple", "cdc"]), tmp_path / "R", shallow, root=imagenets
+        )
     finally:
         monkeypatch.undo()
         registry.registered.cache_clear()

@@ -154,6 +154,7 @@ run_suite(load_suite({suite!r}), Path({out!r}), make_tiny(), show=show)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_and_two_may_run_at_once(tiny, data, tmp_path):
     suite = make(data, methods={"cdc": {**METHODS["cdc"], "epochs": 4}, "zero-shot": {}}, seeds=(1, 2, 3))
     path = tmp_path / "suite.yaml"
@@ -255,6 +256,7 @@ def test_a_list_of_images_elsewhere_has_a_fingerprint(data, tmp_path):
     assert fingerprint(load_data(str(moved / "images.csv"))) != fingerprint(load_data(str(fewer)))
 
 
+@pytest.mark.slow
 def test_fingerprints_follow_images_and_names(data):
     assert (
         fingerprint(load_data(data)) == fingerprint(load_data(data)) != fingerprint(load_data("mini/sport"))
