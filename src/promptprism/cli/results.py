@@ -17,7 +17,7 @@ results_app = typer.Typer(
 Places = Annotated[
     list[Path],
     typer.Argument(
-        metavar="RESULTS...", help="Folders of `suite --out`, or files of `export`.", show_default=False
+        metavar="RESULTS", help="Folders of `suite --out`, or files of `export`.", show_default=False
     ),
 ]
 
@@ -26,11 +26,17 @@ Places = Annotated[
 def export_results(
     places: Places,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="File to write, such as suite.jsonl.", show_default=False)
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="File to write, such as suite.jsonl.", show_default=False
+        ),
     ],
     json_file: Json = None,
 ) -> None:
-    """Write results into one file, a line of JSON per cell; of a cell that is there twice, the latest."""
+    """Write results into one file, a line of JSON per cell.
+
+    Of a cell that is there twice, the latest counts.
+    """
     output = Output("results-export", json_file)
     from promptprism.evaluation.store import read_results, write_results
 
@@ -44,11 +50,20 @@ def import_results(
     places: Places,
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Results folder; what it has stays as it is.", show_default=False),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FOLDER",
+            help="Results folder; what it has stays as it is.",
+            show_default=False,
+        ),
     ],
     json_file: Json = None,
 ) -> None:
-    """Put results into a folder, so that suites and reports go on from them; nothing is learned again."""
+    """Put results into a folder that suites and reports go on from.
+
+    Nothing is learned again.
+    """
     output = Output("results-import", json_file)
     from promptprism.evaluation.store import Store, read_results
 
