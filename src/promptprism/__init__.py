@@ -1,24 +1,60 @@
 """Adapt a frozen CLIP to your classes from a few labelled images, and know how sure it is."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from promptprism.errors import PromptPrismError
+
 if TYPE_CHECKING:
-    from promptprism.estimator import PromptPrism, load_model
+    from promptprism.backbones import load_backbone
+    from promptprism.data.names import LabelSpace
+    from promptprism.data.records import Dataset
+    from promptprism.data.registry import load_data
+    from promptprism.estimator import NotFittedError, PromptPrism, load_model
+    from promptprism.evaluation.run_suite import run_suite
+    from promptprism.evaluation.store import read_results
+    from promptprism.evaluation.suites import load_suite
     from promptprism.evidence import Opinion
 
 __version__ = "0.1.0"
 
-__all__ = ["Opinion", "PromptPrism", "__version__", "load_model"]
+__all__ = [
+    "Dataset",
+    "LabelSpace",
+    "NotFittedError",
+    "Opinion",
+    "PromptPrism",
+    "PromptPrismError",
+    "__version__",
+    "load_backbone",
+    "load_data",
+    "load_model",
+    "load_suite",
+    "read_results",
+    "run_suite",
+]
+
+# Importing torch takes seconds; `promptprism --help` should not wait for it.
+_PLACES = {
+    "Dataset": "data.records",
+    "LabelSpace": "data.names",
+    "NotFittedError": "estimator",
+    "Opinion": "evidence",
+    "PromptPrism": "estimator",
+    "load_backbone": "backbones",
+    "load_data": "data.registry",
+    "load_model": "estimator",
+    "load_suite": "evaluation.suites",
+    "read_results": "evaluation.store",
+    "run_suite": "evaluation.run_suite",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # Importing torch takes seconds; `promptprism --help` should not wait for it.
-    if name in ("PromptPrism", "load_model"):
-        from promptprism import estimator
+    if name not in _PLACES:
+        raise AttributeError(f"module 'promptprism' has no attribute {name!r}")
+    return getattr(import_module(f"promptprism.{_PLACES[name]}"), name)
 
-        return getattr(estimator, name)
-    if name == "Opinion":
-        from promptprism.evidence import Opinion
 
-        return Opinion
-    raise AttributeError(f"module 'promptprism' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return __all__
