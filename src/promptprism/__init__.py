@@ -6,33 +6,19 @@ from typing import TYPE_CHECKING, Any
 from promptprism.errors import PromptPrismError
 
 if TYPE_CHECKING:
-    from promptprism.backbones import load_backbone
-    from promptprism.data.names import LabelSpace
-    from promptprism.data.records import Dataset
-    from promptprism.data.registry import load_data
-    from promptprism.estimator import NotFittedError, PromptPrism, load_model
-    from promptprism.evaluation.run_suite import run_suite
-    from promptprism.evaluation.store import read_results
-    from promptprism.evaluation.suites import load_suite
-    from promptprism.evidence import Opinion
+    from promptprism.backbones import load_backbone as load_backbone
+    from promptprism.data.names import LabelSpace as LabelSpace
+    from promptprism.data.records import Dataset as Dataset
+    from promptprism.data.registry import load_data as load_data
+    from promptprism.estimator import NotFittedError as NotFittedError
+    from promptprism.estimator import PromptPrism as PromptPrism
+    from promptprism.estimator import load_model as load_model
+    from promptprism.evaluation.run_suite import run_suite as run_suite
+    from promptprism.evaluation.store import read_results as read_results
+    from promptprism.evaluation.suites import load_suite as load_suite
+    from promptprism.evidence import Opinion as Opinion
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "Dataset",
-    "LabelSpace",
-    "NotFittedError",
-    "Opinion",
-    "PromptPrism",
-    "PromptPrismError",
-    "__version__",
-    "load_backbone",
-    "load_data",
-    "load_model",
-    "load_suite",
-    "read_results",
-    "run_suite",
-]
 
 # Importing torch takes seconds; `promptprism --help` should not wait for it.
 _PLACES = {
@@ -48,6 +34,8 @@ _PLACES = {
     "read_results": "evaluation.store",
     "run_suite": "evaluation.run_suite",
 }
+
+__all__ = ["PromptPrismError", "__version__", *_PLACES]
 
 
 def __getattr__(name: str) -> Any:

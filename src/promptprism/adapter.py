@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -72,7 +70,7 @@ class Card(BaseModel):
         trained: Trained,
         space: LabelSpace,
         data: DataSummary | None,
-        scores: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+        scores: dict[str, dict[str, float]] | None = None,
     ) -> Self:
         """Describe what was learned, and the label space that it is to be opened with."""
         method = trained.method
@@ -85,7 +83,7 @@ class Card(BaseModel):
             seed=trained.training.seed,
             data=data,
             training=trained.training,
-            scores={name: dict(found) for name, found in scores.items()},
+            scores=scores or {},
         )
 
     @property

@@ -180,11 +180,10 @@ class PromptPrism:
             checkpoint=Path(checkpoint) if checkpoint is not None else None,
             progress=self.progress,
         )
-        training = trained.training
-        if training.collapsed:
-            warnings.warn(f"the run collapsed: {training.collapsed}. It is no result", stacklevel=2)
+        if trained.training.collapsed:
+            warnings.warn(f"the run collapsed: {trained.training.collapsed}. It is no result", stacklevel=2)
         data = DataSummary(name=dataset.name, images=dataset.counts(records), shots=shots, seed=seed)
-        self._set_fitted(trained, trained.space, data if training.steps else None)
+        self._set_fitted(trained, trained.space, data if trained.training.steps else None)
         return self
 
     def predict(self, images: Images, margin: float | None = None) -> NDArray[np.str_]:
@@ -224,8 +223,7 @@ class PromptPrism:
         Raises:
             PromptPrismError: the method has no opinions, or the margin is negative.
         """
-        predictor = Predictor(self._classifier)
-        batches = list(predictor.early_opinions(self._sources(images), margin))
+        batches = list(Predictor(self._classifier).early_opinions(self._sources(images), margin))
         return EarlyOpinions(
             fused=Opinion(torch.cat([batch.fused.weight.cpu() for batch in batches])),
             templates_used=torch.cat([batch.templates_used.cpu() for batch in batches]),
@@ -278,16 +276,7 @@ class PromptPrism:
         return EarlyScore(right.double().mean().item(), used, len(records) / seconds)
 
     def explain(self, image: ImageSource, name: str | None = None, top: int = 3) -> Explanation:
-        """Look inside the prediction for one image; see `promptprism.inference.explain`.
-
-        Args:
-            image: path, PIL image or array.
-            name: what to call it; None takes the image's own.
-            top: number of classes, and of words for each learned token, to tell.
-
-        Raises:
-            PromptPrismError: the image cannot be read.
-        """
+        """Look inside the prediction for one image; see `promptprism.inference.explain.explain`."""
         return explain(self._classifier, image, name, top)
 
     def with_classes(self, class_names: Sequence[str]) -> Self:
@@ -296,8 +285,7 @@ class PromptPrism:
         Raises:
             PromptPrismError: unusable class names.
         """
-        phrase = self._classifier.space.phrase
-        space = LabelSpace(check_class_names(class_names), phrase)
+        space = LabelSpace(check_class_names(class_names), self._classifier.space.phrase)
         estimator = type(self)(**self.get_params())
         estimator._set_fitted(self.trained_, space, self.data_)
         return estimator

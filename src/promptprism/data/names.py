@@ -89,6 +89,11 @@ class LabelSpace:
         phrase = self.phrase if phrase is None else phrase
         return [phrase.replace("{}", spoken(name)) for name in self.names]
 
+    def joined(self, other: LabelSpace) -> LabelSpace:
+        """The classes of both, each once, with this one's phrase."""
+        names = dict(zip((*self.keys, *other.keys), (*self.names, *other.names), strict=True))
+        return LabelSpace(tuple(names.values()), self.phrase)
+
     @property
     def keys(self) -> tuple[str, ...]:
         """What each class is known by in every label space, see `name_key`."""

@@ -23,7 +23,7 @@ from promptprism.cost.estimate import (
     training_mb,
 )
 from promptprism.data.catalog import CATALOG
-from promptprism.data.names import DEFAULT_PHRASE, LabelSpace, name_key
+from promptprism.data.names import DEFAULT_PHRASE
 from promptprism.data.records import Dataset, Record, Records
 from promptprism.data.registry import load_data, registered
 from promptprism.errors import PromptPrismError
@@ -251,9 +251,8 @@ class _Arithmetic:
     def _score(self, method: Method, part: Dataset, home: Dataset | None) -> float:
         """Operations of scoring the test images, in their own label space and in home's."""
         images, passes = len(part.test), 1 if home is None or home.phrase == part.phrase else 2
-        names = {name_key(name): name for name in (*(home.class_names if home else ()), *part.class_names)}
-        tokens = method.texts(LabelSpace(tuple(names.values()), part.phrase)).tokens
-        texts = text_prediction_flops(method, tokens, images)
+        space = home.label_space.joined(part.label_space) if home else part.label_space
+        texts = text_prediction_flops(method, method.texts(space).tokens, images)
         return passes * images * image_prediction_flops(method) + texts
 
     def _scoring_mb(self, method: Method, part: Dataset) -> float:

@@ -161,9 +161,8 @@ def score(
         if usual is None or home is None:
             logits, shift = all_logits(Predictor(classifier), part.test), None
         else:
-            spaces = part.label_space, parts[home].label_space
-            logits, at_home = _both_spaces(method, learned, classifier, part.test, *spaces)
-            shift = usual, at_home
+            logits, other = _both_spaces(method, learned, classifier, parts[home].label_space, part.test)
+            shift = usual, other
         if name == home:
             usual = logits
         results[name] = summarize(classifier, logits, part.test, part.name, meter, calibrator, shift)
@@ -171,22 +170,17 @@ def score(
 
 
 def _both_spaces(
-    method: Method,
-    learned: LabelSpace,
-    classifier: Classifier,
-    records: Records,
-    own: LabelSpace,
-    home: LabelSpace,
+    method: Method, learned: LabelSpace, classifier: Classifier, home: LabelSpace, records: Records
 ) -> tuple[Tensor, Tensor]:
-    """Logits [M, B, K] of images in their own label space, which the classifier has, and in home's.
+    """Logits [M, B, K] of images in their own label space, the classifier's, and in home's.
 
     Where a class has the same logit in every label space, and with one phrase, images are read once for both.
     """
+    own = classifier.space
     if own.phrase != home.phrase or not method.separable:
         at_home = all_logits(Predictor(method.classifier(home, learned)), records)
         return all_logits(Predictor(classifier), records), at_home
-    names = dict(zip((*home.keys, *own.keys), (*home.names, *own.names), strict=True))
-    both = method.classifier(LabelSpace(tuple(names.values()), own.phrase), learned)
-    logits, places = all_logits(Predictor(both), records), list(names)
+    both = method.classifier(home.joined(own), learned)
+    logits, places = all_logits(Predictor(both), records), both.space.keys
     in_own, at_home = (logits[..., [places.index(key) for key in space.keys]] for space in (own, home))
     return in_own, at_home
