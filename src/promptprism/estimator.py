@@ -285,7 +285,8 @@ class PromptPrism:
         Raises:
             PromptPrismError: unusable class names.
         """
-        space = LabelSpace(check_class_names(class_names), self._classifier.space.phrase)
+        phrase = self._classifier.space.phrase
+        space = LabelSpace(check_class_names(class_names), phrase)
         estimator = type(self)(**self.get_params())
         estimator._set_fitted(self.trained_, space, self.data_)
         return estimator
@@ -296,9 +297,10 @@ class PromptPrism:
         Raises:
             PromptPrismError: the folder exists, or the place cannot be written.
         """
-        space = self._classifier.space
-        card = Card.of(self.trained_, space, self.data_, self.scores_)
-        save_adapter(Path(path), self.method_, card)
+        classifier = self._classifier
+        save_adapter(
+            Path(path), self.method_, Card.of(self.trained_, classifier.space, self.data_, self.scores_)
+        )
         return Path(path)
 
     @property
