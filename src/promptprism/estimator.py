@@ -21,7 +21,7 @@ from promptprism.backbones.backbone import Precision
 from promptprism.data.images import ImageSource
 from promptprism.data.inputs import Images, Labels, as_dataset, as_sources
 from promptprism.data.names import LabelSpace, check_class_names, name_key
-from promptprism.data.records import Dataset, Record
+from promptprism.data.records import Dataset, Record, Records
 from promptprism.data.splits import few_shot
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.evaluate import Evaluation, evaluate
@@ -328,9 +328,7 @@ class PromptPrism:
             raise PromptPrismError("there is no image to look at: give at least one")
         return sources
 
-    def _labelled(
-        self, images: Images | Dataset, labels: Labels | None
-    ) -> tuple[Dataset, tuple[Record, ...]]:
+    def _labelled(self, images: Images | Dataset, labels: Labels | None) -> tuple[Dataset, Records]:
         """Data, and its images to score on with labels of ``classes_``."""
         space = self._classifier.space
         dataset = as_dataset(images, labels, None if labels is None else space.names)

@@ -290,6 +290,23 @@ def test_settings_survive_json():
     assert CdcSettings.model_validate_json(settings.model_dump_json()) == settings
 
 
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
+def test_a_distributed_wrapper_can_hold_a_method(tiny, tmp_path):
+    alone, held = (make("cdc", tiny, templates=2) for _ in range(2))
+    expected = loss_of(alone, pixels(2), 1)
+    expected.backward()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/g", rank=0, world_size=1)
+    try:
+        wrapped = torch.nn.parallel.DistributedDataParallel(held)
+        loss = wrapped(pixels(2), LABELS, held.texts(SPACE), 1)
+        loss.backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert loss.equal(expected)
+    gradients = zip(alone.parameters(), held.parameters(), strict=True)
+    assert all(torch.allclose(one.grad, other.grad) for one, other in gradients)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_bfloat16_backbone_leaves_everything_learned_in_float32(tiny_factory, name):
     method = make(name, tiny_factory("bfloat16"))
