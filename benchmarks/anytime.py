@@ -67,7 +67,7 @@ def read_source(model: PromptPrism, data: str) -> Source:
     Raises:
         PromptPrismError: the data lacks one of the two splits, or the model has no opinions.
     """
-    dataset, method = load_data(data), check_early(model.method_, 0.0)
+    dataset, rule = load_data(data), check_early(model.classifier_, 0.0)
     if not (dataset.val and dataset.test):
         raise PromptPrismError(f"data '{data}' needs validation and test images")
 
@@ -75,7 +75,7 @@ def read_source(model: PromptPrism, data: str) -> Source:
         opinions = model.opinions([record.source for record in records]).templates
         return Split(opinions, torch.tensor([record.label for record in records]))
 
-    return Source(data, method.settings.fusion, split(dataset.val), split(dataset.test))
+    return Source(data, rule, split(dataset.val), split(dataset.test))
 
 
 def certainty(so_far: Opinion, rule: str) -> Tensor:

@@ -14,6 +14,8 @@ import typer
 from benchmarks.measure import BackboneName, CsvFile, Templates, append_rows, machine
 from promptprism.backbones import Backbone
 from promptprism.cost.speed import build, class_names, draw, interleave, random_backbone, training_step
+from promptprism.data.names import LabelSpace
+from promptprism.methods import CdcSettings
 from promptprism.prompts.text import TEXT_MEMORY_MB
 
 
@@ -21,8 +23,9 @@ def measure(
     backbone: Backbone, classes: int, templates: int, batch: int, repeats: int, text_memory_mb: float
 ) -> dict[str, Any]:
     """One row: a step with so many classes."""
-    method = build(backbone, class_names(classes), templates, text_memory_mb=text_memory_mb)
-    run = training_step(method, *draw(backbone, templates, batch, classes))
+    method = build(backbone, CdcSettings(templates=templates, text_memory_mb=text_memory_mb))
+    space = LabelSpace(tuple(class_names(classes)))
+    run = training_step(method, space, *draw(backbone, templates, batch, classes))
     samples = interleave({"step": run}, repeats)["step"]
     return {
         "backbone": backbone.name,

@@ -33,8 +33,10 @@ from promptprism.cost.speed import (
     random_backbone,
     random_model,
 )
+from promptprism.data.names import LabelSpace
 from promptprism.inference.predictor import Predictor
-from promptprism.methods import build_method
+from promptprism.methods import CdcSettings, ZeroShot
+from promptprism.methods.classifier import cosine_logits
 
 
 def write_photos(folder: Path, count: int, size: tuple[int, int] = (500, 375)) -> list[Path]:
@@ -51,31 +53,31 @@ def compare(
     backbone: str, classes: int, templates: int, batch: int, precision: Precision, repeats: int
 ) -> list[dict[str, Any]]:
     """Rows of all paths."""
-    tower, names = random_backbone(backbone, precision), class_names(classes)
-    method, zero_shot = build(tower, names, templates), build_method("zero-shot", tower, names)
+    tower, space = random_backbone(backbone, precision), LabelSpace(tuple(class_names(classes)))
+    cdc = build(tower, CdcSettings(templates=templates)).classifier(space)
+    zero_shot = ZeroShot(tower).classifier(space)
     plain = random_model(backbone, precision)
     views, _ = draw(tower, 1, batch, classes)
-    with torch.no_grad():
-        text, plain_text = method.text_features(), zero_shot.text_features()
-    predictor = Predictor(method)
-    predictor.text_features()
+    predictor = Predictor(cdc)
 
     def open_clip() -> torch.Tensor:
         with torch.no_grad():
             image = F.normalize(plain.encode_image(views[0].to(tower.dtype)).float(), dim=-1)
-            return zero_shot.probabilities(zero_shot.logits(image.unsqueeze(0), plain_text))
+            return zero_shot.probabilities(
+                cosine_logits(tower, image.unsqueeze(0), zero_shot.zero_shot_features)
+            )
 
     with tempfile.TemporaryDirectory() as folder:
         photos = write_photos(Path(folder), 2 * batch)
 
         def from_files() -> None:
             for logits in predictor.logits(photos, batch):
-                method.probabilities(logits)
+                cdc.probabilities(logits)
 
         work: dict[str, Callable[[], object]] = {
             "open_clip": open_clip,
-            "zero-shot": prediction(zero_shot, views, plain_text),
-            "cdc": prediction(method, views, text),
+            "zero-shot": prediction(zero_shot, views),
+            "cdc": prediction(cdc, views),
             "cdc from files": from_files,
         }
         samples = interleave(work, repeats)

@@ -26,31 +26,35 @@ from promptprism.cost.speed import (
     interleave,
     prediction,
     random_backbone,
-    text_features,
     training_step,
 )
 from promptprism.data.miniworld import DEVELOPMENT
+from promptprism.data.names import LabelSpace
+from promptprism.data.records import Dataset
 from promptprism.data.registry import load_data
 from promptprism.data.splits import base_new
-from promptprism.evaluation.base_to_new import base_to_new
+from promptprism.evaluation import protocols
+from promptprism.evaluation.protocols import PROTOCOLS, score
 from promptprism.evaluation.suites import load_suite
+from promptprism.methods import CdcSettings
+from promptprism.training.loop import learn
 
 
 def cost(
-    backbone: Backbone, names: list[str], vision_from: int, templates: int, batch: int, repeats: int
+    backbone: Backbone, space: LabelSpace, settings: CdcSettings, batch: int, repeats: int
 ) -> dict[str, Any]:
     """Seconds of a step and of a prediction of 32 images, and their ratios to those of L0 = 0."""
     work: dict[tuple[str, int], Callable[[], object]] = {}
-    views, labels = draw(backbone, templates, batch, len(names))
-    plain, _ = draw(backbone, 1, 32, len(names))
-    for first in dict.fromkeys((0, vision_from)):
-        method = build(backbone, names, templates, vision_from=first)
-        work["step", first] = training_step(method, views, labels)
-        work["predict", first] = prediction(method, plain, text_features(method)())
+    views, labels = draw(backbone, settings.templates, batch, len(space))
+    plain, _ = draw(backbone, 1, 32, len(space))
+    for first in dict.fromkeys((0, settings.vision_from)):
+        method = build(backbone, settings.model_copy(update={"vision_from": first}))
+        work["step", first] = training_step(method, space, views, labels)
+        work["predict", first] = prediction(method.classifier(space), plain)
     found = interleave(work, repeats)
     row: dict[str, Any] = {}
     for name in ("step", "predict"):
-        late, usual = found[name, vision_from], found[name, 0]
+        late, usual = found[name, settings.vision_from], found[name, 0]
         row[f"{name}_seconds"] = round(late.median, 4)
         row[f"{name}_to_0"] = round(late.median / usual.median, 4)
         row[f"{name}_to_0_cpu"] = round(late.cpu_median / usual.cpu_median, 4)
@@ -58,25 +62,20 @@ def cost(
 
 
 def accuracy(
-    backbone: Backbone, data: str, vision_from: int, seed: int, shots: int, **settings: Any
+    backbone: Backbone, dataset: Dataset, settings: CdcSettings, seed: int, shots: int
 ) -> dict[str, Any]:
     """Base-to-new accuracies in per cent."""
-    result = base_to_new(
-        "cdc",
-        backbone,
-        load_data(data),
-        shots=shots,
-        seed=seed,
-        progress=True,
-        vision_from=vision_from,
-        **settings,
-    )
+    protocol = PROTOCOLS["base-to-new"]
+    base, records = protocols.draw(protocol, dataset, shots, seed)
+    trained = learn(settings, backbone, base.label_space, records, seed=seed, progress=True)
+    scores = score(trained.method, trained.space, protocol.scored(dataset, {}))
+    accuracies = {part: found.accuracy for part, found in scores.items()}
+    if trained.training.collapsed is None:
+        accuracies |= protocol.summary(accuracies)
     return {
-        "base": round(100 * result.base.accuracy, 3),
-        "new": round(100 * result.new.accuracy, 3),
-        "hm": "" if result.hm is None else round(100 * result.hm, 3),
-        "trainable": result.training.trainable,
-        "seconds_per_step": round(result.training.seconds_per_step or 0.0, 4),
+        **{part: round(100 * accuracies[part], 3) if part in accuracies else "" for part in _SCORES[:3]},
+        "trainable": trained.training.trainable,
+        "seconds_per_step": round(trained.training.seconds_per_step or 0.0, 4),
     }
 
 
@@ -97,7 +96,7 @@ def main(
     csv_file: CsvFile = None,
 ) -> None:
     """Measure every L0 that leaves a layer with prompts."""
-    settings = {"batch_size": batch} if cost_of else load_suite("mini/base-to-new").methods["cdc"]
+    given = {"batch_size": batch} if cost_of else load_suite("mini/base-to-new").methods["cdc"]
     tower = random_backbone(cost_of, precision) if cost_of else load_backbone(precision=precision)
     layers = min(9, tower.text_layers, tower.vision_layers)
     for name in [f"{classes} classes"] if cost_of else data or DEVELOPMENT:
@@ -107,14 +106,19 @@ def main(
                 key["precision"] = precision
                 if is_there(csv_file, key):
                     continue
+                settings = CdcSettings(**given | {"vision_from": vision_from})
                 if cost_of:
-                    names, scores = class_names(classes), dict[str, Any].fromkeys(_SCORES, "")
+                    space, scores = (
+                        LabelSpace(tuple(class_names(classes))),
+                        dict[str, Any].fromkeys(_SCORES, ""),
+                    )
                 else:
-                    names = list(base_new(load_data(name))[0].class_names)
-                    scores = accuracy(tower, name, vision_from, seed, shots, **settings)
-                templates = settings.get("templates", 4)
-                seconds = cost(tower, names, vision_from, templates, settings["batch_size"], repeats)
-                facts = {"layers": layers, "templates": templates, "batch": settings["batch_size"]}
+                    dataset = load_data(name)
+                    space = base_new(dataset)[0].label_space
+                    scores = accuracy(tower, dataset, settings, seed, shots)
+                templates, size = settings.templates, settings.batch_size
+                seconds = cost(tower, space, settings, size, repeats)
+                facts = {"layers": layers, "templates": templates, "batch": size}
                 row = key | facts | seconds | scores | machine()
                 if csv_file:
                     append_rows(csv_file, [row])

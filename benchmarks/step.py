@@ -31,40 +31,43 @@ from promptprism.cost.speed import (
     random_model,
     training_step,
 )
+from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.estimate import measure_gigaflops
-from promptprism.methods import Cdc
+from promptprism.methods import Cdc, CdcSettings
 
 TOLERANCE = 1e-4
 #: With these CDC's loss is MaPLe's, averaged over templates: what the reference computes.
 PLAIN_LOSS = {"head": "softmax", "diversity_weight": 0.0, "consistency_weight": 0.0}
 
 
-def plain_step(model: Any, method: Cdc, views: Tensor, labels: Tensor) -> Callable[[], None]:
+def plain_step(
+    model: Any, method: Cdc, space: LabelSpace, views: Tensor, labels: Tensor
+) -> Callable[[], None]:
     """Our path's step by the reference; of the method only learner and tokens are used."""
+    tokens = method.texts(space).tokens
     optimizer = torch.optim.SGD(method.parameters(), lr=1e-5, momentum=0.9)
 
     def run() -> None:
         optimizer.zero_grad()
-        plain_gradients(model, method.learner, method.tokens, views, labels)
+        plain_gradients(model, method.learner, tokens, views, labels)
         optimizer.step()
 
     return run
 
 
 def differences(
-    name: str, names: list[str], templates: int, depth: int, views: Tensor, labels: Tensor
+    name: str, space: LabelSpace, settings: CdcSettings, views: Tensor, labels: Tensor
 ) -> dict[str, float]:
     """Largest differences of both ways in float32; gradients in units of the largest one."""
-    method = build(random_backbone(name, "float32"), names, templates, depth, **PLAIN_LOSS)
-    method.loss(views, labels, 0).backward()  # type: ignore[no-untyped-call]
+    method = build(random_backbone(name, "float32"), settings.model_copy(update=PLAIN_LOSS))
+    texts = method.texts(space)
+    method(views, labels, texts, 0).backward()
     ours = {key: value.grad for key, value in method.named_parameters()}
     with torch.no_grad():
-        text, image = method.text_features(), method.image_features(views)
+        text, image = method.text_features(texts), method.image_features(views)
     method.zero_grad()
-    plain_text, plain_image = plain_gradients(
-        random_model(name), method.learner, method.tokens, views, labels
-    )
+    plain_text, plain_image = plain_gradients(random_model(name), method.learner, texts.tokens, views, labels)
     found = {"text": text - plain_text, "image": image - plain_image}
     for key, value in method.named_parameters():
         gradient, expected = ours[key], value.grad
@@ -89,26 +92,27 @@ def compare(
     Raises:
         PromptPrismError: the two ways disagree.
     """
-    names = class_names(classes)
-    fast = build(random_backbone(backbone, precision), names, templates, depth)
+    names, settings = class_names(classes), CdcSettings(templates=templates, depth=depth)
+    space = LabelSpace(tuple(names))
+    fast = build(random_backbone(backbone, precision), settings)
     views, labels = draw(fast.backbone, templates, batch, classes)
 
-    few = names[:: max(1, classes // agreement_classes)]
-    found = differences(backbone, few, templates, depth, views, labels % len(few))
+    few = LabelSpace(tuple(names[:: max(1, classes // agreement_classes)]))
+    found = differences(backbone, few, settings, views, labels % len(few))
     worst = max(found.values())
     if not worst <= TOLERANCE:
         raise PromptPrismError(f"our path and the plain one differ by up to {worst:.1e}: {found}")
 
-    work = {"ours": training_step(fast, views, labels)}
-    one = build(fast.backbone, names, 1, depth)
-    work["reference_m1"] = plain_step(random_model(backbone), one, views[:1], labels)
+    work = {"ours": training_step(fast, space, views, labels)}
+    one = build(fast.backbone, settings.model_copy(update={"templates": 1}))
+    work["reference_m1"] = plain_step(random_model(backbone), one, space, views[:1], labels)
     if same_m:
-        other = build(fast.backbone, names, templates, depth)
-        work["reference_same_m"] = plain_step(random_model(backbone, precision), other, views, labels)
+        other = build(fast.backbone, settings)
+        work["reference_same_m"] = plain_step(random_model(backbone, precision), other, space, views, labels)
     samples = interleave(work, repeats)
 
-    n = fast.settings.context_length
-    text, image = text_flops(fast.backbone, fast.tokens, n), image_flops(fast.backbone, n)
+    n, tokens = fast.settings.context_length, fast.texts(space).tokens
+    text, image = text_flops(fast.backbone, tokens, n), image_flops(fast.backbone, n)
     rate = measure_gigaflops(precision)
     ours = samples["ours"]
     result: dict[str, Any] = {

@@ -1,5 +1,7 @@
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,6 +127,27 @@ def test_parameters_follow_scikit_learn(tiny):
     assert "epochs=7" in repr(model)
 
 
+def test_settings_are_those_of_the_method_or_nothing_changes(tiny):
+    model = PromptPrism("cdc", tiny, epochs=7)
+    params = model.get_params()
+    for wrong, words in (
+        ({"epohcs": 3}, "'cdc' has no setting 'epohcs'. Did you mean epochs"),
+        ({"shot": 3}, "'cdc' has no setting 'shot'. Did you mean shots"),
+        ({"seed": 9, "lr": -1.0}, "lr=-1.0 of method 'cdc' is refused"),
+        ({"method": "coop", "templates": 2}, "templates=2 of method 'coop' is refused"),
+        ({"method": "maple", "evidence": "exp"}, "'maple' has no setting 'evidence'"),
+        ({"method": "cdcc"}, "Unknown method 'cdcc'"),
+    ):
+        with pytest.raises(PromptPrismError, match=words):
+            model.set_params(**wrong)
+        with pytest.raises(PromptPrismError, match=words):
+            PromptPrism(**params | wrong)
+        assert model.get_params() == params
+    assert (
+        PromptPrism("coop", tiny).set_params(evidence="exp", method="cdc").get_params()["evidence"] == "exp"
+    )
+
+
 @pytest.mark.parametrize(
     "use",
     [
@@ -195,7 +218,7 @@ def test_what_was_learned_is_known_under_other_classes_and_after_loading(model, 
     found = other.predict_proba(SOURCES)
     assert np.abs(found - model.with_classes(other.classes_).predict_proba(SOURCES)).max() > 1e-4
     loaded = load_model(other.save(tmp_path / "adapter"), backbone=tiny)
-    assert loaded.method_.learned_names == DATA.class_names
+    assert loaded.trained_.space.names == DATA.class_names
     assert np.array_equal(loaded.predict_proba(SOURCES), found)
     plain = load_model(tmp_path / "adapter", backbone=tiny, distance_aware=False)
     assert plain.get_params()["distance_aware"] is False
@@ -203,6 +226,25 @@ def test_what_was_learned_is_known_under_other_classes_and_after_loading(model, 
     assert np.array_equal(plain.predict_proba(SOURCES), expected)
     with pytest.raises(PromptPrismError, match=r"setting 'lr' .* learned with.* Can be: distance_aware"):
         load_model(tmp_path / "adapter", backbone=tiny, lr=0.1)
+
+
+def test_the_estimator_imports_little_beside_torch_and_open_clip():
+    code = """
+import sys, torch, open_clip
+there = set(sys.modules)
+from promptprism import PromptPrism
+late = {"torchmetrics", "scipy", "matplotlib", "sqlite3", "rich", "typer", "datasets", "pandas"}
+print(sorted(late & (set(sys.modules) - there)))
+"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "[]"
+
+
+def test_everything_public_is_there_and_documented():
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "python.md").read_text()
+    listed = re.findall(r"^\| `(\w+)", page, re.MULTILINE)
+    assert sorted(listed) == sorted(promptprism.__all__) == sorted(dir(promptprism))
+    assert all(getattr(promptprism, name).__doc__ for name in promptprism.__all__)
 
 
 def test_importing_the_package_does_not_import_torch():

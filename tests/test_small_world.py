@@ -13,7 +13,7 @@ from promptprism.data.records import Dataset
 from promptprism.data.splits import base_new
 from promptprism.evaluation.evaluate import evaluate
 from promptprism.inference.predictor import Predictor
-from promptprism.methods import build_method
+from promptprism.methods import ZeroShot
 
 RESULT = json.loads((Path(__file__).parents[1] / "results/miniworld-zero-shot.json").read_text())
 
@@ -39,8 +39,8 @@ def test_the_shipped_model_is_the_one_that_was_scored(mini):
 @pytest.mark.slow
 def test_it_scores_what_the_committed_result_says(mini):
     dataset = load("mini/clothing")
-    method = build_method("zero-shot", mini, dataset.class_names)
-    accuracy = evaluate(Predictor(method), dataset.test, dataset.name, batch_size=128).accuracy
+    classifier = ZeroShot(mini).classifier(dataset.label_space)
+    accuracy = evaluate(Predictor(classifier), dataset.test, dataset.name, batch_size=128).accuracy
     # Rounding differs between processors: one image in 672 may fall to the other side.
     assert accuracy == pytest.approx(RESULT["data"]["mini/clothing"]["accuracy"], abs=0.003)
 

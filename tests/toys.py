@@ -1,8 +1,11 @@
-"""A data set that a random CLIP can learn in seconds: noisy squares of plain colours."""
+"""Noisy squares of plain colours, which a random CLIP can learn in seconds; and a protocol by hand."""
 
 import numpy as np
 
 from promptprism.data.records import Dataset, Record
+from promptprism.evaluation.protocols import PROTOCOLS, draw, score
+from promptprism.methods import make_settings
+from promptprism.training.loop import learn
 
 COLOURS = {
     "red": (220, 30, 30),
@@ -28,3 +31,11 @@ def colours(classes: int = 4, train: int = 4, test: int = 3) -> Dataset:
         return tuple(Record(picture(name, i), label) for label, name in enumerate(names) for i in numbers)
 
     return Dataset("colours", names, train=records(range(train)), test=records(range(train, train + test)))
+
+
+def base_to_new(method, backbone, dataset, *, shots, seed=1, **settings):
+    """What was learned of the base classes, and the scores of both halves, each in its own label space."""
+    protocol = PROTOCOLS["base-to-new"]
+    base, records = draw(protocol, dataset, shots, seed)
+    trained = learn(make_settings(method, **settings), backbone, base.label_space, records, seed=seed)
+    return trained, score(trained.method, trained.space, protocol.scored(dataset, {}))

@@ -24,13 +24,13 @@ from promptprism.data.registry import load_data
 from promptprism.evaluation.evaluate import evaluate
 from promptprism.files import write_text
 from promptprism.inference.predictor import Predictor
-from promptprism.methods import build_method
+from promptprism.methods import ZeroShot
 
 
 def zero_shot(backbone: Backbone, dataset: Dataset) -> dict[str, Any]:
     """Return accuracy, chance and sizes of one data set."""
-    method = build_method("zero-shot", backbone, dataset.class_names, phrase=dataset.phrase)
-    result = evaluate(Predictor(method), dataset.evaluation, dataset.name, batch_size=256)
+    classifier = ZeroShot(backbone).classifier(dataset.label_space)
+    result = evaluate(Predictor(classifier), dataset.evaluation, dataset.name, batch_size=256)
     chance = 1 / result.classes
     return {
         "classes": result.classes,

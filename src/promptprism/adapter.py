@@ -6,17 +6,18 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import promptprism
 from promptprism.backbones import Backbone, load_backbone
+from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
 from promptprism.files import read_tensors, write_tensors, write_text
-from promptprism.methods import METHODS, Method, build_method
+from promptprism.methods import METHODS, Method, MethodSettings, build_method, make_settings
 from promptprism.provenance import BackboneFacts
-from promptprism.training.loop import TrainResult
+from promptprism.training.loop import Trained, TrainResult
 
 TENSORS, CARD = "adapter.safetensors", "card.json"
 
@@ -62,6 +63,38 @@ class Card(BaseModel):
     data: DataSummary | None
     training: TrainResult
     scores: dict[str, dict[str, float]] = {}
+
+    @classmethod
+    def of(
+        cls,
+        trained: Trained,
+        space: LabelSpace,
+        data: DataSummary | None,
+        scores: dict[str, dict[str, float]] | None = None,
+    ) -> Self:
+        """Describe what was learned, and the label space that it is to be opened with."""
+        method = trained.method
+        return cls(
+            method=method.name,
+            settings=method.settings.model_dump(mode="json"),
+            backbone=BackboneFacts.of(method.backbone),
+            class_names=space.names,
+            phrase=space.phrase,
+            seed=trained.training.seed,
+            data=data,
+            training=trained.training,
+            scores=scores or {},
+        )
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """Class names and phrase."""
+        return LabelSpace(self.class_names, self.phrase)
+
+    @property
+    def learned_space(self) -> LabelSpace:
+        """The label space that was learned."""
+        return LabelSpace(tuple(self.data.images) if self.data else self.class_names, self.phrase)
 
 
 def save_adapter(path: Path, method: Method, card: Card) -> None:
@@ -128,17 +161,22 @@ def load_adapter(
     backbone: str | Backbone | None = None,
     pretrained: str | None = None,
     device: str = "auto",
-    **settings: Any,
-) -> tuple[Method, Card]:
-    """Read an adapter folder and build its method; see `promptprism.load_model`."""
+    settings: MethodSettings | None = None,
+) -> tuple[Trained, Card]:
+    """Read an adapter folder and build its method; see `promptprism.load_model`.
+
+    Settings may differ from the card's in those that training does not see; None takes the card's.
+    """
     card = read_card(path)
-    free = METHODS[card.method].prediction_settings if card.method in METHODS else frozenset()
-    if learned_with := sorted(settings.keys() - free):
+    card.label_space  # noqa: B018 - a damaged one is refused before anything is loaded
+    learned_with = make_settings(card.method, **card.settings)
+    settings = learned_with if settings is None else settings
+    free = METHODS[card.method].prediction_settings
+    if changed := sorted({name for name, value in settings if value != getattr(learned_with, name)} - free):
         raise PromptPrismError(
-            f"setting '{learned_with[0]}' of adapter '{path}' cannot be changed, it was learned with: fit "
+            f"setting '{changed[0]}' of adapter '{path}' cannot be changed, it was learned with: fit "
             f"anew. Can be: {', '.join(sorted(free)) or 'none'}"
         )
-    settings = card.settings | settings
     tensors, _ = read_tensors(path / TENSORS)
     if not isinstance(backbone, Backbone):
         facts = card.backbone
@@ -159,9 +197,7 @@ def load_adapter(
             f"{card.backbone.fingerprint}, but {backbone.name!r} has {backbone.fingerprint}: the weights "
             "differ. Give the weights it was trained with (backbone=... or pretrained=...)"
         )
-    names = tuple(card.data.images) if card.data else card.class_names
-    method = build_method(card.method, backbone, names, phrase=card.phrase, seed=card.seed, **settings)
-    method.set_classes(card.class_names)
+    method = build_method(settings, backbone, card.seed)
     learned = dict(method.named_parameters())
     for name in sorted(learned.keys() ^ tensors.keys()):
         how = "lacks" if name in learned else "has an unknown"
@@ -178,4 +214,4 @@ def load_adapter(
                 f"tensor '{name}' in '{path / TENSORS}' is not finite: the file is damaged"
             )
         value.data.copy_(found)
-    return method.eval(), card
+    return Trained(method.eval(), card.learned_space, card.training), card

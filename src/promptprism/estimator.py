@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -16,22 +15,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from promptprism.adapter import Card, DataSummary, load_adapter, save_adapter
+from promptprism.adapter import Card, DataSummary, load_adapter, read_card, save_adapter
 from promptprism.backbones import Backbone, load_backbone
 from promptprism.backbones.backbone import Precision
 from promptprism.data.images import ImageSource
 from promptprism.data.inputs import Images, Labels, as_dataset, as_sources
-from promptprism.data.names import name_key
-from promptprism.data.records import Dataset, Record
+from promptprism.data.names import LabelSpace, check_class_names, name_key
+from promptprism.data.records import Dataset, Record, Records
 from promptprism.data.splits import few_shot
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.evaluate import Evaluation, evaluate
 from promptprism.evidence import Opinion
 from promptprism.inference.early import EarlyOpinions, check_early, fused_so_far, lead, margin_for
+from promptprism.inference.explain import Explanation, explain
 from promptprism.inference.predictor import Predictor
-from promptprism.methods import Method, build_method, make_settings
-from promptprism.provenance import BackboneFacts
-from promptprism.training.loop import TrainResult, train
+from promptprism.methods import Classifier, MethodSettings, make_settings
+from promptprism.training.loop import Trained, learn
 
 
 class NotFittedError(PromptPrismError, ValueError, AttributeError):
@@ -68,7 +67,8 @@ class PromptPrism:
     """Adapts a frozen CLIP to your classes from a few labelled images.
 
     Attributes ending in an underscore exist after `fit`: ``classes_`` (names, in the order of the columns of
-    `predict_proba`), ``method_``, ``backbone_``, ``training_`` (what training was and cost).
+    `predict_proba`), ``backbone_``, ``method_`` (what was learned), ``classifier_`` (the same, frozen, for
+    these classes), ``training_`` (what training was and cost).
 
     Args:
         method: ``"cdc"``, ``"maple"``, ``"cocoop"``, ``"coop"`` or ``"zero-shot"``.
@@ -81,7 +81,10 @@ class PromptPrism:
         seed: of the draw, the start values, the order and the views.
         phrase: text with {} for the class name; None takes the data's own.
         progress: show a bar on standard error while training.
-        settings: of the method, such as ``epochs``, ``lr``, ``templates``.
+        settings: of the method, such as ``epochs``, ``lr``, ``templates``; see ``promptprism methods cdc``.
+
+    Raises:
+        PromptPrismError: no such method or setting, or a value that it cannot have.
     """
 
     def __init__(
@@ -110,18 +113,25 @@ class PromptPrism:
         self.phrase = phrase
         self.progress = progress
         self.settings = settings
+        _settings(method, settings)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002 - scikit-learn's signature
         """All parameters and settings by name."""
         return {name: getattr(self, name) for name in _PARAMETERS} | self.settings
 
     def set_params(self, **params: Any) -> Self:
-        """Change parameters or settings; takes effect at the next `fit`."""
-        for name, value in params.items():
-            if name in _PARAMETERS:
-                setattr(self, name, value)
-            else:
-                self.settings = {**self.settings, name: value}
+        """Change parameters or settings; takes effect at the next `fit`.
+
+        Raises:
+            PromptPrismError: what comes out has no such setting, or a value that it cannot have; nothing is
+                changed then.
+        """
+        own = {name: params.pop(name) for name in _PARAMETERS if name in params}
+        settings = self.settings | params
+        _settings(own.get("method", self.method), settings)
+        for name, value in own.items():
+            setattr(self, name, value)
+        self.settings = settings
         return self
 
     def __repr__(self) -> str:
@@ -149,8 +159,7 @@ class PromptPrism:
             PromptPrismError: unusable images, labels, class names or settings.
             KeyboardInterrupt: Ctrl-C, with a message that says what was kept.
         """
-        make_settings(self.method, **self.settings)
-        seed = _whole("seed", self.seed)
+        settings, seed = _settings(self.method, self.settings), _whole("seed", self.seed)
         shots = None if self.shots is None else _whole("shots", self.shots)
         dataset = as_dataset(images, labels, class_names)
         records = dataset.train
@@ -162,20 +171,19 @@ class PromptPrism:
         elif not isinstance(backbone, Backbone):
             raise PromptPrismError(f"backbone is {backbone!r}: give a name, or what load_backbone makes")
         phrase = dataset.phrase if self.phrase is None else self.phrase
-        method = build_method(
-            self.method, backbone, dataset.class_names, phrase=phrase, seed=seed, **self.settings
-        )
-        training = train(
-            method,
+        trained = learn(
+            settings,
+            backbone,
+            LabelSpace(dataset.class_names, phrase),
             records,
             seed=seed,
             checkpoint=Path(checkpoint) if checkpoint is not None else None,
             progress=self.progress,
         )
-        if training.collapsed:
-            warnings.warn(f"the run collapsed: {training.collapsed}. It is no result", stacklevel=2)
+        if trained.training.collapsed:
+            warnings.warn(f"the run collapsed: {trained.training.collapsed}. It is no result", stacklevel=2)
         data = DataSummary(name=dataset.name, images=dataset.counts(records), shots=shots, seed=seed)
-        self._set_fitted(method, training, data if training.steps else None)
+        self._set_fitted(trained, trained.space, data if trained.training.steps else None)
         return self
 
     def predict(self, images: Images, margin: float | None = None) -> NDArray[np.str_]:
@@ -189,7 +197,7 @@ class PromptPrism:
 
     def predict_proba(self, images: Images) -> NDArray[np.float32]:
         """Class probabilities [B, K], columns in the order of ``classes_``; of the fused opinion, if any."""
-        parts = [self._fitted.probabilities(logits) for logits in self._logits(images)]
+        parts = [self._classifier.probabilities(logits) for logits in self._logits(images)]
         return torch.cat(parts).cpu().numpy()
 
     def opinions(self, images: Images) -> Opinions:
@@ -198,7 +206,7 @@ class PromptPrism:
         Raises:
             PromptPrismError: the method has no opinions, only probabilities.
         """
-        batches = [self._fitted.opinions(logits) for logits in self._logits(images)]
+        batches = [self._classifier.opinions(logits) for logits in self._logits(images)]
         return Opinions(
             fused=Opinion(torch.cat([fused.weight.cpu() for _, fused in batches])),
             templates=Opinion(torch.cat([templates.weight.cpu() for templates, _ in batches], dim=1)),
@@ -215,7 +223,7 @@ class PromptPrism:
         Raises:
             PromptPrismError: the method has no opinions, or the margin is negative.
         """
-        batches = list(self._predictor.early_opinions(self._sources(images), margin))
+        batches = list(Predictor(self._classifier).early_opinions(self._sources(images), margin))
         return EarlyOpinions(
             fused=Opinion(torch.cat([batch.fused.weight.cpu() for batch in batches])),
             templates_used=torch.cat([batch.templates_used.cpu() for batch in batches]),
@@ -231,9 +239,8 @@ class PromptPrism:
         Raises:
             PromptPrismError: the method has no opinions, or the budget is less than 1.
         """
-        method = check_early(self._fitted, 0.0)
-        opinions = self.opinions(images).templates
-        return margin_for(lead(fused_so_far(opinions, method.settings.fusion)), budget)
+        rule = check_early(self._classifier, 0.0)
+        return margin_for(lead(fused_so_far(self.opinions(images).templates, rule)), budget)
 
     def score(self, images: Images | Dataset, labels: Labels | None = None) -> float:
         """Accuracy on labelled images; arguments as for `evaluate`."""
@@ -248,7 +255,7 @@ class PromptPrism:
             PromptPrismError: the data has classes that the model does not know; see `with_classes`.
         """
         dataset, records = self._labelled(images, labels)
-        result = evaluate(self._predictor, records, dataset.name)
+        result = evaluate(Predictor(self._classifier), records, dataset.name)
         self.scores_[dataset.name] = result.metrics
         return result
 
@@ -268,18 +275,20 @@ class PromptPrism:
         used = early.templates_used.double().mean().item()
         return EarlyScore(right.double().mean().item(), used, len(records) / seconds)
 
+    def explain(self, image: ImageSource, name: str | None = None, top: int = 3) -> Explanation:
+        """Look inside the prediction for one image; see `promptprism.inference.explain.explain`."""
+        return explain(self._classifier, image, name, top)
+
     def with_classes(self, class_names: Sequence[str]) -> Self:
         """The same model for another label space; what was learned is shared, not copied.
 
         Raises:
             PromptPrismError: unusable class names.
         """
-        method = self._fitted
-        shared: dict[int, Any] = {id(part): part for part in (method.backbone, *method.parameters())}
-        other = copy.deepcopy(method, shared)
-        other.set_classes(class_names)
+        phrase = self._classifier.space.phrase
+        space = LabelSpace(check_class_names(class_names), phrase)
         estimator = type(self)(**self.get_params())
-        estimator._set_fitted(other, self.training_, self.data_)
+        estimator._set_fitted(self.trained_, space, self.data_)
         return estimator
 
     def save(self, path: str | Path) -> Path:
@@ -288,42 +297,30 @@ class PromptPrism:
         Raises:
             PromptPrismError: the folder exists, or the place cannot be written.
         """
-        method = self._fitted
-        card = Card(
-            method=method.name,
-            settings=method.settings.model_dump(mode="json"),
-            backbone=BackboneFacts.of(method.backbone),
-            class_names=tuple(method.class_names),
-            phrase=method.phrase,
-            seed=self.training_.seed,
-            data=self.data_,
-            training=self.training_,
-            scores=self.scores_,
+        classifier = self._classifier
+        save_adapter(
+            Path(path), self.method_, Card.of(self.trained_, classifier.space, self.data_, self.scores_)
         )
-        save_adapter(Path(path), method, card)
         return Path(path)
 
     @property
-    def _predictor(self) -> Predictor:
-        if not hasattr(self, "predictor_"):
+    def _classifier(self) -> Classifier:
+        if not hasattr(self, "classifier_"):
             raise NotFittedError("this PromptPrism is not fitted yet: call fit, or load_model, first")
-        return self.predictor_
+        return self.classifier_
 
-    @property
-    def _fitted(self) -> Method:
-        return self._predictor.method
-
-    def _set_fitted(self, method: Method, training: TrainResult, data: DataSummary | None) -> None:
-        self.predictor_ = Predictor(method)
-        self.method_ = method
-        self.backbone_ = method.backbone
-        self.classes_: NDArray[np.str_] = np.array(method.class_names)
-        self.training_ = training
+    def _set_fitted(self, trained: Trained, space: LabelSpace, data: DataSummary | None) -> None:
+        self.classifier_ = trained.classifier(space)
+        self.trained_ = trained
+        self.method_ = trained.method
+        self.backbone_ = trained.method.backbone
+        self.classes_: NDArray[np.str_] = np.array(space.names)
+        self.training_ = trained.training
         self.data_ = data
         self.scores_: dict[str, dict[str, float]] = {}
 
     def _logits(self, images: Images) -> Iterator[Tensor]:
-        return self._predictor.logits(self._sources(images))
+        return Predictor(self._classifier).logits(self._sources(images))
 
     def _sources(self, images: Images) -> list[ImageSource]:
         sources = as_sources(images)
@@ -331,13 +328,11 @@ class PromptPrism:
             raise PromptPrismError("there is no image to look at: give at least one")
         return sources
 
-    def _labelled(
-        self, images: Images | Dataset, labels: Labels | None
-    ) -> tuple[Dataset, tuple[Record, ...]]:
+    def _labelled(self, images: Images | Dataset, labels: Labels | None) -> tuple[Dataset, Records]:
         """Data, and its images to score on with labels of ``classes_``."""
-        method = self._fitted
-        dataset = as_dataset(images, labels, None if labels is None else self.classes_.tolist())
-        known = {name_key(name): label for label, name in enumerate(method.class_names)}
+        space = self._classifier.space
+        dataset = as_dataset(images, labels, None if labels is None else space.names)
+        known = {key: label for label, key in enumerate(space.keys)}
         places = [known.get(name_key(name)) for name in dataset.class_names]
         unknown = [name for name, place in zip(dataset.class_names, places, strict=True) if place is None]
         if unknown:
@@ -354,6 +349,10 @@ def _whole(name: str, value: Any) -> int:
     if not isinstance(value, Integral):
         raise PromptPrismError(f"{name} is {value!r}: give a whole number")
     return int(value)
+
+
+def _settings(method: str, given: Mapping[str, Any]) -> MethodSettings:
+    return make_settings(method, _PARAMETERS, **given)
 
 
 _PARAMETERS = tuple(name for name in inspect.signature(PromptPrism).parameters if name != "settings")
@@ -380,7 +379,11 @@ def load_model(
         PromptPrismError: anything missing, damaged, of another format or of another backbone, or a setting
             that was learned with.
     """
-    method, card = load_adapter(Path(path), backbone, pretrained, device, **settings)
+    chosen = None
+    if settings:
+        card = read_card(Path(path))
+        chosen = make_settings(card.method, **card.settings | settings)
+    trained, card = load_adapter(Path(path), backbone, pretrained, device, chosen)
     model = PromptPrism(
         card.method,
         backbone or card.backbone.name,
@@ -392,6 +395,6 @@ def load_model(
         phrase=card.phrase,
         **card.settings | settings,
     )
-    model._set_fitted(method, card.training, card.data)
+    model._set_fitted(trained, card.label_space, card.data)
     model.scores_ = {name: dict(scores) for name, scores in card.scores.items()}
     return model

@@ -33,7 +33,7 @@ class Stub:
 
     def __init__(self, *rules, trust=None):
         self.rules = rules
-        self.method = SimpleNamespace(
+        self.classifier = SimpleNamespace(
             evidential=False, probabilities=lambda logits: logits.mean(0).softmax(-1)
         )
 

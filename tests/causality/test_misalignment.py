@@ -1,11 +1,10 @@
 import pytest
 import torch
-from toys import colours
+from toys import base_to_new, colours
 
 from promptprism.backbones import load_backbone
 from promptprism.causality.misalignment import OTHERS, accuracy_over_epochs, task_misalignment
 from promptprism.errors import PromptPrismError
-from promptprism.evaluation.base_to_new import base_to_new
 from promptprism.evaluation.suites import Cell
 from promptprism.methods import make_settings
 
@@ -43,14 +42,14 @@ def test_looking_changes_nothing(tiny, method):
         {"templates": 2, "depth": 2} if method == "cdc" else {}
     )
     curve = accuracy_over_epochs(cell(method, **settings), tiny, DATA)
-    result = base_to_new(method, tiny, DATA, shots=3, **settings)
+    result, scores = base_to_new(method, tiny, DATA, shots=3, **settings)
     assert len(curve.base) == len(curve.new) == 4
-    assert (curve.base[-1], curve.new[-1]) == (result.base.accuracy, result.new.accuracy)
+    assert (curve.base[-1], curve.new[-1]) == (scores["base"].accuracy, scores["new"].accuracy)
     assert curve.loss == tuple(epoch.loss for epoch in result.training.history)
     assert curve.collapsed == result.training.collapsed
 
 
 def test_what_learns_nothing_has_one_point(tiny):
     curve = accuracy_over_epochs(cell("zero-shot"), tiny, DATA)
-    result = base_to_new("zero-shot", tiny, DATA, shots=3)
-    assert (curve.base, curve.new) == ((result.base.accuracy,), (result.new.accuracy,))
+    _, scores = base_to_new("zero-shot", tiny, DATA, shots=3)
+    assert (curve.base, curve.new) == ((scores["base"].accuracy,), (scores["new"].accuracy,))

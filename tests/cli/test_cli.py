@@ -3,7 +3,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import typer
@@ -269,7 +268,8 @@ def test_demo(data, monkeypatch, tmp_path):
     trained = dict.fromkeys(("coop", "cocoop"), quick) | {n: {**quick, "depth": 2} for n in ("maple", "cdc")}
     # The suite has other rows of the same methods, too.
     methods = {"zero-shot": {}} | trained | {"cdc-other": {"method": "cdc", **quick}}
-    monkeypatch.setattr(suites, "load_suite", lambda _: SimpleNamespace(methods=methods))
+    suite = suites.Suite(name="s", protocol="base-to-new", methods=methods, datasets=("x",))
+    monkeypatch.setattr(suites, "load_suite", lambda _: suite)
     monkeypatch.setattr(demo, "SHOTS", 2)
     content = json.loads(run("demo", "--full", "--data", data, "--json", "-").stdout)
     assert content.keys() == documented("demo") | HEAD
@@ -360,18 +360,18 @@ def test_places_that_cannot_be_written_are_found_before_the_data_is_read(tmp_pat
 
 
 def test_interrupted_and_resumed(data, fitted, tmp_path, monkeypatch):
-    loss, calls = Cdc.loss, []
+    loss, calls = Cdc.forward, []
 
-    def stopping(self, views, labels, epoch):
+    def stopping(self, views, labels, texts, epoch):
         calls.append(epoch)
         if len(calls) == 10:
             raise KeyboardInterrupt
-        return loss(self, views, labels, epoch)
+        return loss(self, views, labels, texts, epoch)
 
     out = tmp_path / "a"
     arguments = ["fit", data, "--shots", 4, "--out", out, *QUICK]
     with monkeypatch.context() as patch:
-        patch.setattr(Cdc, "loss", stopping)
+        patch.setattr(Cdc, "forward", stopping)
         stopped = run(*arguments, code=130)
     assert re.search(r"stopped in epoch 3 of 4\. The first 2 are kept in '.*a\.checkpoint'", stopped.stderr)
     assert not out.exists()

@@ -10,7 +10,9 @@ from promptprism import backbones
 from promptprism.cli import app
 from promptprism.cost import speed
 from promptprism.cost.arithmetic import image_flops, text_flops
+from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
+from promptprism.methods import Cdc, CdcSettings
 
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "reference" / "cli-json.md"
 QUICK = ["--classes", "6", "--templates", "2,1", "--batch", "2", "--predict-batch", "3", "--seconds", "0"]
@@ -34,13 +36,13 @@ def backbone(tiny, monkeypatch):
 
 def test_rows_are_the_arithmetic_and_the_measurement(tiny):
     zero, one, two = speed.measure(
-        tiny, 6, [2, 1], batch=2, predict_batch=3, seconds=0, repeats=2, vision_from=1
+        tiny, 6, [2, 1], CdcSettings(vision_from=1), batch=2, predict_batch=3, seconds=0, repeats=2
     )
     assert [row.templates for row in (zero, one, two)] == [0, 1, 2]
     assert (zero.trainable, zero.step_seconds, zero.step_gflops) == (0, None, None)
     assert two.trainable == 2 * one.trainable == 2 * (2 * 2 * 48 + 48 * 64 + 64)
-    method = speed.build(tiny, speed.class_names(6), 2)
-    own, text = image_flops(tiny, 2, 1) / 1e9, text_flops(tiny, method.tokens, 2) / 1e9
+    tokens = Cdc(tiny).texts(LabelSpace(speed.class_names(6))).tokens
+    own, text = image_flops(tiny, 2, 1) / 1e9, text_flops(tiny, tokens, 2) / 1e9
     shared = (image_flops(tiny) - image_flops(tiny, 0, 1)) / 1e9  # no gradient goes back through it
     assert two.step_gflops == pytest.approx(2 * (2 * (shared + 2 * own) + 2 * text))
     assert two.image_gflops == pytest.approx(shared + 2 * own) and zero.image_gflops < shared + own

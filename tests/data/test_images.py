@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from promptprism.data.images import check_images, load_image, unreadable
+from promptprism.data.names import LabelSpace
 from promptprism.data.records import Record
 from promptprism.errors import PromptPrismError
-from promptprism.methods import build_method
-from promptprism.training.loop import train
+from promptprism.methods import CoOp, CoOpSettings
+from promptprism.training.loop import learn
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -257,9 +258,8 @@ def test_a_damaged_training_image_is_found_before_training(tmp_path, tiny, monke
             Image.new("RGB", (16, 16), colour).save(tmp_path / f"{colour}{i}.png")
             records.append(Record(tmp_path / f"{colour}{i}.png", label))
     (tmp_path / "blue1.png").write_bytes((tmp_path / "blue1.png").read_bytes()[:40])
-    method = build_method("coop", tiny, ("red", "blue"), epochs=1)
-    monkeypatch.setattr(type(method), "loss", lambda *_: pytest.fail("training has started"))
+    monkeypatch.setattr(CoOp, "forward", lambda *_: pytest.fail("training has started"))
     with pytest.raises(
         PromptPrismError, match=r"1 of 4 training images cannot be read: image '.*blue1\.png'"
     ):
-        train(method, records)
+        learn(CoOpSettings(epochs=1), tiny, LabelSpace(("red", "blue")), records)

@@ -1,14 +1,14 @@
 import pytest
 
-from promptprism.data.names import check_class_names, check_phrase, fill
+from promptprism.data.names import LabelSpace, check_class_names, check_phrase
 from promptprism.errors import PromptPrismError
 
 
 def test_any_script_and_underscores():
     names = ["Siamese_cat", "日本語", "🦊", "C++", "naïve  café", "{braces}"]
-    assert check_class_names(names) == tuple(names)
-    assert fill("a {} b", names[:1]) == ["a Siamese cat b"]
-    assert fill("a {} b", names[4:]) == ["a naïve café b", "a {braces} b"]
+    assert check_class_names(names) == LabelSpace(names).names == tuple(names)
+    assert LabelSpace(names[:1], "a {} b").texts() == ["a Siamese cat b"]
+    assert LabelSpace(names[4:]).texts("a {} b") == ["a naïve café b", "a {braces} b"]
 
 
 @pytest.mark.parametrize(
@@ -23,11 +23,19 @@ def test_any_script_and_underscores():
     ],
 )
 def test_refused(names, words):
-    with pytest.raises(PromptPrismError, match=words):
-        check_class_names(names)
+    for refuse in (check_class_names, LabelSpace):
+        with pytest.raises(PromptPrismError, match=words):
+            refuse(names)
 
 
 @pytest.mark.parametrize("phrase", ["a photo", "{} and {}", ""])
 def test_phrase_needs_one_place(phrase):
-    with pytest.raises(PromptPrismError, match=r"must hold \{\} once"):
-        check_phrase(phrase)
+    for refuse in (check_phrase, lambda given: LabelSpace(("cat",), given)):
+        with pytest.raises(PromptPrismError, match=r"must hold \{\} once"):
+            refuse(phrase)
+
+
+def test_joined_spaces_have_each_class_once():
+    one, two = LabelSpace(("red_fox", "lemon"), "a {}."), LabelSpace(("Lemon", "owl"), "the {}.")
+    assert one.joined(two) == LabelSpace(("red_fox", "Lemon", "owl"), "a {}.")
+    assert one.keys == ("red fox", "lemon") and len(one) == 2

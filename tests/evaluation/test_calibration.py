@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_calibration_error
 
+from promptprism.data.names import LabelSpace
 from promptprism.evaluation.calibration import (
     BINS,
     COLDEST,
@@ -16,7 +17,7 @@ from promptprism.evaluation.calibration import (
     fit_temperature,
     reliability,
 )
-from promptprism.methods import build_method
+from promptprism.methods import ZeroShot, build_method, make_settings
 
 answers = st.lists(st.tuples(st.floats(0, 0.9999), st.booleans()), min_size=1, max_size=40)
 
@@ -121,29 +122,27 @@ def test_only_the_five_nearest_base_classes_count():
 
 
 def test_without_a_change_of_features_dac_changes_nothing(tiny):
-    names = ("red", "green", "blue")
+    names, others = LabelSpace(("red", "green", "blue")), LabelSpace(("cat", "dog", "cow"))
     logits = 4 * torch.randn(6, 3, generator=torch.Generator().manual_seed(1)).double()
-    zero_shot = build_method("zero-shot", tiny, names)
-    tuned, plain = zero_shot.text_features(), zero_shot.zero_shot_features()
-    fitted = calibrator(tuned, plain, temperature=2.5)
-    found = fitted.calibrated(logits, build_method("zero-shot", tiny, ("cat", "dog", "cow")))
+    zero_shot = ZeroShot(tiny).classifier(names)
+    fitted = calibrator(zero_shot.text, zero_shot.zero_shot_features, temperature=2.5)
+    found = fitted.calibrated(logits, ZeroShot(tiny).classifier(others))
     assert torch.allclose(found["ts"], (logits / 2.5).softmax(-1))
     assert torch.allclose(found["dac"], logits.softmax(-1)) and torch.allclose(found["ts_dac"], found["ts"])
 
 
 @pytest.mark.parametrize("name", ["maple", "cdc", "cocoop"])
 def test_base_classes_keep_their_temperature_and_no_answer_changes(tiny, name):
-    names = ("red", "green", "blue")
-    method = build_method(name, tiny, names)
+    names, others = LabelSpace(("red", "green", "blue")), LabelSpace(("cat", "dog", "cow"))
+    method = build_method(make_settings(name), tiny)
     with torch.no_grad():
         method.learner.context.add_(0.1)
     logits = 4 * torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(1))
-    fitted = Calibrator.of(method, logits, torch.arange(8) % 3, "validation")
+    fitted = Calibrator.of(method.classifier(names), logits, torch.arange(8) % 3, "validation")
     assert fitted.fit.images == 8
     assert fitted.fit.temperature == fit_temperature(logits.double().mean(0), torch.arange(8) % 3)
-    on_base = fitted.calibrated(logits.mean(0), method)
-    method.set_classes(("cat", "dog", "cow"))
-    on_new = fitted.calibrated(logits.mean(0), method)
+    spaces = (names, others)
+    on_base, on_new = (fitted.calibrated(logits.mean(0), method.classifier(space)) for space in spaces)
     if name == "cocoop":  # its text features depend on the image
         assert on_base.keys() == on_new.keys() == {"ts"}
         return

@@ -7,11 +7,12 @@ from typer.testing import CliRunner
 import promptprism.evaluation.estimate as estimate
 from promptprism.cli import app
 from promptprism.cost.arithmetic import image_flops, text_flops
+from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.estimate import estimate_suite, measure_gigaflops, sized_backbone
 from promptprism.evaluation.run_suite import run_suite
 from promptprism.evaluation.suites import BackboneSpec, Suite, load_suite
-from promptprism.methods import build_method
+from promptprism.methods import Cdc, CdcSettings
 
 
 def of(methods, datasets=("mini/food",), **fields):
@@ -35,7 +36,7 @@ def test_vit_b_16_has_the_sizes_that_papers_print():
     backbone = sized_backbone(BackboneSpec(name="ViT-B-16", pretrained="openai"))
     assert image_flops(backbone) == pytest.approx(35.5e9, rel=0.02)
     assert sum(p.numel() for p in backbone.model.parameters()) == 149_620_737
-    method = build_method("cdc", backbone, ["cat", "dog"])
+    method = Cdc(backbone)
     assert sum(p.numel() for p in method.parameters()) == 14_220_288
 
 
@@ -59,8 +60,8 @@ def test_operations_follow_what_a_step_does(sized):
     found = {one.row: one for one in estimate_suite(of(rows, shots=[4]), gigaflops=1).cells}
     assert found["four"].train_flops == pytest.approx(4 * found["one"].train_flops)
     assert found["coop"].train_flops > found["coop"].steps * 16 * image_flops(sized)
-    one = build_method("cdc", sized, ["cat", "dog"], templates=1)
-    step = 2 * (4 * image_flops(sized, 2) + text_flops(sized, one.tokens, 2))
+    tokens = Cdc(sized, CdcSettings(templates=1)).texts(LabelSpace(("cat", "dog"))).tokens
+    step = 2 * (4 * image_flops(sized, 2) + text_flops(sized, tokens, 2))
     names = estimate_suite(
         of({"cdc": {"templates": 1}}, datasets=["mini/food"], shots=[1]), gigaflops=1
     ).cells[0]

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from promptprism.data.names import LabelSpace
 from promptprism.evaluation.metrics import (
     Prediction,
     class_accuracies,
@@ -14,7 +15,7 @@ from promptprism.evaluation.metrics import (
     predictions,
     shift_metrics,
 )
-from promptprism.methods import build_method
+from promptprism.methods import Cdc, CdcSettings
 
 
 def test_metrics_of_four_images_by_hand():
@@ -112,16 +113,16 @@ def test_images_are_told_from_others_by_every_score():
 
 @pytest.mark.parametrize("head", ["evidential", "softmax"])
 def test_predictions_are_the_methods_own(tiny, head):
-    method = build_method("cdc", tiny, ["a", "b", "c"], templates=2, head=head)
+    classifier = Cdc(tiny, CdcSettings(templates=2, head=head)).classifier(LabelSpace(("a", "b", "c")))
     logits = 5 * torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
-    each, final = predictions(method, logits)
-    assert torch.allclose(final.probabilities.float(), method.probabilities(logits))
+    each, final = predictions(classifier, logits)
+    assert torch.allclose(final.probabilities.float(), classifier.probabilities(logits))
     assert torch.allclose(final.logits.float(), logits.mean(0)) and len(each) == 2
     if head == "softmax":
         assert final.uncertainty is None
         assert torch.allclose(each[1].probabilities.float(), logits[1].softmax(-1))
         return
-    opinions, fused = method.opinions(logits)
+    opinions, fused = classifier.opinions(logits)
     assert torch.allclose(final.uncertainty.float(), fused.uncertainty)
     for template in range(2):
         assert torch.allclose(each[template].probabilities.float(), opinions[template].probability)

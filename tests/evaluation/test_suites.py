@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from PIL import Image
-from toys import COLOURS, picture
+from toys import COLOURS, base_to_new, picture
 from typer.testing import CliRunner
 
 import promptprism.backbones
@@ -19,7 +20,7 @@ from promptprism.data.catalog import CATALOG
 from promptprism.data.registry import load_data, registered
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation import run_suite as running
-from promptprism.evaluation.base_to_new import base_to_new
+from promptprism.evaluation.metrics import harmonic_mean
 from promptprism.evaluation.run_suite import run_suite
 from promptprism.evaluation.store import Store, read_failures, read_result, read_results
 from promptprism.evaluation.suites import (
@@ -62,12 +63,14 @@ def test_cells_are_the_protocol_and_are_run_once(tiny, data, tmp_path):
         ("zero-shot", 1), ("cdc", 1), ("cdc", 2), ("maple", 1), ("maple", 2)
     ]  # fmt: skip
     assert shown[0][0] == 0 and shown[-1] == (5, "")
-    plain = base_to_new("cdc", tiny, load_data(data), shots=2, seed=2, **METHODS["cdc"])
+    trained, plain = base_to_new("cdc", tiny, load_data(data), shots=2, seed=2, **METHODS["cdc"])
     result = outcome.results[2]
-    for part, quick in (("base", plain.base), ("new", plain.new)):
+    for part, quick in plain.items():
         same = {name: result.scores[part].metrics[name] for name in quick.metrics}
         assert same == pytest.approx(quick.metrics, 1e-3)  # in a suite new images meet all classes at once
-    assert result.training.collapsed is None and result.summary == {"hm": plain.hm}
+    assert result.training.history[-1].loss == trained.training.history[-1].loss
+    hm = harmonic_mean(plain["base"].accuracy, plain["new"].accuracy)
+    assert result.training.collapsed is None and result.summary == {"hm": hm}
     assert result.images == {"base": {"blue": 3, "green": 3}, "new": {"red": 3, "yellow": 3}}
     assert result.backbone.fingerprint == tiny.fingerprint and result.cell.settings.templates == 2
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("results/*.json")}
@@ -89,10 +92,22 @@ def test_learning_and_scoring_are_separate(tiny, data, tmp_path, monkeypatch):
     def never(*_, **__):
         raise AssertionError("scoring must not train")
 
-    monkeypatch.setattr("promptprism.evaluation.protocols.train", never)
     monkeypatch.setattr(running, "learn", never)
     scored = run_suite(suite, tmp_path, tiny, stage="test")
     assert scored.ran == 2 and len(scored.results) == 2 and not read_failures(tmp_path)
+
+
+def test_a_collapsed_run_has_no_summary(tiny, data, tmp_path, monkeypatch):
+    real = running.learn
+
+    def learn(*args, **options):
+        trained = real(*args, **options)
+        return replace(trained, training=trained.training.model_copy(update={"collapsed": "says the test"}))
+
+    monkeypatch.setattr(running, "learn", learn)
+    suite = make(data, methods={"cdc": METHODS["cdc"]}, seeds=(1,))
+    result = run_suite(suite, tmp_path, tiny).results[0]
+    assert result.training.collapsed == "says the test" and result.summary is None
 
 
 def test_transfer_protocols_share_what_was_learned(tiny, data, tmp_path):
@@ -123,10 +138,10 @@ def test_a_failed_cell_is_recorded_and_the_rest_goes_on(tiny, data, tmp_path, mo
     suite = make(data, methods={"maple": QUICK, "cdc": METHODS["cdc"]}, seeds=(1,))
     real = running.learn
 
-    def learn(method, *args, **options):
-        if method == "maple":
+    def learn(settings, *args, **options):
+        if settings.method == "maple":
             raise MemoryError("too large")
-        return real(method, *args, **options)
+        return real(settings, *args, **options)
 
     monkeypatch.setattr(running, "learn", learn)
     outcome = run_suite(suite, tmp_path, tiny)
@@ -146,6 +161,7 @@ import sys
 sys.path[:0] = [{tests!r}]
 from conftest import make_tiny
 from pathlib import Path
+from promptprism.evaluation.metrics import harmonic_mean
 from promptprism.evaluation.run_suite import run_suite
 from promptprism.evaluation.suites import load_suite
 show = lambda p: print(p.done, p.running, flush=True)

@@ -5,18 +5,23 @@ import torch
 from toys import colours
 
 from promptprism import PromptPrism
+from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
 from promptprism.evidence import Opinion
 from promptprism.inference.early import early_opinions, fused_so_far, lead, margin_for, templates_needed
-from promptprism.methods import build_method
+from promptprism.methods import build_method, make_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:the run collapsed")  # random weights see little
-NAMES = ["cat", "red fox", "lemon", "owl"]
+SPACE = LabelSpace(("cat", "red fox", "lemon", "owl"))
+
+
+def make(tiny, name="cdc", **settings):
+    return build_method(make_settings(name, **settings), tiny, seed=2).classifier(SPACE)
 
 
 @pytest.fixture
-def method(tiny):
-    return build_method("cdc", tiny, NAMES, templates=3, seed=2).eval()
+def classifier(tiny):
+    return make(tiny, templates=3)
 
 
 def pixels(images=6):
@@ -29,18 +34,18 @@ def test_lead_is_the_distance_of_the_best_two_weights():
     assert lead(Opinion(weight[:, :1])).tolist() == [math.inf] * 3  # one class is never overtaken
 
 
-def test_never_stopped_is_the_full_fusion(method):
+def test_never_stopped_is_the_full_fusion(classifier):
     with torch.no_grad():
-        _, fused = method.opinions(method(pixels()))
-    early = early_opinions(method, pixels(), method.text_features(), math.inf)
+        _, fused = classifier.opinions(classifier.logits(pixels()))
+    early = early_opinions(classifier, pixels(), math.inf)
     torch.testing.assert_close(early.fused.weight, fused.weight, atol=1e-5, rtol=1e-5)
     assert early.templates_used.tolist() == [3] * 6
 
 
-def test_no_margin_is_the_first_template(method):
+def test_no_margin_is_the_first_template(classifier):
     with torch.no_grad():
-        first = method.opinions(method(pixels()))[0][0]
-    early = early_opinions(method, pixels(), method.text_features(), 0.0)
+        first = classifier.opinions(classifier.logits(pixels()))[0][0]
+    early = early_opinions(classifier, pixels(), 0.0)
     torch.testing.assert_close(early.fused.weight, first.weight, atol=1e-5, rtol=1e-5)
     assert early.templates_used.tolist() == [1] * 6
 
@@ -48,13 +53,13 @@ def test_no_margin_is_the_first_template(method):
 @pytest.mark.parametrize("fusion", ["dempster", "averaging"])
 @pytest.mark.parametrize("vision_from", [0, 1])
 def test_each_image_stops_by_itself_as_a_replay_says(tiny, fusion, vision_from):
-    method = build_method("cdc", tiny, NAMES, templates=3, fusion=fusion, vision_from=vision_from, seed=2)
+    classifier = make(tiny, templates=3, fusion=fusion, vision_from=vision_from)
     with torch.no_grad():
-        opinions = method.opinions(method(pixels()))[0]
+        opinions = classifier.opinions(classifier.logits(pixels()))[0]
     so_far = fused_so_far(opinions, fusion)
     torch.testing.assert_close(so_far.weight[-1], opinions.fuse(fusion).weight)
     margin = float(lead(so_far)[0].sort().values[2:4].mean())  # three images stop at once
-    early = early_opinions(method, pixels(), method.text_features(), margin)
+    early = early_opinions(classifier, pixels(), margin)
     used = early.templates_used
     assert used.equal(templates_needed(lead(so_far), margin)) and (used == 1).sum() == 3 and used.max() > 1
     for image, count in enumerate(used.tolist()):
@@ -65,12 +70,12 @@ def test_each_image_stops_by_itself_as_a_replay_says(tiny, fusion, vision_from):
 
 
 def test_the_prediction_stands_if_what_is_to_come_turns_by_less(tiny):
-    method = build_method("cdc", tiny, NAMES, templates=3, fusion="dempster", seed=2)
+    classifier = make(tiny, templates=3, fusion="dempster")
     with torch.no_grad():
-        opinions, fused = method.opinions(method(pixels()))
+        opinions, fused = classifier.opinions(classifier.logits(pixels()))
     spread = opinions.weight.amax(-1) - opinions.weight.amin(-1)
     margin = float(spread[1:].sum(0).max())
-    early = early_opinions(method, pixels(), method.text_features(), margin)
+    early = early_opinions(classifier, pixels(), margin)
     assert early.fused.prediction.equal(fused.prediction)
 
 
@@ -91,13 +96,13 @@ def test_templates_needed_and_the_margin_for_a_budget():
         margin_for(leads, 0.5)
 
 
-def test_only_opinions_can_be_stopped_at(tiny, method):
-    for other in (build_method("maple", tiny, NAMES), build_method("cdc", tiny, NAMES, head="softmax")):
+def test_only_opinions_can_be_stopped_at(tiny, classifier):
+    for other in (make(tiny, "maple"), make(tiny, head="softmax")):
         with pytest.raises(PromptPrismError, match="has no opinions to stop at"):
-            early_opinions(other, pixels(), other.text_features(), 1.0)
+            early_opinions(other, pixels(), 1.0)
     for margin in (-1.0, math.nan):
         with pytest.raises(PromptPrismError, match="give 0 or more"):
-            early_opinions(method, pixels(), method.text_features(), margin)
+            early_opinions(classifier, pixels(), margin)
 
 
 def test_estimator_asks_for_images_in_their_order(tiny):

@@ -13,8 +13,8 @@ from promptprism.backbones import load_backbone
 from promptprism.cli import app
 from promptprism.data.miniworld import load, render
 from promptprism.data.views import make_views
-from promptprism.inference.explain import explain, nearest_words, relevance_maps
-from promptprism.methods import build_method
+from promptprism.inference.explain import nearest_words, relevance_maps
+from promptprism.methods import ZeroShot
 from promptprism.prompts import vision
 from promptprism.reports.explanation import draw_explanation
 
@@ -29,13 +29,13 @@ def fitted(backbone, method="cdc", **settings):
     model = PromptPrism(method, backbone, **settings).fit(DATA)
     for value in model.method_.parameters():
         value.data += 0.2 * torch.randn(value.shape, generator=torch.Generator().manual_seed(1))
-    return model
+    return model.with_classes(DATA.class_names)
 
 
 def test_it_says_what_the_opinions_say(tiny):
     model = fitted(tiny, templates=3, depth=2)
     fused, each = model.opinions([IMAGE])
-    told = explain(model, IMAGE, "it", top=4)
+    told = model.explain(IMAGE, "it", top=4)
     assert (told.image, told.method, told.phrase) == ("it", "cdc", "a photo of a {}.")
     assert told.uncertainty == pytest.approx(fused.uncertainty.item())
     assert [a.name for a in told.top] == [
@@ -55,7 +55,7 @@ def test_it_says_what_the_opinions_say(tiny):
 @pytest.mark.parametrize("fusion", ["dempster", "tempered", "averaging", "pooling", "cautious"])
 def test_contributions_add_up_where_fusion_is_a_sum(tiny, fusion):
     model = fitted(tiny, templates=3, depth=2, fusion=fusion)
-    why = explain(model, IMAGE).why
+    why = model.explain(IMAGE).why
     fused = model.opinions([IMAGE]).fused
     scores = {"averaging": fused.evidence, "pooling": fused.belief}.get(fusion, fused.weight)[0]
     assert list(why.scores) == pytest.approx(scores.topk(2).values.tolist(), rel=1e-5)
@@ -66,7 +66,7 @@ def test_contributions_add_up_where_fusion_is_a_sum(tiny, fusion):
 
 def test_of_softmax_heads_the_lead_is_the_log_odds(tiny):
     model = fitted(tiny, head="softmax", templates=2, depth=2)
-    told = explain(model, IMAGE)
+    told = model.explain(IMAGE)
     assert told.uncertainty is None and told.top[0].belief is None
     odds = np.log(told.top[0].probability / told.top[1].probability)
     assert told.why.scores[0] - told.why.scores[1] == pytest.approx(odds, rel=1e-3)
@@ -75,7 +75,7 @@ def test_of_softmax_heads_the_lead_is_the_log_odds(tiny):
 
 @pytest.mark.parametrize("method", ["zero-shot", "coop", "cocoop", "maple"])
 def test_methods_without_opinions_are_explained_and_drawn(tiny, method):
-    told = explain(fitted(tiny, method), IMAGE)
+    told = fitted(tiny, method).explain(IMAGE)
     assert len(told.templates) == 1 and told.templates[0].top == told.top
     assert len(told.templates[0].words) == {"zero-shot": 0, "maple": 2}.get(method, 4)
     assert np.shape(told.templates[0].map) == (4, 4)
@@ -85,10 +85,10 @@ def test_methods_without_opinions_are_explained_and_drawn(tiny, method):
 @pytest.mark.parametrize("pass_mb", [0, 24])
 def test_relevance_is_the_derivative_of_the_lead_by_each_patch(tiny, pass_mb, monkeypatch):
     monkeypatch.setattr(vision, "_PASS_MB", pass_mb)
-    method = fitted(tiny, templates=2, depth=2).method_
+    classifier = fitted(tiny, templates=2, depth=2).classifier_
     views = make_views(("test",), 32, tiny.mean, tiny.std)(IMAGE, 0, 0, 0).unsqueeze(1)
-    logits, maps = relevance_maps(method, views)
-    best = method.probabilities(logits)[0].argmax()
+    logits, maps = relevance_maps(classifier, views)
+    best = classifier.probabilities(logits)[0].argmax()
     block, step = tiny.visual.transformer.resblocks[-1], 1e-2
 
     def leads(patch, factor):
@@ -100,7 +100,7 @@ def test_relevance_is_the_derivative_of_the_lead_by_each_patch(tiny, pass_mb, mo
 
         handle = block.ln_1.register_forward_hook(scale)
         with torch.no_grad():
-            found = method(views)[:, 0]
+            found = classifier.logits(views)[:, 0]
         handle.remove()
         return found[:, best] - found.mean(-1)
 
@@ -113,7 +113,7 @@ def test_relevance_is_the_derivative_of_the_lead_by_each_patch(tiny, pass_mb, mo
 def test_the_mini_clip_looks_at_the_object():
     mini = load_backbone("mini")
     data = load("mini/clothing")
-    method = build_method("zero-shot", mini, data.class_names)
+    classifier = ZeroShot(mini).classifier(data.label_space)
     make = make_views(("test",), mini.image_size, mini.mean, mini.std)
     rows, columns = np.mgrid[0:48, 0:48]
     on_object, area = [], []
@@ -121,7 +121,7 @@ def test_the_mini_clip_looks_at_the_object():
         scene = record.source.scene
         inside = (columns - scene.x * 48) ** 2 + (rows - scene.y * 48) ** 2 < (scene.scale * 24) ** 2
         share = inside.reshape(6, 8, 6, 8).mean((1, 3))
-        _, maps = relevance_maps(method, make(render(scene), 0, 0, 0).unsqueeze(1))
+        _, maps = relevance_maps(classifier, make(render(scene), 0, 0, 0).unsqueeze(1))
         positive = maps[0].clamp(min=0).numpy()
         on_object.append((positive * share).sum() / positive.sum())
         area.append(share.mean())
@@ -151,7 +151,7 @@ def run(*arguments, code=0):
 
 
 def test_one_class_to_show_is_drawn(tiny):
-    explanation = explain(fitted(tiny), IMAGE, top=1)
+    explanation = fitted(tiny).explain(IMAGE, top=1)
     assert len(explanation.top) == 1 and len(explanation.why.classes) == 2
     assert draw_explanation(explanation).get_suptitle()
 

@@ -24,9 +24,7 @@ from promptprism.data.miniworld.worlds import WORLD_ARTISTS, SceneSource
 from promptprism.data.views import make_views
 from promptprism.evaluation.metrics import predictions
 from promptprism.inference.predictor import Predictor
-from promptprism.methods import Method
-from promptprism.methods.templated import TemplateMethod
-from promptprism.prompts import encode_image
+from promptprism.methods import Classifier
 
 _T = TypeVar("_T")
 
@@ -64,7 +62,9 @@ class Answers:
 
     def __init__(self, predictor: Predictor, shown: Sequence[Scene]) -> None:
         batches = predictor.logits([SceneSource(scene) for scene in shown], _BATCH)
-        each, final = predictions(predictor.method, torch.cat([logits.cpu() for logits in batches], dim=1))
+        each, final = predictions(
+            predictor.classifier, torch.cat([logits.cpu() for logits in batches], dim=1)
+        )
         self.each = torch.stack([one.probabilities for one in each])
         self.final = final.probabilities
         several = len(each) > 1
@@ -148,21 +148,14 @@ def factors_of(shown: Sequence[Scene], labels: Sequence[int]) -> dict[str, Tenso
     }
 
 
-def image_features(method: Method, shown: Sequence[Scene]) -> Tensor:
+def image_features(classifier: Classifier, shown: Sequence[Scene]) -> Tensor:
     """Image features [M, B, D]: of templates with prompts in the vision tower, else of the tower itself."""
-    backbone = method.backbone
+    backbone = classifier.backbone
     make = make_views(("test",), backbone.image_size, backbone.mean, backbone.std)
     sources = [SceneSource(scene) for scene in shown]
-    parts = []
+    batches = view_batches(sources, plain_batches(len(sources), _BATCH), make)
     with torch.no_grad():
-        for _, views in view_batches(sources, plain_batches(len(sources), _BATCH), make):
-            views = views.to(backbone.device)
-            made = (
-                method.image_features(views)
-                if isinstance(method, TemplateMethod)
-                else encode_image(backbone, views)
-            )
-            parts.append(made.cpu())
+        parts = [classifier.image_features(views.to(backbone.device)).cpu() for _, views in batches]
     return torch.cat(parts, dim=1)
 
 

@@ -21,7 +21,7 @@ from promptprism.evaluation.suites import Cell
 from promptprism.methods import Method, build_method
 from promptprism.prompts import encode_image, encode_text
 from promptprism.provenance import BackboneFacts, Cost, Meter
-from promptprism.training.loop import train
+from promptprism.training.loop import learn
 
 #: What the full description is compared with; the last is a control: as long, but of another image.
 OTHERS = ("object", "background", "style", "second object", "another scene")
@@ -138,25 +138,21 @@ def accuracy_over_epochs(cell: Cell, backbone: Backbone, dataset: Dataset) -> Ep
     What is learned is the same as without looking.
 
     Raises:
-        PromptPrismError: see `draw` and `train`.
+        PromptPrismError: see `draw` and `learn`.
     """
     protocol, meter = PROTOCOLS["base-to-new"], Meter(backbone.device)
     learning, records = draw(protocol, dataset, cell.shots, cell.seed, cell.allow_fewer)
-    method = build_method(
-        cell.method, backbone, learning.class_names, learning.phrase, cell.seed, **cell.settings.model_dump()
-    )
+    settings, space = cell.settings, learning.label_space
     parts = protocol.scored(dataset, {})
     accuracies: dict[str, list[float]] = {part: [] for part in parts}
 
     def look(_epoch: int, method: Method) -> None:
-        training = method.training
-        for part, scores in score(method.eval(), parts).items():
+        for part, scores in score(method, space, parts).items():
             accuracies[part].append(scores.accuracy)
-        method.set_classes(learning.class_names)
-        method.train(training)
 
-    look(-1, method)
-    result = train(method, records if cell.settings.learns else (), seed=cell.seed, after_epoch=look)
+    look(-1, build_method(settings, backbone, cell.seed))
+    records = records if settings.learns else ()
+    result = learn(settings, backbone, space, records, seed=cell.seed, after_epoch=look).training
     return EpochCurve(
         cell=cell,
         backbone=BackboneFacts.of(backbone),

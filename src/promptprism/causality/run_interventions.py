@@ -101,9 +101,10 @@ def intervene(
     """
     data, _, given = result.cell.data.partition("@")
     rho, meter = float(given or RHO), Meter(backbone.device)
-    learned = store.adapter(result.cell, result.learned)
-    method, _ = load_adapter(learned, backbone, **result.cell.prediction_settings)
-    predictor, label_space = Predictor(method), classes(data)
+    adapter = store.adapter(result.cell, result.learned)
+    trained, _ = load_adapter(adapter, backbone, settings=result.cell.settings)
+    classifier, label_space = trained.classifier(), classes(data)
+    predictor = Predictor(classifier)
     every, of_every = _split(data, "test", rho)
     chosen = [place for place in range(len(every)) if place % (len(every) // len(label_space)) < per_class]
     shown, labels = [every[place] for place in chosen], torch.tensor([of_every[place] for place in chosen])
@@ -117,7 +118,7 @@ def intervene(
         if factor == "colour":
             pulled = pull(plain, answers, other, usual_colours(data))
     val, of_val = _split(data, "val", rho)
-    features = image_features(method, (*every, *val))
+    features = image_features(classifier, (*every, *val))
     factors = factors_of((*every, *val), (*of_every, *of_val))
     probed = {factor: [probe(one, values) for one in features] for factor, values in factors.items()}
     contexts, _ = _split(data, "train", rho)

@@ -53,6 +53,7 @@ def benchmark(
     output = Output("benchmark", json_file)
     counts = _counts(templates)
     from promptprism.cost.speed import measure
+    from promptprism.methods import CdcSettings
     from promptprism.provenance import BackboneFacts, Meter
 
     tower, random = _load(backbone, pretrained, precision, device)
@@ -60,12 +61,11 @@ def benchmark(
         tower,
         classes,
         counts,
+        CdcSettings(depth=depth, vision_from=vision_from),
         batch=batch,
         predict_batch=predict_batch,
         seconds=seconds,
         repeats=repeats,
-        depth=depth,
-        vision_from=vision_from,
     )
     cost = Meter(tower.device).cost()
     weights = "random weights: speed does not depend on them" if random else f"weights {tower.fingerprint}"

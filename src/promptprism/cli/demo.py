@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,12 +12,14 @@ import typer
 from promptprism.cli.options import BackboneName, Device, Json, Pretrained, Root, Seed, open_data
 from promptprism.cli.output import Output
 from promptprism.cli.predict import prediction_rows
+from promptprism.errors import PromptPrismError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from promptprism.backbones import Backbone
     from promptprism.data.records import Dataset, Record
+    from promptprism.evaluation.suites import Suite
 
 SHOTS = 16
 _IMAGES = 3
@@ -47,8 +49,11 @@ def demo(
     from promptprism.evaluation.suites import load_suite
     from promptprism.methods import METHODS
 
-    suite = load_suite("mini/base-to-new").methods
-    chosen = {name: suite[name] | ({} if full else QUICK[name]) for name in (METHODS if full else QUICK)}
+    suite, names = load_suite("mini/base-to-new"), METHODS if full else QUICK
+    chosen = {name: suite.methods[name] | ({} if full else QUICK[name]) for name in names}
+    suite = suite.model_copy(
+        update={"methods": chosen, "datasets": (data,), "shots": (SHOTS,), "seeds": (seed,), "per_data": {}}
+    )
     dataset = open_data(data, output, root)
     frozen = load_backbone(backbone, pretrained, device=device)
 
@@ -59,7 +64,7 @@ def demo(
         if len(done) == len(chosen) - 1:
             output.show(tables.methods(done))
 
-    content, pictures = run_demo(dataset, frozen, seed, chosen, output.show, show)
+    content, pictures = run_demo(suite, dataset, root, frozen, output.show, show)
     colours = output.console.color_system in {"truecolor", "256"}
     rows = content["images"]
     output.show(
@@ -75,20 +80,20 @@ def demo(
 
 
 def run_demo(
+    suite: Suite,
     dataset: Dataset,
+    root: Path | None,
     backbone: Backbone,
-    seed: int,
-    chosen: Mapping[str, dict[str, Any]],
     say: Callable[[str], None],
     show: Callable[[dict[str, Any]], None],
 ) -> tuple[dict[str, Any], list[Image]]:
     """Run the base-to-new protocol for methods, then ask CDC about test images of base and new classes.
 
     Args:
-        dataset: with a test split.
+        suite: base-to-new on one data set with one seed; its methods, CDC last.
+        dataset: the same, read.
+        root: folder of the field's data sets.
         backbone: the frozen model.
-        seed: of everything random.
-        chosen: settings by method, CDC among them.
         say: is told what happens.
         show: is given the results so far after each method.
 
@@ -100,45 +105,37 @@ def run_demo(
     """
     from promptprism.data.images import load_image
     from promptprism.data.splits import base_new
-    from promptprism.estimator import PromptPrism
-    from promptprism.evaluation.base_to_new import base_to_new
+    from promptprism.estimator import load_model
+    from promptprism.evaluation.run_suite import run_suite
+    from promptprism.evaluation.store import Store
 
     base, new = base_new(dataset)
     say(
-        f"{dataset.name}: learn {len(base.class_names)} base classes from {SHOTS} images each, "
+        f"{dataset.name}: learn {len(base.class_names)} base classes from {suite.shots[0]} images each, "
         f"then tell them apart, and {len(new.class_names)} new classes never trained"
     )
     methods: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = Path(folder, "cdc")
-        for name, settings in chosen.items():
-            result = base_to_new(
-                name,
-                backbone,
-                dataset,
-                shots=SHOTS,
-                seed=seed,
-                checkpoint=checkpoint if name == "cdc" else None,
-                progress=True,
-                **settings,
-            )
+        for name in suite.methods:
+            outcome = run_suite(suite.only([name]), Path(folder), backbone, root=root, progress=True)
+            if outcome.failures:
+                raise PromptPrismError(outcome.failures[0][1])
+            result = outcome.results[0]
             training = result.training
             methods[name] = {
-                "base": result.base.accuracy,
-                "new": result.new.accuracy,
-                "hm": result.hm,
+                "base": result.scores["base"].accuracy,
+                "new": result.scores["new"].accuracy,
+                "hm": result.summary and result.summary["hm"],
                 "seconds": training.cost.seconds,
                 "seconds_per_step": training.seconds_per_step,
                 "steps": training.steps,
                 "epochs": len(training.history),
                 "trainable": training.trainable,
                 "collapsed": training.collapsed,
-                "settings": result.settings,
+                "settings": result.cell.settings.model_dump(mode="json"),
             }
             show(methods)
-        # The finished run's checkpoint gives the trained model without training again.
-        model = PromptPrism("cdc", backbone, shots=SHOTS, seed=seed, **chosen["cdc"])
-        model.fit(base, checkpoint=checkpoint)
+        model = load_model(Store(Path(folder)).adapter(result.cell, result.learned), backbone=backbone)
     rows: list[dict[str, Any]] = []
     pictures: list[Image] = []
     for part, data in (("base", base), ("new", new)):
@@ -151,8 +148,8 @@ def run_demo(
         pictures += map(load_image, sources)
     content = {
         "data": dataset.name,
-        "seed": seed,
-        "shots": SHOTS,
+        "seed": result.cell.seed,
+        "shots": result.cell.shots,
         "backbone": result.backbone.model_dump(),
         "methods": methods,
         "images": rows,

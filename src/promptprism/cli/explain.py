@@ -41,12 +41,11 @@ def explain(
     Also why the answer came out, and the words nearest to what each template learned.
     """
     output = Output("explain", json_file)
-    from promptprism.inference.explain import explain as look_inside
     from promptprism.reports.drawing import check_figure, save_figure
     from promptprism.reports.explanation import draw_explanation
 
     check_figure(out)
-    explanation = look_inside(open_adapter(adapter, backbone, pretrained, device, settings, classes), image)
+    explanation = open_adapter(adapter, backbone, pretrained, device, settings, classes).explain(image)
     save_figure(draw_explanation(explanation), out)
     best = explanation.top[0]
     output.show(f"{image}: {best.name}, probability {best.probability:.1%}. See {out}")

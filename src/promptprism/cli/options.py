@@ -139,7 +139,7 @@ def open_adapter(
     from promptprism.methods import make_settings
 
     chosen = parse_settings(settings)
-    make_settings(read_card(adapter).method, **chosen)
+    make_settings(read_card(adapter).method, **chosen)  # a parameter of load_model is no setting
     model = load_model(adapter, backbone=backbone, pretrained=pretrained, device=device, **chosen)
     return model if classes is None else model.with_classes(split_names(classes))
 

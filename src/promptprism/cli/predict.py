@@ -76,7 +76,7 @@ def prediction_rows(
             raise PromptPrismError("with a margin not all templates are asked: leave out one of the two")
         early = model.early_opinions(sources, margin)
         fused, probabilities, used = early.fused, early.fused.probability, early.templates_used.tolist()
-    elif model.method_.evidential or templates:
+    elif model.classifier_.evidential or templates:
         fused, each = model.opinions(sources)
         probabilities = fused.probability
     else:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import open_clip
@@ -20,12 +21,12 @@ from torch import Tensor
 
 from promptprism.backbones import Backbone
 from promptprism.backbones.backbone import Precision
-from promptprism.cost.arithmetic import image_flops, shared_image_flops, text_flops
+from promptprism.cost.estimate import image_prediction_flops, step_flops
 from promptprism.data.miniworld.scenes import COLOURS
 from promptprism.data.miniworld.sprites import concepts
+from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
-from promptprism.methods import Cdc, Method, build_method
-from promptprism.prompts import encode_text
+from promptprism.methods import Cdc, CdcSettings, Classifier, Method, ZeroShot
 from promptprism.provenance import Meter
 
 CPU = torch.device("cpu")
@@ -69,13 +70,11 @@ def random_backbone(name: str, precision: Precision, device: str | torch.device 
     return Backbone(random_model(name), tokenizer, name=name, precision=precision, device=device)
 
 
-def build(backbone: Backbone, names: Sequence[str], templates: int, depth: int = 9, **settings: Any) -> Cdc:
-    """CDC with all made that is made once per training; depth is cut to the backbone's layers."""
+def build(backbone: Backbone, settings: CdcSettings) -> Cdc:
+    """CDC; depth is cut to the backbone's layers."""
     layers = min(backbone.text_layers, backbone.vision_layers)
-    method = build_method("cdc", backbone, names, templates=templates, depth=min(depth, layers), **settings)
-    assert isinstance(method, Cdc)
-    method.zero_shot_features()
-    return method
+    depth = settings.depth and min(settings.depth, layers)
+    return Cdc(backbone, settings.model_copy(update={"depth": depth}))
 
 
 def draw(
@@ -89,35 +88,25 @@ def draw(
     return views.to(backbone.device), labels.to(backbone.device)
 
 
-def training_step(method: Method, views: Tensor, labels: Tensor) -> Callable[[], None]:
-    """Loss, gradients and the optimizer's step."""
-    optimizer = torch.optim.SGD(method.parameters(), lr=1e-5, momentum=0.9)
+def training_step(method: Method, space: LabelSpace, views: Tensor, labels: Tensor) -> Callable[[], None]:
+    """Loss, gradients and the optimizer's step; what is made once per training is made here."""
+    optimizer, texts = torch.optim.SGD(method.parameters(), lr=1e-5, momentum=0.9), method.texts(space)
+    texts.zero_shot_features  # noqa: B018
 
     def run() -> None:
         optimizer.zero_grad()
-        method.loss(views, labels, 0).backward()  # type: ignore[no-untyped-call]
+        method(views, labels, texts, 0).backward()
         optimizer.step()
 
     return run
 
 
-def text_features(method: Method) -> Callable[[], Tensor]:
-    """Text features [M, K, D], made anew each time."""
-    prompts = method.learner.context if isinstance(method, Cdc) else None
+def prediction(classifier: Classifier, views: Tensor) -> Callable[[], Tensor]:
+    """Probabilities [B, K] of plain images [1, B, 3, H, W]."""
 
     def run() -> Tensor:
         with torch.no_grad():
-            return encode_text(method.backbone, method.tokens, prompts)
-
-    return run
-
-
-def prediction(method: Method, views: Tensor, text: Tensor) -> Callable[[], Tensor]:
-    """Probabilities [B, K] of plain images [1, B, 3, H, W], text features at hand."""
-
-    def run() -> Tensor:
-        with torch.no_grad():
-            return method.probabilities(method(views, text))
+            return classifier.probabilities(classifier.logits(views))
 
     return run
 
@@ -208,7 +197,7 @@ class Speed(BaseModel):
         step_seconds: of a training step, median.
         steps_per_second: the same, turned over.
         images_per_second: of prediction.
-        text_seconds: of the text features, which prediction makes once per label space.
+        text_seconds: of the classifier, text features above all, which is made once per label space.
         step_memory_mb: highest memory of a training step on top of what is there between steps, MiB.
         predict_memory_mb: the same of a prediction.
         repeats: rounds that the medians are of.
@@ -233,12 +222,12 @@ def measure(
     backbone: Backbone,
     classes: int,
     templates: Sequence[int],
+    settings: CdcSettings,
     *,
     batch: int = 4,
     predict_batch: int = 32,
     seconds: float = 10.0,
     repeats: int = 3,
-    **settings: Any,
 ) -> list[Speed]:
     """Measure CDC with several numbers of templates, and zero-shot CLIP, in one interleaved run.
 
@@ -246,46 +235,47 @@ def measure(
         backbone: its weights may be random.
         classes: K.
         templates: each M to measure.
+        settings: all others of CDC.
         batch: images of a training step.
         predict_batch: images that are predicted at a time.
         seconds: to spend on each M.
         repeats: measurements of each at least.
-        settings: of CDC.
 
     Raises:
         PromptPrismError: more classes than there are names, or settings that cannot be.
     """
-    names = class_names(classes)
-    methods: dict[int, Method] = {0: build_method("zero-shot", backbone, names)}
-    methods |= {m: build(backbone, names, m, **settings) for m in sorted(set(templates))}
+    space = LabelSpace(tuple(class_names(classes)))
+    methods: dict[int, Method] = {0: ZeroShot(backbone)}
+    for m in sorted(set(templates)):
+        methods[m] = build(backbone, settings.model_copy(update={"templates": m}))
     work: dict[tuple[str, int], Callable[[], object]] = {}
     plain, _ = draw(backbone, 1, predict_batch, classes)
     for m, method in methods.items():
-        work["text", m] = make_text = text_features(method)
-        work["predict", m] = prediction(method, plain, make_text())
+        work["text", m] = partial(method.classifier, space)
+        work["predict", m] = prediction(method.classifier(space), plain)
         if m:
-            work["train", m] = training_step(method, *draw(backbone, m, batch, classes))
+            work["train", m] = training_step(method, space, *draw(backbone, m, batch, classes))
     found = interleave(work, repeats, seconds * len(methods), backbone.device)
     return [
-        _speed(method, m, {name: found[name, k] for name, k in found if k == m}, batch, predict_batch)
+        _speed(method, m, space, {name: found[name, k] for name, k in found if k == m}, batch, predict_batch)
         for m, method in methods.items()
     ]
 
 
 def _speed(
-    method: Method, templates: int, found: Mapping[str, Samples], batch: int, predict_batch: int
+    method: Method,
+    templates: int,
+    space: LabelSpace,
+    found: Mapping[str, Samples],
+    batch: int,
+    predict_batch: int,
 ) -> Speed:
-    backbone, train, predict = method.backbone, found.get("train"), found["predict"]
-    n = method.settings.context_length if isinstance(method, Cdc) else 0
-    first_layer = method.settings.vision_from if isinstance(method, Cdc) else 0
-    shared, own = shared_image_flops(backbone, first_layer), image_flops(backbone, n, first_layer)
-    text = text_flops(backbone, method.tokens, n)
-    copies = max(templates, 1)
+    train, predict, tokens = found.get("train"), found["predict"], method.texts(space).tokens
     return Speed(
         templates=templates,
         trainable=sum(value.numel() for value in method.parameters()),
-        step_gflops=copies * (batch * (shared + 2 * own) + 2 * text) / 1e9 if train else None,
-        image_gflops=(shared + copies * own) / 1e9,
+        step_gflops=step_flops(method, tokens, batch) / 1e9 if train else None,
+        image_gflops=image_prediction_flops(method) / 1e9,
         step_seconds=train.median if train else None,
         steps_per_second=1 / train.median if train else None,
         images_per_second=predict_batch / predict.median,

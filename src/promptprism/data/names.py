@@ -1,12 +1,15 @@
-"""Class names and phrases: what may stand in a prompt."""
+"""Label spaces: class names and the phrase around them, and how they become texts."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from promptprism.errors import PromptPrismError
 
+#: The hand-made text around a class name, for data that brings none of its own.
+DEFAULT_PHRASE = "a photo of a {}."
 #: Tells apart two classes that a data set gives the same name, as ImageNet does; not said in prompts.
 _WORDNET_ID = re.compile(r" \[n\d{8}\]$")
 
@@ -59,6 +62,39 @@ def check_phrase(phrase: str) -> str:
     return phrase
 
 
-def fill(phrase: str, class_names: Sequence[str]) -> list[str]:
-    """Say each class name in a phrase."""
-    return [phrase.replace("{}", spoken(name)) for name in class_names]
+@dataclass(frozen=True)
+class LabelSpace:
+    """The classes that are told apart, and how they become texts.
+
+    Attributes:
+        names: K class names, as the user wrote them; the label of a class is its place here.
+        phrase: the data's own hand-made text with one {} for the class name.
+
+    Raises:
+        PromptPrismError: see `check_class_names` and `check_phrase`.
+    """
+
+    names: tuple[str, ...]
+    phrase: str = DEFAULT_PHRASE
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", check_class_names(self.names))
+        check_phrase(self.phrase)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def texts(self, phrase: str | None = None) -> list[str]:
+        """Say each class name in a phrase; None is the space's own."""
+        phrase = self.phrase if phrase is None else phrase
+        return [phrase.replace("{}", spoken(name)) for name in self.names]
+
+    def joined(self, other: LabelSpace) -> LabelSpace:
+        """The classes of both, each once, with this one's phrase."""
+        names = dict(zip((*self.keys, *other.keys), (*self.names, *other.names), strict=True))
+        return LabelSpace(tuple(names.values()), self.phrase)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What each class is known by in every label space, see `name_key`."""
+        return tuple(map(name_key, self.names))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from promptprism.data.layouts import Layout, Lists, absent, class_names
-from promptprism.data.records import DEFAULT_PHRASE, Dataset, Record
+from promptprism.data.names import DEFAULT_PHRASE
+from promptprism.data.records import Dataset, Record
 from promptprism.data.sources import GUIDE, Archive, Original
 from promptprism.errors import PromptPrismError
 

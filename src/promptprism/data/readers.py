@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from promptprism.data.images import IMAGE_SUFFIXES
-from promptprism.data.records import DEFAULT_PHRASE, Dataset, Record, Records
+from promptprism.data.names import DEFAULT_PHRASE
+from promptprism.data.records import Dataset, Record, Records
 from promptprism.errors import PromptPrismError
 
 #: What people call the splits, and what they are called here.

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from promptprism.data.images import ImageSource
+from promptprism.data.names import DEFAULT_PHRASE, LabelSpace
 from promptprism.errors import PromptPrismError
-
-#: The hand-crafted text around a class name, for data that brings none of its own.
-DEFAULT_PHRASE = "a photo of a {}."
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +56,15 @@ class Dataset:
                     f"label {record.label} of {record.source} in data set '{self.name}' has no class name: "
                     f"labels must lie in 0..{len(self.class_names) - 1}"
                 )
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """Class names and phrase.
+
+        Raises:
+            PromptPrismError: no prompt can be made of them.
+        """
+        return LabelSpace(self.class_names, self.phrase)
 
     @property
     def evaluation(self) -> Records:

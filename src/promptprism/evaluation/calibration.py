@@ -12,7 +12,7 @@ from torch import Tensor
 
 from promptprism.evaluation.selective import tied_means
 from promptprism.evidence import distance_factors
-from promptprism.methods import Method
+from promptprism.methods import Classifier
 
 BINS = 15
 #: Bounds of a fitted temperature: images that are all answered rightly, or no better than by chance, have
@@ -127,18 +127,18 @@ class Calibrator:
     zero_shot: Tensor
 
     @classmethod
-    def of(cls, method: Method, logits: Tensor, labels: Tensor, fitted_on: FittedOn) -> Self:
-        """Fit on images of the classes learned, which are the method's label space now.
+    def of(cls, classifier: Classifier, logits: Tensor, labels: Tensor, fitted_on: FittedOn) -> Self:
+        """Fit on images of the classes learned.
 
         Args:
-            method: trained.
+            classifier: of the classes learned.
             logits: [M, B, K].
             labels: [B].
             fitted_on: where the images are from.
         """
         temperature = fit_temperature(logits.double().mean(0), labels)
         fit = PostHoc(temperature=temperature, fitted_on=fitted_on, images=len(labels))
-        return cls(fit, *_text_features(method))
+        return cls(fit, *_text_features(classifier))
 
     def factors(self, tuned: Tensor, zero_shot: Tensor) -> Tensor:
         """DAC's factors g [C] of classes with these text features.
@@ -152,24 +152,23 @@ class Calibrator:
         assert self.tuned is not None
         return distance_factors(tuned, self.tuned, zero_shot, self.zero_shot).log().mean(0).exp()
 
-    def calibrated(self, logits: Tensor, method: Method) -> dict[str, Tensor]:
+    def calibrated(self, logits: Tensor, classifier: Classifier) -> dict[str, Tensor]:
         """Probabilities [B, C] by name.
 
         Args:
             logits: [B, C], averaged over templates.
-            method: whose label space the C classes are.
+            classifier: whose label space the C classes are.
         """
         logits = logits.double()
         scaled = {"ts": logits / self.fit.temperature}
-        tuned, zero_shot = _text_features(method)
+        tuned, zero_shot = _text_features(classifier)
         if tuned is not None:
             factor = self.factors(tuned, zero_shot)[logits.argmax(-1)].unsqueeze(-1)
             scaled |= {"dac": factor * logits, "ts_dac": factor * scaled["ts"]}
         return {name: value.softmax(-1) for name, value in scaled.items()}
 
 
-def _text_features(method: Method) -> tuple[Tensor | None, Tensor]:
-    """Text features of a method, [M, K, D], if no image is needed for them, and zero-shot CLIP's."""
-    with torch.no_grad():
-        tuned = method.text_features().cpu() if method.text_is_fixed else None
-    return tuned, method.zero_shot_features().cpu()
+def _text_features(classifier: Classifier) -> tuple[Tensor | None, Tensor]:
+    """Text features [M, K, D], if no image is needed for them, and zero-shot CLIP's; on the CPU."""
+    tuned = None if classifier.text is None else classifier.text.cpu()
+    return tuned, classifier.zero_shot_features.cpu()

@@ -14,16 +14,22 @@ import open_clip
 import torch
 
 from promptprism.backbones import Backbone, load_backbone
-from promptprism.cost.arithmetic import image_flops, shared_image_flops, text_flops
+from promptprism.cost.estimate import (
+    image_prediction_flops,
+    prediction_mb,
+    recomputed_flops,
+    step_flops,
+    text_prediction_flops,
+    training_mb,
+)
 from promptprism.data.catalog import CATALOG
-from promptprism.data.names import name_key
-from promptprism.data.records import DEFAULT_PHRASE, Dataset, Record, Records
+from promptprism.data.names import DEFAULT_PHRASE
+from promptprism.data.records import Dataset, Record, Records
 from promptprism.data.registry import load_data, registered
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.protocols import PROTOCOLS, draw
 from promptprism.evaluation.suites import BackboneSpec, Cell, Suite
 from promptprism.methods import Method, build_method
-from promptprism.prompts.block import layer_bytes
 
 #: Images that are scored at once, and those per class that the post-hoc baselines are fitted on.
 _TEST_BATCH, _SHOTS = 32, 16
@@ -217,113 +223,39 @@ class _Arithmetic:
         learning, records, parts = self._drawn(
             cell.protocol, cell.data, cell.targets, cell.shots, cell.seed, cell.allow_fewer
         )
-        model = build_method(
-            cell.method,
-            self.backbone,
-            learning.class_names,
-            phrase=learning.phrase,
-            **cell.settings.model_dump(),
-        )
-        settings = model.settings
+        settings = cell.settings
+        method = build_method(settings, self.backbone)
+        tokens = method.texts(learning.label_space).tokens
         images = len(records) if settings.learns else 0
         steps = settings.epochs * max(1, images // settings.batch_size) if images else 0
         batch = min(settings.batch_size, images)
+        step = step_flops(method, tokens, batch) + recomputed_flops(method, tokens, self.item)
         calibration = replace(
             learning,
             test=tuple(Record("", k) for k in range(len(learning.class_names)) for _ in range(_SHOTS)),
         )
         home = PROTOCOLS[cell.protocol].home
         return {
-            "trainable": sum(parameter.numel() for parameter in model.parameters()),
+            "trainable": sum(parameter.numel() for parameter in method.parameters()),
             "images": images,
             "steps": steps,
-            "train_flops": steps * self._step(model, batch) if steps else 0.0,
-            "test_flops": self._score(model, calibration, None)
-            + sum(self._score(model, part, parts[home] if home else None) for part in parts.values()),
+            "train_flops": steps * step,
+            "test_flops": self._score(method, calibration, None)
+            + sum(self._score(method, part, parts[home] if home else None) for part in parts.values()),
             "memory_mb": max(
-                self._training_mb(model, batch) if steps else 0.0,
-                *(self._scoring_mb(model, part) for part in parts.values()),
+                training_mb(method, tokens, batch, self.item) if steps else 0.0,
+                *(self._scoring_mb(method, part) for part in parts.values()),
             ),
         }
 
-    def _step(self, model: Method, batch: int) -> float:
-        """Operations of one step: forward, and backward to the inputs; frozen weights want no gradient."""
-        templates, prompts, coupled = _shape(model)
-        shared, own = self._image_flops(model)
-        text = text_flops(self.backbone, model.tokens, prompts)
-        if not model.text_is_fixed:
-            return batch * (own + 2 * text)
-        again = max(0.0, 1 - self._text_budget(model) / max(self._text_mb(model), 1e-9))
-        image = templates * (shared + 2 * own) if coupled else own
-        return batch * image + (2 + again) * templates * text
-
-    def _image_flops(self, model: Method) -> tuple[float, float]:
-        """Operations of one image below the first prompts and, for one template, from there on."""
-        _, prompts, coupled = _shape(model)
-        if not coupled:
-            return 0.0, image_flops(self.backbone)
-        first_layer = getattr(model.settings, "vision_from", 0)
-        own = image_flops(self.backbone, prompts, first_layer)
-        return shared_image_flops(self.backbone, first_layer), own
-
-    def _score(self, model: Method, part: Dataset, home: Dataset | None) -> float:
+    def _score(self, method: Method, part: Dataset, home: Dataset | None) -> float:
         """Operations of scoring the test images, in their own label space and in home's."""
-        model.phrase = part.phrase
-        one_pass = home is None or home.phrase == part.phrase
-        names = {name_key(name): name for name in (*(home.class_names if home else ()), *part.class_names)}
-        model.set_classes(tuple(names.values()))
-        templates, prompts, coupled = _shape(model)
-        shared, own = self._image_flops(model)
-        image = shared + own * (templates if coupled else 1)
-        text = text_flops(self.backbone, model.tokens, prompts)
-        texts = templates if model.text_is_fixed else len(part.test)
-        return (1 if one_pass else 2) * len(part.test) * image + texts * text
+        images, passes = len(part.test), 1 if home is None or home.phrase == part.phrase else 2
+        space = home.label_space.joined(part.label_space) if home else part.label_space
+        texts = text_prediction_flops(method, method.texts(space).tokens, images)
+        return passes * images * image_prediction_flops(method) + texts
 
-    def _training_mb(self, model: Method, batch: int) -> float:
-        """What the backward pass needs, and the trainable parameters with gradients and momentum."""
-        templates, _, coupled = _shape(model)
-        vision = templates * batch * self._image_tokens * self._kept_mb("vision", self._image_tokens)
-        learned = 12 * sum(parameter.numel() for parameter in model.parameters()) / 2**20
-        if model.text_is_fixed:
-            text = min(self._text_mb(model), self._text_budget(model))
-        else:
-            text = batch * self._text_mb(model)
-        return learned + text + (vision if coupled else vision / self.backbone.vision_layers)
-
-    def _scoring_mb(self, model: Method, part: Dataset) -> float:
+    def _scoring_mb(self, method: Method, part: Dataset) -> float:
         """One layer of a batch, and the logits of all images."""
-        templates, _, coupled = _shape(model)
-        images = _TEST_BATCH * (templates if coupled else 1)
-        layer = self._kept_mb("vision", self._image_tokens) / self.backbone.vision_layers
-        logits = 8 * templates * len(part.test) * len(part.class_names) / 2**20
-        return images * self._image_tokens * layer + _LOGIT_COPIES * logits
-
-    def _text_mb(self, model: Method) -> float:
-        """What the backward pass needs of the texts if all is kept."""
-        templates, prompts, _ = _shape(model)
-        end = self.backbone.end_positions(model.tokens)
-        own = int((end - prompts).clamp(min=1).sum())
-        return templates * own * self._kept_mb("text", int(end.max()) + 1)
-
-    def _text_budget(self, model: Method) -> float:
-        return float(getattr(model.settings, "text_memory_mb", float("inf")))
-
-    @property
-    def _image_tokens(self) -> int:
-        return int(self.backbone.visual.positional_embedding.shape[0]) + 2
-
-    def _kept_mb(self, tower: str, keys: int) -> float:
-        """MiB that autograd keeps of one token in all layers."""
-        backbone = self.backbone
-        which = backbone.visual if tower == "vision" else backbone.text
-        blocks, width = which.transformer.resblocks, which.transformer.width
-        heads: int = blocks[0].attn.num_heads
-        return len(blocks) * layer_bytes(width, heads, keys, self.item) / 2**20
-
-
-def _shape(model: Method) -> tuple[int, int, bool]:
-    """Templates, prompt tokens per layer, and whether the image tower has prompts."""
-    settings = model.settings
-    templates: int = getattr(settings, "templates", 1)
-    prompts: int = getattr(settings, "context_length", 0)
-    return templates, prompts, bool(getattr(settings, "coupled", False))
+        logits = 8 * method.shape.templates * len(part.test) * len(part.class_names) / 2**20
+        return prediction_mb(method, _TEST_BATCH, self.item) + _LOGIT_COPIES * logits

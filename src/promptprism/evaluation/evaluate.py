@@ -1,4 +1,4 @@
-"""Score one method on labelled images."""
+"""Score one classifier on labelled images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from promptprism.evaluation.metrics import (
 )
 from promptprism.evaluation.selective import risk_curve
 from promptprism.inference.predictor import Predictor, check_labels
-from promptprism.methods import Method
+from promptprism.methods import Classifier
 from promptprism.provenance import Cost, Meter
 
 
@@ -69,14 +69,15 @@ class Evaluation(BaseModel):
 
 
 def evaluate(predictor: Predictor, records: Sequence[Record], data: str, batch_size: int = 32) -> Evaluation:
-    """Score a method on records whose labels point into its class names.
+    """Score a classifier on records whose labels point into its class names.
 
     Raises:
         PromptPrismError: no records, a label out of range, or an unreadable image.
     """
-    check_scored(records, data, len(predictor.method.class_names))
-    meter = Meter(predictor.method.backbone.device)
-    return summarize(predictor.method, all_logits(predictor, records, batch_size), records, data, meter)
+    classifier = predictor.classifier
+    check_scored(records, data, len(classifier.space))
+    meter = Meter(classifier.backbone.device)
+    return summarize(classifier, all_logits(predictor, records, batch_size), records, data, meter)
 
 
 def check_scored(records: Sequence[Record], data: str, classes: int) -> None:
@@ -102,7 +103,7 @@ def labels_of(records: Sequence[Record]) -> Tensor:
 
 
 def summarize(
-    method: Method,
+    classifier: Classifier,
     logits: Tensor,
     records: Sequence[Record],
     data: str,
@@ -113,7 +114,7 @@ def summarize(
     """Compute all scores.
 
     Args:
-        method: that made the logits, in the label space of the records.
+        classifier: that made the logits, in the label space of the records.
         logits: [M, B, K].
         records: B records.
         data: name of the data.
@@ -122,15 +123,15 @@ def summarize(
         shift: logits of images that these are to be told from, and logits of these, both in the label space
             learned.
     """
-    labels, names = labels_of(records), method.class_names
-    each, final = predictions(method, logits)
+    labels, names = labels_of(records), classifier.space.names
+    each, final = predictions(classifier, logits)
     metrics = [prediction_metrics(one, labels) for one in (*each, final)]
     if shift is not None:
-        usual, other = ([*each, final] for each, final in (predictions(method, both) for both in shift))
+        usual, other = ([*each, final] for each, final in (predictions(classifier, both) for both in shift))
         for found, pair in zip(metrics, zip(usual, other, strict=True), strict=True):
             found |= shift_metrics(*pair)
     if calibrator is not None:
-        for name, probabilities in calibrator.calibrated(final.logits, method).items():
+        for name, probabilities in calibrator.calibrated(final.logits, classifier).items():
             found = calibration_metrics(probabilities, labels)
             metrics[-1] |= {f"cal/{metric}_{name}": value for metric, value in found.items()}
     right = final.answer == labels

@@ -1,7 +1,7 @@
 """Metrics of predictions: names start with ``cls/`` (decisions), ``cal/`` (calibration), ``sc/`` (selection).
 
 Every share is in 0..1. A metric that the images do not allow (telling wrong from right where all are right)
-is left out.
+is left out. torchmetrics is imported late: it takes more than a second.
 """
 
 from __future__ import annotations
@@ -11,15 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_calibration_error,
-    multiclass_f1_score,
-)
 
 from promptprism.evaluation.calibration import BINS, adaptive_error
 from promptprism.evaluation.selective import detection_metrics, selective_metrics
-from promptprism.methods import Method
+from promptprism.methods import Classifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +55,12 @@ class Prediction:
         return scores if self.uncertainty is None else {"uncertainty": self.uncertainty, **scores}
 
 
-def predictions(method: Method, logits: Tensor) -> tuple[list[Prediction], Prediction]:
+def predictions(classifier: Classifier, logits: Tensor) -> tuple[list[Prediction], Prediction]:
     """The predictions of each template and the final one, of logits [M, B, K]; in float64."""
     logits = logits.double()
-    final = logits.mean(0), method.probabilities(logits)
-    if method.evidential:
-        opinions, fused = method.opinions(logits)
+    final = logits.mean(0), classifier.probabilities(logits)
+    if classifier.evidential:
+        opinions, fused = classifier.opinions(logits)
         each = [
             Prediction(*of) for of in zip(logits, opinions.probability, opinions.uncertainty, strict=True)
         ]
@@ -126,6 +121,8 @@ def classification_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, f
         probabilities: [B, K], rows sum to 1.
         labels: [B].
     """
+    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
+
     classes = max(2, probabilities.shape[-1])  # torchmetrics knows no fewer
     confidence, predicted = probabilities.double().max(-1)
     return {
@@ -147,6 +144,8 @@ def calibration_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, floa
         probabilities: [B, K], rows sum to 1.
         labels: [B].
     """
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
     # torchmetrics knows no fewer than two classes, and takes what is above 1, by rounding, for logits.
     classes = max(2, probabilities.shape[-1])
     probabilities = F.pad(probabilities.double().clamp(max=1), (0, classes - probabilities.shape[-1]))

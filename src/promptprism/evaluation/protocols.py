@@ -1,19 +1,16 @@
 """The field's protocols: what is learned from, and in which label spaces that is scored.
 
-Each is two small functions; learning and scoring are shared, and scoring never trains.
+Each is two small functions; scoring is shared, never trains, and leaves nothing changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from promptprism.backbones import Backbone
-from promptprism.data.names import name_key
+from promptprism.data.names import LabelSpace
 from promptprism.data.records import Dataset, Records
 from promptprism.data.splits import base_new, few_shot
 from promptprism.errors import PromptPrismError
@@ -21,9 +18,8 @@ from promptprism.evaluation.calibration import Calibrator, FittedOn
 from promptprism.evaluation.evaluate import Evaluation, all_logits, check_scored, labels_of, summarize
 from promptprism.evaluation.metrics import harmonic_mean
 from promptprism.inference.predictor import Predictor
-from promptprism.methods import Method, build_method
+from promptprism.methods import Classifier, Method
 from promptprism.provenance import Meter
-from promptprism.training.loop import TrainResult, train
 
 Accuracies = Mapping[str, float]
 #: Images per class that post-hoc baselines are fitted on at most.
@@ -116,31 +112,13 @@ def draw(
     return learning, few_shot(learning.train, shots, seed, allow_fewer, learning.class_names)
 
 
-def learn(
-    method: str,
-    backbone: Backbone,
-    learning: Dataset,
-    records: Records,
-    *,
-    seed: int = 1,
-    checkpoint: Path | None = None,
-    progress: bool = False,
-    **settings: Any,
-) -> tuple[Method, TrainResult]:
-    """Train a method on records of the data; nothing is chosen, the last epoch counts."""
-    model = build_method(
-        method, backbone, learning.class_names, phrase=learning.phrase, seed=seed, **settings
-    )
-    return model, train(model, records, seed=seed, checkpoint=checkpoint, progress=progress)
-
-
-def calibrate(model: Method, learning: Dataset, learned: Records, seed: int = 1) -> Calibrator:
+def calibrate(method: Method, learning: Dataset, learned: Records, seed: int = 1) -> Calibrator:
     """Fit the post-hoc baselines on images of the classes learned that were not learned from, if there are.
 
     At most 16 images per class are taken, the same for the same seed.
 
     Args:
-        model: trained.
+        method: trained.
         learning: the data learned from.
         learned: the images learned from.
         seed: of the draw.
@@ -153,12 +131,14 @@ def calibrate(model: Method, learning: Dataset, learned: Records, seed: int = 1)
     }
     fitted_on, pool = next((name, pool) for name, pool in pools.items() if pool)
     records = few_shot(pool, _CALIBRATION_SHOTS, seed, allow_fewer=True)
-    _enter(model, learning)
-    return Calibrator.of(model, all_logits(Predictor(model), records), labels_of(records), fitted_on)
+    classifier = method.classifier(learning.label_space)
+    logits = all_logits(Predictor(classifier), records)
+    return Calibrator.of(classifier, logits, labels_of(records), fitted_on)
 
 
 def score(
-    model: Method,
+    method: Method,
+    learned: LabelSpace,
     parts: Mapping[str, Dataset],
     home: str | None = None,
     calibrator: Calibrator | None = None,
@@ -166,53 +146,41 @@ def score(
     """Score a trained method on the test images of each part, in the part's label space and phrase.
 
     Args:
-        model: trained.
+        method: trained.
+        learned: the label space that was learned.
         parts: what is scored, by name; home first.
         home: the part that the images of all others are told from, in its label space (metrics ``ood/``).
         calibrator: the post-hoc baselines.
     """
-    predictor = Predictor(model)
     results: dict[str, Evaluation] = {}
     usual: Tensor | None = None
     for name, part in parts.items():
-        meter = Meter(model.backbone.device)
+        meter = Meter(method.backbone.device)
         check_scored(part.test, part.name, len(part.class_names))
+        classifier = method.classifier(part.label_space, learned)
         if usual is None or home is None:
-            _enter(model, part)
-            logits, shift = all_logits(predictor, part.test), None
+            logits, shift = all_logits(Predictor(classifier), part.test), None
         else:
-            logits, at_home = _both_spaces(predictor, part, parts[home])
-            shift = usual, at_home
+            logits, other = _both_spaces(method, learned, classifier, parts[home].label_space, part.test)
+            shift = usual, other
         if name == home:
             usual = logits
-        results[name] = summarize(model, logits, part.test, part.name, meter, calibrator, shift)
+        results[name] = summarize(classifier, logits, part.test, part.name, meter, calibrator, shift)
     return results
 
 
-def _enter(model: Method, part: Dataset) -> None:
-    """Take the label space and the phrase of a part."""
-    model.phrase = part.phrase
-    model.set_classes(part.class_names)
-
-
-def _both_spaces(predictor: Predictor, part: Dataset, home: Dataset) -> tuple[Tensor, Tensor]:
-    """Logits [M, B, K] of a part's test images in its own label space, where the model stays, and in home's.
+def _both_spaces(
+    method: Method, learned: LabelSpace, classifier: Classifier, home: LabelSpace, records: Records
+) -> tuple[Tensor, Tensor]:
+    """Logits [M, B, K] of images in their own label space, the classifier's, and in home's.
 
     Where a class has the same logit in every label space, and with one phrase, images are read once for both.
     """
-    model = predictor.method
-    if part.phrase != home.phrase or not model.separable:
-        _enter(model, home)
-        at_home = all_logits(predictor, part.test)
-        _enter(model, part)
-        return all_logits(predictor, part.test), at_home
-    model.phrase = part.phrase
-    names = {name_key(name): name for name in (*home.class_names, *part.class_names)}
-    model.set_classes(tuple(names.values()))
-    logits, places = all_logits(predictor, part.test), list(names)
-    model.set_classes(part.class_names)
-    own, at_home = (
-        logits[..., [places.index(name_key(name)) for name in space]]
-        for space in (part.class_names, home.class_names)
-    )
-    return own, at_home
+    own = classifier.space
+    if own.phrase != home.phrase or not method.separable:
+        at_home = all_logits(Predictor(method.classifier(home, learned)), records)
+        return all_logits(Predictor(classifier), records), at_home
+    both = method.classifier(home.joined(own), learned)
+    logits, places = all_logits(Predictor(both), records), both.space.keys
+    in_own, at_home = (logits[..., [places.index(key) for key in space.keys]] for space in (own, home))
+    return in_own, at_home

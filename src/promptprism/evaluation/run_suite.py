@@ -17,10 +17,11 @@ from promptprism.data.lists import read_list
 from promptprism.data.records import Dataset, Records
 from promptprism.data.registry import load_data
 from promptprism.errors import PromptPrismError
-from promptprism.evaluation.protocols import PROTOCOLS, calibrate, draw, learn, score
+from promptprism.evaluation.protocols import PROTOCOLS, calibrate, draw, score
 from promptprism.evaluation.store import CellResult, Store, read_result
 from promptprism.evaluation.suites import Cell, Suite, digest_of, fingerprint, images_fingerprint, keys
 from promptprism.provenance import BackboneFacts, revision
+from promptprism.training.loop import learn
 
 Stage = Literal["all", "train", "test"]
 
@@ -65,8 +66,10 @@ class _Job:
 class _Work:
     """One run's data and backbone, read once."""
 
-    def __init__(self, store: Store, backbone: Backbone, root: Path | None, lists: Path | None) -> None:
-        self.store, self.backbone, self.lists = store, backbone, lists
+    def __init__(
+        self, store: Store, backbone: Backbone, root: Path | None, lists: Path | None, progress: bool
+    ) -> None:
+        self.store, self.backbone, self.lists, self.progress = store, backbone, lists, progress
         self._load = cache(lambda name: load_data(name, root))
         self._fingerprint = cache(lambda name: fingerprint(self._load(name)))
 
@@ -98,28 +101,19 @@ class _Work:
             if place.exists():
                 return
             checkpoint = place.with_name(f"{place.name}.checkpoint")
-            model, training = learn(
-                cell.method,
+            trained = learn(
+                cell.settings,
                 self.backbone,
-                job.learning,
+                job.learning.label_space,
                 job.records,
                 seed=cell.seed,
                 checkpoint=checkpoint,
-                **cell.settings.model_dump(),
+                progress=self.progress,
             )
             images = job.learning.counts(job.records)
             data = DataSummary(name=job.learning.name, images=images, shots=cell.shots, seed=cell.seed)
-            card = Card(
-                method=model.name,
-                settings=cell.settings.model_dump(mode="json"),
-                backbone=BackboneFacts.of(self.backbone),
-                class_names=tuple(model.class_names),
-                phrase=model.phrase,
-                seed=cell.seed,
-                data=data if job.records else None,
-                training=training,
-            )
-            save_adapter(place, model, card)
+            card = Card.of(trained, trained.space, data if job.records else None)
+            save_adapter(place, trained.method, card)
             checkpoint.unlink(missing_ok=True)
 
     def _test(self, job: _Job) -> CellResult:
@@ -128,10 +122,10 @@ class _Work:
             raise PromptPrismError(
                 f"nothing is learned for {job.cell}: run the suite with --stage train first"
             )
-        model, card = load_adapter(place, self.backbone, **job.cell.prediction_settings)
+        trained, card = load_adapter(place, self.backbone, settings=job.cell.settings)
         protocol = PROTOCOLS[job.cell.protocol]
-        calibrator = calibrate(model, job.learning, job.records, job.cell.seed)
-        scores = score(model, job.parts, protocol.home, calibrator)
+        calibrator = calibrate(trained.method, job.learning, job.records, job.cell.seed)
+        scores = score(trained.method, trained.space, job.parts, protocol.home, calibrator)
         summary = protocol.summary({part: one.accuracy for part, one in scores.items()})
         return CellResult(
             key=job.key,
@@ -158,6 +152,7 @@ def run_suite(
     root: Path | None = None,
     lists: Path | None = None,
     stage: Stage = "all",
+    progress: bool = False,
     show: Callable[[Progress], None] = lambda _: None,
 ) -> Outcome:
     """Run the cells that have no result yet. Several processes may run suites into one folder.
@@ -171,21 +166,22 @@ def run_suite(
         root: folder of the field's data sets.
         lists: folder of few-shot lists ``DATA-16shot-seed1.jsonl`` to learn from instead of own draws.
         stage: only learn, only score what was learned (which never trains), or both.
+        progress: show a bar on standard error while a cell learns.
         show: called whenever something has changed.
 
     Raises:
         PromptPrismError: invalid settings, the results folder cannot be written, or the disk is full.
     """
     store, cells, outcome = Store(out), list(suite.cells()), Outcome()
-    work, progress = _Work(store, backbone, root, lists), Progress(len(cells))
+    work, state = _Work(store, backbone, root, lists, progress), Progress(len(cells))
     waiting: Sequence[Cell] = cells
     results: dict[int, CellResult] = {}
     places = {id(cell): place for place, cell in enumerate(cells)}
     while waiting:
         elsewhere = []
         for cell in waiting:
-            progress.running = str(cell)
-            show(progress)
+            state.running = str(cell)
+            show(state)
             key = digest_of(cell=cell.differing())  # should its data be unusable
             try:
                 job = work.job(cell)
@@ -201,21 +197,21 @@ def run_suite(
                         outcome.ran += 1
                 if stage != "train":
                     results[places[id(cell)]] = read_result(result)
-                progress.done += 1
+                state.done += 1
             except Exception as error:  # whatever it is, the other cells can still be run
                 if _no_space(error):
                     raise
                 text = str(error) if isinstance(error, PromptPrismError) else repr(error)
                 store.fail(key, cell, text)
                 outcome.failures.append((cell, text))
-                progress.failed += 1
+                state.failed += 1
         if elsewhere and len(elsewhere) == len(waiting):
-            progress.running = f"waiting for {len(elsewhere)} cells that run elsewhere"
-            show(progress)
+            state.running = f"waiting for {len(elsewhere)} cells that run elsewhere"
+            show(state)
             time.sleep(5)
         waiting = elsewhere
-    progress.running = ""
-    show(progress)
+    state.running = ""
+    show(state)
     outcome.results = [results[place] for place in sorted(results)]
     return outcome
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import binary_auroc, binary_roc
 
 #: Points of a stored risk-coverage curve: it keeps 1/20, 2/20, ..., 20/20 of the images.
 STEPS = 20
@@ -85,6 +84,9 @@ def detection_metrics(negatives: Tensor, positives: Tensor) -> dict[str, float]:
     """
     if not len(negatives) or not len(positives):
         return {}
+    # Imported late, like all of torchmetrics: it takes more than a second.
+    from torchmetrics.functional.classification import binary_auroc, binary_roc
+
     scores = torch.cat([negatives, positives])
     # Only the order counts; ranks keep it where torchmetrics would squash scores by a sigmoid.
     _, ranks = torch.unique(scores, return_inverse=True)

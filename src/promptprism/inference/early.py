@@ -19,7 +19,7 @@ from torch import Tensor
 
 from promptprism.errors import PromptPrismError
 from promptprism.evidence import FusionRule, Opinion
-from promptprism.methods import Cdc, Method
+from promptprism.methods import Classifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,28 +45,28 @@ def lead(fused: Opinion) -> Tensor:
 
 
 @torch.no_grad()
-def early_opinions(method: Method, views: Tensor, text: Tensor, margin: float) -> EarlyOpinions:
+def early_opinions(classifier: Classifier, views: Tensor, margin: float) -> EarlyOpinions:
     """Ask one template after the other, each only about the images that are not settled yet.
 
     Args:
-        method: CDC with the evidential head.
+        classifier: that forms opinions.
         views: [1, B, 3, H, W], the plain images.
-        text: the method's text features, [M, K, D].
         margin: in nats, >= 0; see the module.
 
     Raises:
-        PromptPrismError: the method has no opinions, or the margin is negative.
+        PromptPrismError: the classifier forms no opinions, or the margin is negative.
     """
-    method = check_early(method, margin)
-    templates, images = len(text), views.shape[1]
-    ask = method.one_by_one(views, text)
-    weights = text.new_zeros(templates, images, text.shape[1])
-    fused = text.new_zeros(images, text.shape[1])
-    used = torch.zeros(images, dtype=torch.long, device=text.device)
-    unsettled = torch.arange(images, device=text.device)
+    rule = check_early(classifier, margin)
+    assert classifier.text is not None
+    ask, (templates, classes, _) = classifier.one_by_one(views), classifier.text.shape
+    images, device = views.shape[1], views.device
+    weights = torch.zeros(templates, images, classes, device=device)
+    fused = torch.zeros(images, classes, device=device)
+    used = torch.zeros(images, dtype=torch.long, device=device)
+    unsettled = torch.arange(images, device=device)
     for template in range(templates):
-        weights[template, unsettled] = method.opinions(ask(template, unsettled))[1].weight
-        so_far = Opinion(weights[: template + 1, unsettled]).fuse(method.settings.fusion)
+        weights[template, unsettled] = classifier.opinions(ask(template, unsettled))[1].weight
+        so_far = Opinion(weights[: template + 1, unsettled]).fuse(rule)
         fused[unsettled] = so_far.weight
         used[unsettled] += 1
         unsettled = unsettled[lead(so_far) <= margin]
@@ -113,17 +113,17 @@ def margin_for(leads: Tensor, budget: float) -> float:
     return margins[low] if low >= 0 else 0.0
 
 
-def check_early(method: Method, margin: float) -> Cdc:
-    """Return the method if it forms opinions that can be asked for one by one.
+def check_early(classifier: Classifier, margin: float) -> FusionRule:
+    """Return the rule by which opinions are fused, if there are opinions that can be asked for one by one.
 
     Raises:
-        PromptPrismError: it does not, or the margin is negative.
+        PromptPrismError: there are none, or the margin is negative.
     """
-    if not (isinstance(method, Cdc) and method.evidential):
+    if classifier.fusion is None:
         raise PromptPrismError(
-            f"Method {method.name!r} has no opinions to stop at: anytime prediction needs 'cdc' with "
+            f"Method {classifier.name!r} has no opinions to stop at: anytime prediction needs 'cdc' with "
             "head='evidential'."
         )
     if not margin >= 0:
         raise PromptPrismError(f"the margin of anytime prediction is {margin}: give 0 or more")
-    return method
+    return classifier.fusion

@@ -13,9 +13,8 @@ from torch.nn import functional as F
 from promptprism.backbones import Backbone
 from promptprism.data.images import ImageSource
 from promptprism.data.views import make_views
-from promptprism.estimator import PromptPrism
 from promptprism.evidence import FUSIONS
-from promptprism.methods import Cdc, Method
+from promptprism.methods import Classifier
 
 
 class _Frozen(BaseModel):
@@ -101,11 +100,11 @@ class Explanation(_Frozen):
     picture: Image.Image = Field(exclude=True)
 
 
-def explain(model: PromptPrism, image: ImageSource, name: str | None = None, top: int = 3) -> Explanation:
+def explain(classifier: Classifier, image: ImageSource, name: str | None = None, top: int = 3) -> Explanation:
     """Look inside the prediction for one image.
 
     Args:
-        model: fitted or loaded.
+        classifier: with M templates.
         image: what `load_image` takes.
         name: what to call it; None takes a path as it is.
         top: classes and words to show of each template.
@@ -113,13 +112,12 @@ def explain(model: PromptPrism, image: ImageSource, name: str | None = None, top
     Raises:
         PromptPrismError: the image cannot be read.
     """
-    method = model.method_
-    backbone = method.backbone
+    backbone = classifier.backbone
     views = make_views(("test",), backbone.image_size, backbone.mean, backbone.std)(image, 0, 0, 0)
-    logits, maps = relevance_maps(method, views.unsqueeze(1).to(backbone.device))
-    final = method.probabilities(logits)[0]
-    if method.evidential:
-        opinions, fused = method.opinions(logits)
+    logits, maps = relevance_maps(classifier, views.unsqueeze(1).to(backbone.device))
+    final = classifier.probabilities(logits)[0]
+    if classifier.evidential:
+        opinions, fused = classifier.opinions(logits)
         beliefs, uncertainties = opinions.belief[:, 0], opinions.uncertainty[:, 0].tolist()
         belief, uncertainty = fused.belief[0], fused.uncertainty[0].item()
         probabilities = opinions.probability[:, 0]
@@ -127,12 +125,12 @@ def explain(model: PromptPrism, image: ImageSource, name: str | None = None, top
         beliefs, uncertainties = None, [None] * len(logits)
         belief, uncertainty = None, None
         probabilities = logits[:, 0].softmax(-1)
-    words = _context_words(method, top)
-    names = method.class_names
+    words = _context_words(classifier, top)
+    names = classifier.space.names
     return Explanation(
         image=str(image) if name is None else name,
-        method=method.name,
-        phrase=method.prompt_phrase,
+        method=classifier.name,
+        phrase=classifier.texts.phrase,
         top=_answers(names, final, belief, top),
         uncertainty=uncertainty,
         templates=tuple(
@@ -144,12 +142,12 @@ def explain(model: PromptPrism, image: ImageSource, name: str | None = None, top
             )
             for m in range(len(logits))
         ),
-        why=_why(method, logits, final),
+        why=_why(classifier, logits, final),
         picture=_picture(views[0], backbone),
     )
 
 
-def relevance_maps(method: Method, views: Tensor) -> tuple[Tensor, Tensor]:
+def relevance_maps(classifier: Classifier, views: Tensor) -> tuple[Tensor, Tensor]:
     """Where the templates find what speaks for the predicted class of one image.
 
     Gradient times patch token, at the door of the last vision block: how far, to first order, each patch
@@ -158,13 +156,13 @@ def relevance_maps(method: Method, views: Tensor) -> tuple[Tensor, Tensor]:
     not tell for from against. The sign matters: positive patches speak for the class, negative ones against.
 
     Args:
-        method: with M templates.
+        classifier: with M templates.
         views: [1, 1, 3, H, W], the plain image.
 
     Returns:
         Logits [M, 1, K] without gradients, and maps [M, rows, columns].
     """
-    visual = method.backbone.visual
+    visual = classifier.backbone.visual
     doors: list[Tensor] = []
 
     def open_door(_module: Any, _inputs: Any, output: Tensor) -> Tensor | None:
@@ -177,10 +175,10 @@ def relevance_maps(method: Method, views: Tensor) -> tuple[Tensor, Tensor]:
     handle = visual.transformer.resblocks[-1].ln_1.register_forward_hook(open_door)
     try:
         with torch.enable_grad():
-            logits = method(views)
+            logits = classifier.logits(views)
     finally:
         handle.remove()
-    best = method.probabilities(logits.detach())[0].argmax()
+    best = classifier.probabilities(logits.detach())[0].argmax()
     leads = logits[:, 0, best] - logits[:, 0].mean(-1)
     maps = []
     side = int(visual.image_size[1]) // int(visual.patch_size[1])
@@ -220,13 +218,13 @@ def nearest_words(backbone: Backbone, context: Tensor, count: int) -> tuple[Word
     return tuple(found)
 
 
-def _context_words(method: Method, count: int) -> list[tuple[tuple[Word, ...], ...]]:
+def _context_words(classifier: Classifier, count: int) -> list[tuple[tuple[Word, ...], ...]]:
     """Nearest words of each context token of each template; nothing for methods without a context."""
-    learner = getattr(method, "learner", None)
-    if learner is None:
+    if classifier.context is None:
         return []
-    first_layer = learner.context.detach()[:, 0]
-    return [tuple(nearest_words(method.backbone, token, count) for token in one) for one in first_layer]
+    return [
+        tuple(nearest_words(classifier.backbone, token, count) for token in one) for one in classifier.context
+    ]
 
 
 def _answers(
@@ -243,14 +241,14 @@ def _answers(
     )
 
 
-def _why(method: Method, logits: Tensor, final: Tensor) -> Why | None:
+def _why(classifier: Classifier, logits: Tensor, final: Tensor) -> Why | None:
     if len(final) < 2:
         return None
-    best = final.topk(2).indices
-    if isinstance(method, Cdc) and method.evidential:
-        opinions, fused = method.opinions(logits)
-        fusion = FUSIONS[method.settings.fusion]
-        rule, quantity = str(method.settings.fusion), fusion.quantity
+    best, names = final.topk(2).indices, classifier.space.names
+    if classifier.fusion is not None:
+        opinions, fused = classifier.opinions(logits)
+        fusion = FUSIONS[classifier.fusion]
+        rule, quantity = str(classifier.fusion), fusion.quantity
         own, scores = fusion.contributions(opinions)[:, 0, best], fusion.measure(fused)[0, best]
     else:
         centred = logits[:, 0] - logits[:, 0].mean(-1, keepdim=True)
@@ -260,7 +258,7 @@ def _why(method: Method, logits: Tensor, final: Tensor) -> Why | None:
     return Why(
         quantity=quantity,
         rule=rule,
-        classes=(method.class_names[int(best[0])], method.class_names[int(best[1])]),
+        classes=(names[int(best[0])], names[int(best[1])]),
         contributions=tuple((a, b) for a, b in own.tolist()),
         scores=(first, second),
         exact=torch.allclose(own.sum(0), scores, rtol=1e-4, atol=1e-4 * scores.abs().max().item()),

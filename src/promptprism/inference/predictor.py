@@ -1,4 +1,4 @@
-"""Logits of images in batches; the text features of a label space are made once and never stale."""
+"""Logits of images in batches."""
 
 from __future__ import annotations
 
@@ -13,23 +13,14 @@ from promptprism.data.records import Record
 from promptprism.data.views import make_views
 from promptprism.errors import PromptPrismError
 from promptprism.inference.early import EarlyOpinions, check_early, early_opinions
-from promptprism.methods import Method
-from promptprism.methods.base import Kept
+from promptprism.methods import Classifier
 
 
 class Predictor:
-    """A method at test time, with the text features of its label space.
+    """A classifier that reads its images itself, the next batch while it looks at one."""
 
-    Text features are kept from call to call; no way of changing a method can leave them stale, see `Kept`.
-    """
-
-    def __init__(self, method: Method) -> None:
-        self.method = method
-        self._text = Kept()
-
-    def text_features(self) -> Tensor:
-        """Text features [M, K, D] of the label space as it is now."""
-        return self._text.get(self.method, self.method.text_features)
+    def __init__(self, classifier: Classifier) -> None:
+        self.classifier = classifier
 
     def logits(self, sources: Sequence[ImageSource], batch_size: int = 32) -> Iterator[Tensor]:
         """Yield logits [M, B, K] of the images, in their order, every template seeing the plain image.
@@ -37,10 +28,9 @@ class Predictor:
         Raises:
             PromptPrismError: an image cannot be read.
         """
-        text = self.text_features() if self.method.text_is_fixed else None
         for views in self._views(sources, batch_size):
             with torch.no_grad():
-                logits = self.method(views, text)
+                logits = self.classifier.logits(views)
             yield logits
 
     def early_opinions(
@@ -52,13 +42,12 @@ class Predictor:
             PromptPrismError: an image cannot be read, the method has no opinions, or the margin is
                 negative.
         """
-        check_early(self.method, margin)
-        text = self.text_features()
+        check_early(self.classifier, margin)
         for views in self._views(sources, batch_size):
-            yield early_opinions(self.method, views, text, margin)
+            yield early_opinions(self.classifier, views, margin)
 
     def _views(self, sources: Sequence[ImageSource], batch_size: int) -> Iterator[Tensor]:
-        backbone = self.method.backbone
+        backbone = self.classifier.backbone
         make = make_views(("test",), backbone.image_size, backbone.mean, backbone.std)
         for _, views in view_batches(sources, plain_batches(len(sources), batch_size), make):
             yield views.to(backbone.device)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
 
 from promptprism.backbones import Backbone
 from promptprism.errors import PromptPrismError
-from promptprism.methods.base import Method, MethodSettings
+from promptprism.methods.base import Method, MethodSettings, Shape
 from promptprism.methods.cdc import Cdc, CdcSettings
+from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.cocoop import CoCoOp, CoCoOpSettings
 from promptprism.methods.coop import CoOp, CoOpSettings
 from promptprism.methods.maple import Maple, MapleSettings
@@ -21,6 +22,7 @@ __all__ = [
     "METHODS",
     "Cdc",
     "CdcSettings",
+    "Classifier",
     "CoCoOp",
     "CoCoOpSettings",
     "CoOp",
@@ -29,6 +31,8 @@ __all__ = [
     "MapleSettings",
     "Method",
     "MethodSettings",
+    "Shape",
+    "Texts",
     "ZeroShot",
     "ZeroShotSettings",
     "build_method",
@@ -38,8 +42,13 @@ __all__ = [
 METHODS: dict[str, type[Method]] = {method.name: method for method in (ZeroShot, CoOp, CoCoOp, Maple, Cdc)}
 
 
-def make_settings(name: str, /, **settings: Any) -> MethodSettings:
-    """Make the settings of a method from names and values.
+def make_settings(name: str, also: Iterable[str] = (), /, **given: Any) -> MethodSettings:
+    """Make the settings of a method from names and values: here text becomes an object.
+
+    Args:
+        name: a key of `METHODS`.
+        also: other names that the caller takes, to suggest where a setting is misspelt.
+        **given: of the method's `Settings`; what is not given takes its default.
 
     Raises:
         PromptPrismError: no such method, no such setting of it, or a value it cannot have.
@@ -48,12 +57,14 @@ def make_settings(name: str, /, **settings: Any) -> MethodSettings:
         raise PromptPrismError(f"Unknown method {name!r}: choose one of {', '.join(METHODS)}.")
     kind = METHODS[name].Settings
     try:
-        return kind(**settings)
+        return kind(**given)
     except ValidationError as error:
-        problem = error.errors()[0]
-        setting = str(problem["loc"][0])
+        # A name that is unknown says more than a value that it leaves wrong.
+        problems = sorted(error.errors(), key=lambda one: one["loc"][0] in kind.model_fields)
+        problem, setting = problems[0], str(problems[0]["loc"][0])
         if setting not in kind.model_fields:
-            near = difflib.get_close_matches(setting, kind.model_fields, n=3, cutoff=0.4) or kind.model_fields
+            names = (*kind.model_fields, *also)
+            near = difflib.get_close_matches(setting, names, n=3, cutoff=0.4) or names
             raise PromptPrismError(
                 f"Method {name!r} has no setting {setting!r}. Did you mean {', '.join(near)}?"
             ) from error
@@ -62,27 +73,15 @@ def make_settings(name: str, /, **settings: Any) -> MethodSettings:
         ) from error
 
 
-def build_method(
-    name: str,
-    /,
-    backbone: Backbone,
-    class_names: Sequence[str],
-    phrase: str = "a photo of a {}.",
-    seed: int = 1,
-    **settings: Any,
-) -> Method:
-    """Build a method by name, for instance `build_method("cdc", backbone, names, templates=2)`.
+def build_method(settings: MethodSettings, backbone: Backbone, seed: int = 1) -> Method:
+    """Build the method that settings are of, at its start values.
 
     Args:
-        name: a key of `METHODS`.
+        settings: see `make_settings`.
         backbone: the frozen model.
-        class_names: the label space.
-        phrase: the data set's own phrase with {} for the class name.
         seed: of the start values.
-        **settings: of the method's `Settings`; what is not given takes its default.
 
     Raises:
-        PromptPrismError: unknown method or setting, refused value, or unusable class names.
+        PromptPrismError: the backbone cannot have such prompts.
     """
-    chosen = make_settings(name, **settings)
-    return METHODS[name](backbone, class_names, chosen, phrase, seed)
+    return METHODS[settings.method](backbone, settings, seed)

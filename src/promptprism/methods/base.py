@@ -1,21 +1,20 @@
-"""What all methods share: settings, the label space, and the way from features to a prediction."""
+"""What all methods share: settings, shape, and the ways to a loss and to a classifier."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from promptprism.backbones import Backbone
-from promptprism.data.names import check_class_names, check_phrase, fill
+from promptprism.data.names import LabelSpace
 from promptprism.data.views import view_names
 from promptprism.errors import PromptPrismError
-from promptprism.evidence import Opinion
-from promptprism.prompts import encode_text
+from promptprism.methods.classifier import Classifier, Texts
 
 
 class MethodSettings(BaseModel):
@@ -58,70 +57,51 @@ class MethodSettings(BaseModel):
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
-class Kept:
-    """A tensor made from what a method has learned, and from a label space: kept until one of them changes.
+@dataclass(frozen=True)
+class Shape:
+    """What the arithmetic and the memory of a method depend on.
 
-    Before each use, what it was made from (learned tensors, class names, phrase) is compared with what is
-    there now: milliseconds even for 14 million numbers, and no way of changing a method can leave it stale.
+    Attributes:
+        templates: M.
+        text_prompts: n, learned tokens in each text.
+        vision_prompts: learned tokens behind the patches; 0 is the plain image tower, which templates share.
+        vision_from: image layers below the first vision prompts.
+        text_memory_mb: MiB that the text tower may keep for the backward pass.
+        texts_per_image: whether each image has text features of its own.
     """
 
-    def __init__(self) -> None:
-        self._value: Tensor | None = None
-        self._made_from: tuple[tuple[str, ...], str, list[Tensor]] = ((), "", [])
-
-    def get(self, method: Method, make: Callable[[], Tensor]) -> Tensor:
-        """What `make` makes of the method as it is now, without gradients."""
-        names, phrase = tuple(method.class_names), method.phrase
-        learned = [value.detach() for value in method.parameters()]
-        made_from = self._made_from
-        if self._value is None or made_from[:2] != (names, phrase) or not _equal(made_from[2], learned):
-            with torch.no_grad():
-                self._value = make()
-            self._made_from = names, phrase, [value.clone() for value in learned]
-        return self._value
-
-
-def _equal(old: list[Tensor], new: list[Tensor]) -> bool:
-    return all(map(torch.equal, old, new))
+    templates: int = 1
+    text_prompts: int = 0
+    vision_prompts: int = 0
+    vision_from: int = 0
+    text_memory_mb: float = math.inf
+    texts_per_image: bool = False
 
 
 class Method(nn.Module):
-    """A frozen backbone, a label space, and what is learned to tell its classes apart.
+    """What is learned on top of a frozen backbone, and its loss; called, it gives the loss of a batch.
 
-    `parameters()` and `state_dict()` hold what is learned and nothing else; the backbone is no submodule.
+    `parameters()` and `state_dict()` hold what is learned and nothing else; the backbone is no submodule. A
+    method has no label space of its own: what a label space decides comes with each batch, see `texts`, and
+    `classifier` makes a frozen one for any label space.
 
     Args:
         backbone: the frozen model; decides device and dtype.
-        class_names: the label space that is learned, K names.
         settings: of the method's `Settings`; None takes the defaults.
-        phrase: the data set's own phrase with {} for the class name, used wherever a hand-made text is.
         seed: of everything random in the start values.
 
     Raises:
-        PromptPrismError: unusable class names, phrase or settings.
+        PromptPrismError: settings of another method, or such that the backbone cannot have.
     """
 
     name: ClassVar[str]
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     prediction_settings: ClassVar[frozenset[str]] = frozenset()
     """Settings that training does not see, so that they may be chosen anew for what was learned."""
-    evidential: bool = False
-    """Whether the method forms opinions; all others give probabilities only."""
-    text_is_fixed: bool = True
-    """Whether text features are the same for all images: made once, they can be given to `forward`."""
-    learned_names: tuple[str, ...]
-    """The label space that was learned; `set_classes` does not change it."""
     views: tuple[str, ...]
     """The augmentation of each distinct view in training, for `data.make_views`."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        class_names: Sequence[str],
-        settings: MethodSettings | None = None,
-        phrase: str = "a photo of a {}.",
-        seed: int = 1,
-    ) -> None:
+    def __init__(self, backbone: Backbone, settings: MethodSettings | None = None, seed: int = 1) -> None:
         super().__init__()
         settings = self.Settings() if settings is None else settings
         if type(settings) is not self.Settings:
@@ -130,13 +110,15 @@ class Method(nn.Module):
             )
         self.settings = settings
         self.views = view_names(settings.views, 1)
-        self.phrase = check_phrase(phrase)
         # Not registered as a submodule: state_dict() is the adapter.
         object.__setattr__(self, "backbone", backbone)
         self.backbone: Backbone
         self.build(seed)
-        self.set_classes(class_names)
-        self.learned_names = self.class_names
+
+    @property
+    def shape(self) -> Shape:
+        """What a step and a prediction cost depends on this."""
+        return Shape()
 
     @property
     def separable(self) -> bool:
@@ -146,74 +128,50 @@ class Method(nn.Module):
     def build(self, seed: int) -> None:
         """Make what is learned; zero-shot learns nothing."""
 
-    def phrases(self) -> tuple[str, ...]:
+    def phrases(self, space: LabelSpace) -> tuple[str, ...]:
         """The hand-made phrases whose features make the zero-shot classifier."""
-        return (self.phrase,)
+        return (space.phrase,)
 
-    @property
-    def prompt_phrase(self) -> str:
+    def prompt_phrase(self, space: LabelSpace) -> str:
         """The phrase that the texts of the method itself are made with."""
-        return self.phrase
+        return space.phrase
 
-    def set_classes(self, class_names: Sequence[str]) -> None:
-        """Change the label space, for instance to classes never trained; what was learned stays.
+    def texts(self, space: LabelSpace) -> Texts:
+        """What a label space decides before anything is learned; made once for all of a training.
 
         Raises:
-            PromptPrismError: see `check_class_names`, or a name is too long; the old label space stays then.
+            PromptPrismError: a class name is too long for the backbone.
         """
-        names = check_class_names(class_names)
-        tokens = self.backbone.tokenize(fill(self.prompt_phrase, names))
-        plain = [self.backbone.tokenize(fill(phrase, names)) for phrase in self.phrases()]
-        self.class_names, self.tokens, self._plain_tokens = names, tokens, plain
-        self._zero_shot: Tensor | None = None
+        phrase, tokenize = self.prompt_phrase(space), self.backbone.tokenize
+        tokens = tokenize(space.texts(phrase))
+        hand_made = tuple(tokenize(space.texts(one)) for one in self.phrases(space))
+        return Texts(self.backbone, space, phrase, tokens, hand_made)
 
-    def zero_shot_features(self) -> Tensor:
-        """Text features of the hand-made phrases, averaged over phrases and normalised again: [1, K, D]."""
-        if self._zero_shot is None:
-            # Inference tensors could not take part in a later training step.
-            with torch.inference_mode(False), torch.no_grad():
-                features = torch.stack([encode_text(self.backbone, tokens) for tokens in self._plain_tokens])
-                self._zero_shot = F.normalize(features.mean(0), dim=-1)
-        return self._zero_shot
-
-    def text_features(self) -> Tensor:
-        """Text features of the label space under the M templates, [M, K, D], normalised."""
-        raise NotImplementedError
-
-    def forward(self, views: Tensor, text: Tensor | None = None) -> Tensor:
-        """Logits [M, B, K], float32.
-
-        Args:
-            views: [M, B, 3, H, W], or [1, B, 3, H, W] seen by all templates.
-            text: `text_features()` if they are at hand.
-        """
-        raise NotImplementedError
-
-    def loss(self, views: Tensor, labels: Tensor, epoch: int) -> Tensor:
-        """The training objective.
+    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:
+        """The training objective, a scalar.
 
         Args:
             views: [M or 1, B, 3, H, W].
-            labels: [B], indices into `class_names`.
+            labels: [B], indices into the names of the label space.
+            texts: what `texts` made of the label space that is learned, K classes.
             epoch: counted from 0.
         """
         raise NotImplementedError
 
-    def logits(self, image: Tensor, text: Tensor) -> Tensor:
-        """Scaled cosines [M, B, K] of image features [M or 1, B, D] and text features [M or B, K, D]."""
-        return self.backbone.logit_scale * (image @ text.transpose(-1, -2))
+    def classifier(self, space: LabelSpace, learned: LabelSpace | None = None) -> Classifier:
+        """What was learned so far, frozen, for a label space that need not be the one learned.
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Class probabilities [B, K] from logits [M, B, K]: softmax of their mean over templates."""
-        return logits.mean(0).softmax(-1)
-
-    def opinions(self, logits: Tensor) -> tuple[Opinion, Opinion]:  # noqa: ARG002
-        """Opinions of the templates [M, B, K] and the fused one [B, K].
+        Args:
+            space: of K classes.
+            learned: the label space that was learned; None takes it for the same.
 
         Raises:
-            PromptPrismError: the method has a softmax head, which knows no uncertainty.
+            PromptPrismError: see `texts`.
         """
-        raise PromptPrismError(
-            f"Method {self.name!r} has no opinions, only probabilities: "
-            "opinions come from 'cdc' with head='evidential'."
-        )
+        # Explanations need gradients with respect to the image, which inference tensors do not allow.
+        with torch.inference_mode(False), torch.no_grad():
+            return self.classify(self.texts(space), learned)
+
+    def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
+        """Make the classifier of these texts; called by `classifier`, without gradients."""
+        raise NotImplementedError

@@ -6,14 +6,15 @@ What is not known to us of the paper is a setting here, and its description says
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from promptprism.data.names import LabelSpace
 from promptprism.evidence import (
     EvidenceKind,
     FusionRule,
@@ -22,7 +23,8 @@ from promptprism.evidence import (
     to_evidence,
     trusted_cross_entropy,
 )
-from promptprism.methods.base import Kept, MethodSettings
+from promptprism.methods.base import MethodSettings
+from promptprism.methods.classifier import Classifier, Texts, cosine_logits
 from promptprism.methods.objectives import (
     ConsistencyForm,
     DiversityForm,
@@ -114,71 +116,44 @@ class Cdc(TemplateMethod):
     prediction_settings: ClassVar[frozenset[str]] = frozenset({"distance_aware"})
     settings: CdcSettings
 
-    def build(self, seed: int) -> None:
-        """Make the learner."""
-        super().build(seed)
-        self.evidential = self.settings.head == "evidential"
-        self._distance_factors = Kept()
-
     @property
     def separable(self) -> bool:
         """Whether the logit of a class is the same in every label space."""
         return not self.settings.distance_aware
 
-    def forward(self, views: Tensor, text: Tensor | None = None) -> Tensor:
-        """Logits [M, B, K] of views [M or 1, B, 3, H, W], for predictions."""
-        text = self.text_features() if text is None else text
-        return _scaled(super().forward(views, text), self._factors(text))
-
-    def one_by_one(self, views: Tensor, text: Tensor) -> Callable[[int, Tensor], Tensor]:
-        """Prepare to ask one template at a time."""
-        ask, factors = super().one_by_one(views, text), self._factors(text)
-        return lambda template, images: _scaled(
-            ask(template, images), None if factors is None else factors[template : template + 1]
-        )
-
-    def loss(self, views: Tensor, labels: Tensor, epoch: int) -> Tensor:
+    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:
         """Trusted loss + beta * diversity + gamma * consistency."""
         settings = self.settings
-        image, text = self.image_features(views), self.text_features()
-        logits = self.logits(image, text)
-        loss = self._trusted_loss(logits, labels, epoch) if self.evidential else softmax_loss(logits, labels)
+        image, text = self.image_features(views), self.text_features(texts)
+        logits = cosine_logits(self.backbone, image, text)
+        if settings.head == "evidential":
+            loss = self._trusted_loss(logits, labels, epoch)
+        else:
+            loss = softmax_loss(logits, labels)
         if settings.diversity_weight:
-            vectors = self._diversity_vectors(image, text)
+            vectors = self._diversity_vectors(image, text, texts)
             diversity = diversity_loss(vectors, settings.diversity_form, settings.diversity_margin)
             loss = loss + settings.diversity_weight * diversity
         if settings.consistency_weight:
-            loss = loss + settings.consistency_weight * self._consistency(views, text, logits)
+            loss = loss + settings.consistency_weight * self._consistency(views, text, logits, texts)
         return loss
 
-    def opinions(self, logits: Tensor) -> tuple[Opinion, Opinion]:
-        """Opinions of the templates [M, B, K] and the fused one [B, K]."""
-        if not self.evidential:
-            return super().opinions(logits)
-        evidence = to_evidence(logits, self.settings.evidence, self.settings.temperature)
-        opinions = Opinion.from_evidence(evidence)
-        return opinions, opinions.fuse(self.settings.fusion)
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Class probabilities [B, K]: the fused opinion's expected ones."""
-        return self.opinions(logits)[1].probability if self.evidential else super().probabilities(logits)
-
-    def _factors(self, text: Tensor) -> Tensor | None:
-        """Factors [M, K] of the logits, of text features [M, K, D]; None if all are 1."""
-        if self.separable or set(self.class_names) <= set(self.learned_names):
-            return None
-
-        def make() -> Tensor:
-            learned = copy.copy(self)
-            learned.set_classes(self.learned_names)
-            zero_shot = self.zero_shot_features(), learned.zero_shot_features()
-            return distance_factors(text, learned.text_features(), *zero_shot).float()
-
-        return self._distance_factors.get(self, make)
+    def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
+        """M templates whose opinions are fused, each by its distance from the classes learned if wanted."""
+        parts, settings = self.learned_parts(texts), self.settings
+        factors = None
+        if settings.distance_aware and learned and not set(texts.space.names) <= set(learned.names):
+            # In the phrase of both: another one would look like a distance.
+            near = self.texts(replace(learned, phrase=texts.space.phrase))
+            zero_shot = texts.zero_shot_features, near.zero_shot_features
+            factors = distance_factors(parts["text"], self.text_features(near), *zero_shot).float()
+        if settings.head == "softmax":
+            return CdcClassifier(**parts, settings=settings, factors=factors)
+        return CdcClassifier(**parts, settings=settings, factors=factors, fusion=settings.fusion)
 
     def _trusted_loss(self, logits: Tensor, labels: Tensor, epoch: int) -> Tensor:
         settings = self.settings
-        opinions, fused = self.opinions(logits)
+        opinions, fused = form_opinions(logits, settings)
         kl_weight = settings.kl_weight * min(1.0, (epoch + 1) / settings.anneal)
         loss = logits.new_zeros(())
         if settings.loss_on != "fused":
@@ -187,21 +162,60 @@ class Cdc(TemplateMethod):
             loss = loss + trusted_cross_entropy(fused, labels, kl_weight).mean()
         return loss
 
-    def _diversity_vectors(self, image: Tensor, text: Tensor) -> Tensor:
+    def _diversity_vectors(self, image: Tensor, text: Tensor, texts: Texts) -> Tensor:
         level = self.settings.diversity_level
         if level == "context":
             return self.learner.context.flatten(1, 2)
         if level == "image":
             return image
-        return text - self.zero_shot_features() if level == "text_centered" else text
+        return text - texts.zero_shot_features if level == "text_centered" else text
 
-    def _consistency(self, views: Tensor, text: Tensor, logits: Tensor) -> Tensor:
-        anchor = self.zero_shot_features()
+    def _consistency(self, views: Tensor, text: Tensor, logits: Tensor, texts: Texts) -> Tensor:
+        anchor = texts.zero_shot_features
         if self.settings.consistency_form != "kl":
             return consistency_loss(text, anchor, self.settings.consistency_form)
         with torch.no_grad():
-            zero_shot = self.logits(encode_image(self.backbone, views), anchor)
+            zero_shot = cosine_logits(self.backbone, encode_image(self.backbone, views), anchor)
         return logit_consistency_loss(logits, zero_shot)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CdcClassifier(Classifier):
+    """M templates, their opinions, and the fused one.
+
+    Attributes:
+        settings: of the method.
+        factors: [M, K]: what each template's logits are scaled by where it leads to a class; None is 1.
+    """
+
+    settings: CdcSettings
+    factors: Tensor | None
+
+    def logits(self, views: Tensor) -> Tensor:
+        """Logits [M, B, K] of views [M or 1, B, 3, H, W]."""
+        return _scaled(super().logits(views), self.factors)
+
+    def one_by_one(self, views: Tensor) -> Callable[[int, Tensor], Tensor]:
+        """Prepare to ask one template at a time."""
+        ask, factors = super().one_by_one(views), self.factors
+        return lambda template, images: _scaled(
+            ask(template, images), None if factors is None else factors[template : template + 1]
+        )
+
+    def opinions(self, logits: Tensor) -> tuple[Opinion, Opinion]:
+        """Opinions of the templates [M, B, K] and the fused one [B, K]."""
+        return form_opinions(logits, self.settings) if self.evidential else super().opinions(logits)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Class probabilities [B, K]: the fused opinion's expected ones."""
+        return self.opinions(logits)[1].probability if self.evidential else super().probabilities(logits)
+
+
+def form_opinions(logits: Tensor, settings: CdcSettings) -> tuple[Opinion, Opinion]:
+    """Opinions [M, B, K] of logits [M, B, K], and the fused one [B, K]."""
+    evidence = to_evidence(logits, settings.evidence, settings.temperature)
+    opinions = Opinion.from_evidence(evidence)
+    return opinions, opinions.fuse(settings.fusion)
 
 
 def _scaled(logits: Tensor, factors: Tensor | None) -> Tensor:

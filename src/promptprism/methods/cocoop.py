@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from promptprism.errors import PromptPrismError
-from promptprism.methods.base import Method, MethodSettings
+from promptprism.backbones import Backbone
+from promptprism.data.names import LabelSpace
+from promptprism.methods.base import Method, MethodSettings, Shape
+from promptprism.methods.classifier import Classifier, Texts, cosine_logits
 from promptprism.methods.templated import softmax_loss
 from promptprism.prompts import PromptLearner, encode_image, encode_text
 from promptprism.prompts.learner import linear_start, local_generator
@@ -47,7 +51,6 @@ class CoCoOp(Method):
     name = CoCoOpSettings.method
     Settings: ClassVar[type[MethodSettings]] = CoCoOpSettings
     settings: CoCoOpSettings
-    text_is_fixed = False
 
     def build(self, seed: int) -> None:
         """Make the context and the meta-net."""
@@ -65,29 +68,57 @@ class CoCoOp(Method):
         self.meta_net = nn.Sequential(layers).to(backbone.device)
 
     @property
-    def prompt_phrase(self) -> str:
+    def shape(self) -> Shape:
+        """Every image has texts of its own."""
+        return Shape(text_prompts=self.settings.context_length, texts_per_image=True)
+
+    def prompt_phrase(self, space: LabelSpace) -> str:  # noqa: ARG002
         """The learner's phrase, whose first n tokens are placeholders."""
         return self.learner.phrase
 
-    def text_features(self) -> Tensor:
-        """There are none without an image.
-
-        Raises:
-            PromptPrismError: always.
-        """
-        raise PromptPrismError("CoCoOp's text features depend on the image: there are none to compute alone.")
-
-    def forward(self, views: Tensor, text: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """Logits [1, B, K] of views [1, B, 3, H, W]; there is no fixed text to give."""
-        image = encode_image(self.backbone, views)[0]
-        prompts = self.learner.context + self.meta_net(image)[:, None, None]
-        size = max(1, _TEXTS_AT_ONCE // len(self.class_names))
-        parts = [
-            self.logits(images.unsqueeze(1), encode_text(self.backbone, self.tokens, shifted)).squeeze(1)
-            for images, shifted in zip(torch.split(image, size), torch.split(prompts, size), strict=True)
-        ]
-        return torch.cat(parts).unsqueeze(0)
-
-    def loss(self, views: Tensor, labels: Tensor, epoch: int) -> Tensor:  # noqa: ARG002
+    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
         """Cross-entropy, averaged over images."""
-        return softmax_loss(self(views), labels)
+        logits = _shifted_logits(self.backbone, views, texts.tokens, self.learner.context, self.meta_net)
+        return softmax_loss(logits, labels)
+
+    def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:  # noqa: ARG002
+        """Texts, and what shifts them; text features are made for each image."""
+        return CoCoOpClassifier(
+            name=self.name,
+            texts=texts,
+            text=None,
+            context=self.learner.context[:, 0].clone(),
+            meta_net=copy.deepcopy(self.meta_net).requires_grad_(False),
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CoCoOpClassifier(Classifier):
+    """Text features that depend on the image.
+
+    Attributes:
+        meta_net: from image features [B, D] to shifts of the context [B, Dt].
+    """
+
+    meta_net: nn.Module
+
+    def logits(self, views: Tensor) -> Tensor:
+        """Logits [1, B, K] of views [1, B, 3, H, W]."""
+        assert self.context is not None
+        return _shifted_logits(
+            self.backbone, views, self.texts.tokens, self.context.unsqueeze(1), self.meta_net
+        )
+
+
+def _shifted_logits(
+    backbone: Backbone, views: Tensor, tokens: Tensor, context: Tensor, meta_net: nn.Module
+) -> Tensor:
+    """Logits [1, B, K] of views [1, B, 3, H, W]: a context [1, 1, n, Dt] shifted for each image."""
+    image = encode_image(backbone, views)[0]
+    prompts = context + meta_net(image)[:, None, None]
+    size = max(1, _TEXTS_AT_ONCE // len(tokens))
+    parts = [
+        cosine_logits(backbone, images.unsqueeze(1), encode_text(backbone, tokens, shifted)).squeeze(1)
+        for images, shifted in zip(torch.split(image, size), torch.split(prompts, size), strict=True)
+    ]
+    return torch.cat(parts).unsqueeze(0)

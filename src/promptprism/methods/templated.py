@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from promptprism.data.names import LabelSpace
 from promptprism.data.views import view_names
-from promptprism.methods.base import Method, MethodSettings
-from promptprism.prompts import PromptLearner, encode_image, encode_text, finish_image, start_image
+from promptprism.methods.base import Method, MethodSettings, Shape
+from promptprism.methods.classifier import Classifier, Texts, cosine_logits
+from promptprism.prompts import PromptLearner, encode_image, encode_text
 from promptprism.prompts.text import TEXT_MEMORY_MB
 
 #: MaPLe's depth in the base-to-new protocol.
@@ -76,49 +77,49 @@ class TemplateMethod(Method):
         )
 
     @property
-    def prompt_phrase(self) -> str:
+    def shape(self) -> Shape:
+        """M templates with prompts in both towers, or in the text tower alone."""
+        settings, n = self.settings, self.settings.context_length
+        return Shape(
+            templates=settings.templates,
+            text_prompts=n,
+            vision_prompts=n if settings.coupled else 0,
+            vision_from=settings.vision_from if settings.coupled else 0,
+            text_memory_mb=settings.text_memory_mb,
+        )
+
+    def prompt_phrase(self, space: LabelSpace) -> str:  # noqa: ARG002
         """The learner's phrase, whose first n tokens are placeholders."""
         return self.learner.phrase
 
-    def text_features(self) -> Tensor:
+    def text_features(self, texts: Texts) -> Tensor:
         """Text features [M, K, D]."""
-        memory_mb = self.settings.text_memory_mb
-        return encode_text(self.backbone, self.tokens, self.learner.context, memory_mb)
+        return encode_text(self.backbone, texts.tokens, self.learner.context, self.settings.text_memory_mb)
 
     def image_features(self, views: Tensor) -> Tensor:
         """Image features [M, B, D] of views [M or 1, B, 3, H, W]; uncoupled, as many as there are views."""
         _, vision_prompts = self.learner()
         return encode_image(self.backbone, views, vision_prompts, self.settings.vision_from)
 
-    def forward(self, views: Tensor, text: Tensor | None = None) -> Tensor:
-        """Logits [M, B, K] of views [M or 1, B, 3, H, W]."""
-        text = self.text_features() if text is None else text
-        return self.logits(self.image_features(views), text)
-
-    def one_by_one(self, views: Tensor, text: Tensor) -> Callable[[int, Tensor], Tensor]:
-        """Prepare to ask one template at a time; what templates share is computed here, once.
-
-        Args:
-            views: [1, B, 3, H, W].
-            text: text features [M, K, D].
-
-        Returns:
-            A function from a template and indices [b] of images to logits [1, b, K].
-        """
-        first_layer = self.settings.vision_from
-        states = start_image(self.backbone, views, first_layer)
-        _, prompts = self.learner()
-
-        def ask(template: int, images: Tensor) -> Tensor:
-            own = None if prompts is None else prompts[template : template + 1]
-            image = finish_image(self.backbone, states[:, images], own, first_layer)
-            return self.logits(image, text[template : template + 1])
-
-        return ask
-
-    def loss(self, views: Tensor, labels: Tensor, epoch: int) -> Tensor:  # noqa: ARG002
+    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
         """Cross-entropy, averaged over templates and images."""
-        return softmax_loss(self(views), labels)
+        text = self.text_features(texts)
+        return softmax_loss(cosine_logits(self.backbone, self.image_features(views), text), labels)
+
+    def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:  # noqa: ARG002
+        """M text classifiers on image features under the M templates, softmax head."""
+        return Classifier(**self.learned_parts(texts))
+
+    def learned_parts(self, texts: Texts) -> dict[str, Any]:
+        """What every classifier of such a method is made of."""
+        return {
+            "name": self.name,
+            "texts": texts,
+            "text": self.text_features(texts),
+            "context": self.learner.context[:, 0].clone(),
+            "vision_prompts": self.learner()[1],
+            "first_layer": self.settings.vision_from,
+        }
 
 
 def softmax_loss(logits: Tensor, labels: Tensor) -> Tensor:

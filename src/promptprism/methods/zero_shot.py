@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from promptprism.data.names import check_phrase
+from promptprism.data.names import LabelSpace, check_phrase
 from promptprism.errors import PromptPrismError
 from promptprism.methods.base import Method, MethodSettings
-from promptprism.prompts import encode_image
+from promptprism.methods.classifier import Classifier, Texts
 
 #: The seven phrases that CLIP's authors found to serve best on ImageNet, for ensembles.
 ENSEMBLE_PHRASES = (
@@ -46,22 +46,17 @@ class ZeroShot(Method):
     Settings: ClassVar[type[MethodSettings]] = ZeroShotSettings
     settings: ZeroShotSettings
 
-    def phrases(self) -> tuple[str, ...]:
+    def phrases(self, space: LabelSpace) -> tuple[str, ...]:
         """The data set's phrase, and the ensemble's if wanted."""
         if not self.settings.ensemble:
-            return (self.phrase,)
-        return (self.phrase, *map(check_phrase, self.settings.ensemble_phrases))
+            return (space.phrase,)
+        return (space.phrase, *map(check_phrase, self.settings.ensemble_phrases))
 
-    def text_features(self) -> Tensor:
-        """Text features [1, K, D]."""
-        return self.zero_shot_features()
+    def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:  # noqa: ARG002
+        """The hand-made phrases' text features, and the plain image tower."""
+        return Classifier(name=self.name, texts=texts, text=texts.zero_shot_features)
 
-    def forward(self, views: Tensor, text: Tensor | None = None) -> Tensor:
-        """Logits [1, B, K] of views [1, B, 3, H, W]."""
-        text = self.text_features() if text is None else text
-        return self.logits(encode_image(self.backbone, views), text)
-
-    def loss(self, views: Tensor, labels: Tensor, epoch: int) -> Tensor:  # noqa: ARG002
+    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
         """There is none.
 
         Raises:

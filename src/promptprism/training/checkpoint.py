@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from promptprism.data.images import identity
+from promptprism.data.names import LabelSpace
 from promptprism.data.records import Record
 from promptprism.errors import PromptPrismError
 from promptprism.files import read_tensors, write_tensors
@@ -53,7 +54,7 @@ class Run(BaseModel):
     images_digest: str
 
     @classmethod
-    def of(cls, method: Method, records: Sequence[Record], seed: int) -> Run:
+    def of(cls, method: Method, space: LabelSpace, records: Sequence[Record], seed: int) -> Run:
         """Describe a run that is about to start."""
         digest = hashlib.sha256()
         for record in records:
@@ -63,8 +64,8 @@ class Run(BaseModel):
             settings=method.settings.model_dump(mode="json"),
             backbone=method.backbone.fingerprint,
             precision=str(method.backbone.dtype).removeprefix("torch."),
-            class_names=tuple(method.class_names),
-            phrase=method.phrase,
+            class_names=space.names,
+            phrase=space.phrase,
             seed=seed,
             images=len(records),
             images_digest=digest.hexdigest()[:16],

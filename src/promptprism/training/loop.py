@@ -1,21 +1,24 @@
-"""The one training loop. A method says what it learns and its loss; the rest is here."""
+"""The one road to a trained model. A method says what it learns and its loss; the rest is here."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from promptprism.backbones import Backbone
 from promptprism.data.batches import shuffled_batches, view_batches
 from promptprism.data.images import check_images
+from promptprism.data.names import LabelSpace
 from promptprism.data.records import Record
 from promptprism.data.views import make_views
 from promptprism.errors import PromptPrismError
 from promptprism.inference.predictor import Predictor, check_labels
-from promptprism.methods import Method
+from promptprism.methods import Classifier, Method, MethodSettings, Texts, build_method
 from promptprism.provenance import Cost, Meter
 from promptprism.training.checkpoint import Epoch, Run, load_checkpoint, save_checkpoint
 from promptprism.training.progress import Step, training_progress
@@ -55,25 +58,49 @@ class TrainResult(BaseModel):
     cost: Cost
 
 
-def train(
-    method: Method,
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A method that has learned.
+
+    Attributes:
+        method: what was learned.
+        space: the label space that it was learned with.
+        training: what training was and cost.
+    """
+
+    method: Method
+    space: LabelSpace
+    training: TrainResult
+
+    def classifier(self, space: LabelSpace | None = None) -> Classifier:
+        """What was learned, for a label space; None is the one learned."""
+        return self.method.classifier(self.space if space is None else space, self.space)
+
+
+def learn(
+    settings: MethodSettings,
+    backbone: Backbone,
+    space: LabelSpace,
     records: Sequence[Record],
     *,
     seed: int = 1,
     checkpoint: Path | None = None,
     progress: bool = False,
     after_epoch: Callable[[int, Method], None] | None = None,
-) -> TrainResult:
-    """Train a method on labelled images, in place.
+) -> Trained:
+    """Learn a label space from labelled images; nothing is chosen, the last epoch counts.
 
     SGD with momentum; the rates of `learning_rate`, times `rate_scale` of the backbone. With a checkpoint,
     the state after every epoch is kept in that file, and a run that finds its own file goes on from there: on
-    a CPU the result equals that of an uninterrupted run bit for bit. Zero epochs (zero-shot) train nothing.
+    a CPU the result equals that of an uninterrupted run bit for bit. What learns nothing (zero-shot, or zero
+    epochs) needs no records.
 
     Args:
-        method: built for the label space of the records.
-        records: training images, with labels into the method's class names.
-        seed: decides the order of the images and all views.
+        settings: of the method, see `make_settings`.
+        backbone: the frozen model.
+        space: the classes to learn.
+        records: training images, with labels into the names of the space.
+        seed: decides the start values, the order of the images and all views.
         checkpoint: a file to keep the state in.
         progress: show a bar on standard error.
         after_epoch: called with the number of each epoch (from 0) when it is done, and the method; it must
@@ -84,26 +111,28 @@ def train(
             run, or a loss that is not finite.
         KeyboardInterrupt: Ctrl-C, with a message that says what was kept.
     """
-    _check(method, records, seed)
-    settings, learned = method.settings, dict(method.named_parameters())
-    epochs = settings.epochs if learned else 0
+    _check(settings, space, records, seed)
+    method = build_method(settings, backbone, seed)
+    texts, learned = method.texts(space), dict(method.named_parameters())
+    epochs = settings.epochs if settings.learns else 0
     history: list[Epoch] = []
-    meter = Meter(method.backbone.device)
+    meter = Meter(backbone.device)
     accuracy, collapsed = None, None
     if epochs:
-        run = Run.of(method, records, seed)
+        run = Run.of(method, space, records, seed)
         optimizer = torch.optim.SGD(
             learned.values(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
         if checkpoint and checkpoint.exists():
             history, seconds = load_checkpoint(checkpoint, run, learned, optimizer)
-            meter = Meter(method.backbone.device, seconds)
+            meter = Meter(backbone.device, seconds)
         steps = len(shuffled_batches(len(records), settings.batch_size, seed, 0))
         method.train()
         try:
             with training_progress(method.name, epochs, steps, len(history), meter, progress) as show:
                 for epoch in range(len(history), epochs):
-                    done = [*history, _train_epoch(method, records, seed, epoch, optimizer, meter, show)]
+                    trained = _train_epoch(method, texts, records, seed, epoch, optimizer, meter, show)
+                    done = [*history, trained]
                     if checkpoint:
                         save_checkpoint(checkpoint, run, done, meter.seconds, learned, optimizer)
                     history = done
@@ -111,11 +140,9 @@ def train(
                         after_epoch(epoch, method)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_interrupted(len(history), epochs, checkpoint)) from None
-        finally:
-            method.eval()
-        accuracy, collapsed = _examine(method, records)
+        accuracy, collapsed = _examine(method.eval().classifier(space), records)
     steps_taken = sum(epoch.steps for epoch in history)
-    return TrainResult(
+    result = TrainResult(
         seed=seed,
         images=len(records),
         trainable=sum(value.numel() for value in learned.values()),
@@ -126,10 +153,12 @@ def train(
         collapsed=collapsed,
         cost=meter.cost(),
     )
+    return Trained(method.eval(), space, result)
 
 
 def _train_epoch(
     method: Method,
+    texts: Texts,
     records: Sequence[Record],
     seed: int,
     epoch: int,
@@ -149,11 +178,11 @@ def _train_epoch(
     make = make_views(method.views, backbone.image_size, backbone.mean, backbone.std)
     for batch, views in view_batches([record.source for record in records], batches, make, seed, epoch):
         optimizer.zero_grad()
-        loss = method.loss(views.to(backbone.device), labels[batch].to(backbone.device), epoch)
+        loss = method(views.to(backbone.device), labels[batch].to(backbone.device), texts, epoch)
         value = loss.item()
         if not math.isfinite(value):
             raise PromptPrismError(_diverged(method, epoch, rate, f"the loss is {value}"))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         total += value
         show(epoch, value, len(batch))
@@ -169,36 +198,34 @@ def _train_epoch(
     )
 
 
-def _check(method: Method, records: Sequence[Record], seed: int) -> None:
+def _check(settings: MethodSettings, space: LabelSpace, records: Sequence[Record], seed: int) -> None:
     if seed < 0:
         raise PromptPrismError(f"seed is {seed}: give 0 or a positive integer")
-    classes = len(method.class_names)
-    if classes < 2 and method.settings.epochs:
+    if len(space) < 2 and settings.learns:
         raise PromptPrismError(
-            f"there is one class only, '{method.class_names[0]}': nothing to tell apart, give at least two"
+            f"there is one class only, '{space.names[0]}': nothing to tell apart, give at least two"
         )
-    if method.settings.epochs and (empty := set(range(classes)) - {record.label for record in records}):
-        names = ", ".join(f"'{method.class_names[label]}'" for label in sorted(empty)[:5])
+    if settings.learns and (empty := set(range(len(space))) - {record.label for record in records}):
+        names = ", ".join(f"'{space.names[label]}'" for label in sorted(empty)[:5])
         raise PromptPrismError(
             f"{len(empty)} classes have no image to train on: {names}. Add some, or remove them"
         )
-    check_labels(records, classes)
-    if method.settings.epochs:
+    check_labels(records, len(space))
+    if settings.learns:
         check_images([record.source for record in records])
 
 
-def _examine(method: Method, records: Sequence[Record]) -> tuple[float, str | None]:
+def _examine(classifier: Classifier, records: Sequence[Record]) -> tuple[float, str | None]:
     """Accuracy on training images, and why the run must be called collapsed, if so."""
     some = records[:: max(1, math.ceil(len(records) / _CHECKED_IMAGES))]
     sources, labels = [record.source for record in some], torch.tensor([record.label for record in some])
-    predicted = torch.cat(
-        [method.probabilities(logits).argmax(-1).cpu() for logits in Predictor(method).logits(sources)]
-    )
+    batches = Predictor(classifier).logits(sources)
+    predicted = torch.cat([classifier.probabilities(logits).argmax(-1).cpu() for logits in batches])
     accuracy = (predicted == labels).double().mean().item()
     if len(some) >= _FEWEST_CHECKED and len(set(labels.tolist())) > 1:
-        chance = 1 / len(method.class_names)
+        chance = 1 / len(classifier.space)
         if len(set(predicted.tolist())) == 1:
-            name = method.class_names[int(predicted[0])]
+            name = classifier.space.names[int(predicted[0])]
             return accuracy, f"every one of {len(some)} training images is taken for '{name}'"
         if accuracy <= chance:
             return accuracy, f"accuracy on training images is {accuracy:.1%}, not above chance ({chance:.1%})"

@@ -6,9 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from promptprism.provenance import Meter
 
 
@@ -25,6 +22,9 @@ def training_progress(
     title: str, epochs: int, steps_per_epoch: int, done: int, meter: Meter, shown: bool
 ) -> Iterator[Step]:
     """Show a bar on standard error while the body runs; ``done`` epochs are behind already."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),

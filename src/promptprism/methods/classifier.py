@@ -1,0 +1,138 @@
+"""What a method becomes for one label space: a frozen classifier of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from promptprism.backbones import Backbone
+from promptprism.data.names import LabelSpace
+from promptprism.errors import PromptPrismError
+from promptprism.evidence import FusionRule, Opinion
+from promptprism.prompts import encode_image, encode_text, finish_image, start_image
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """What a label space decides before anything is learned.
+
+    Attributes:
+        backbone: the frozen model.
+        space: of K classes.
+        phrase: what the method's own texts are made with; its first tokens may stand for learned ones.
+        tokens: of these texts, [K, L].
+        hand_made: tokens [K, L] of each phrase whose features make the zero-shot classifier.
+    """
+
+    backbone: Backbone
+    space: LabelSpace
+    phrase: str
+    tokens: Tensor
+    hand_made: tuple[Tensor, ...]
+
+    @cached_property
+    def zero_shot_features(self) -> Tensor:
+        """Text features of the hand-made phrases, averaged over phrases and normalised again: [1, K, D]."""
+        # Inference tensors could not take part in a later training step.
+        with torch.inference_mode(False), torch.no_grad():
+            features = torch.stack([encode_text(self.backbone, tokens) for tokens in self.hand_made])
+            return F.normalize(features.mean(0), dim=-1)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Classifier:
+    """A method for one label space, as it was when this was made; later training does not change it.
+
+    This one has M text classifiers on image features under M templates, and a softmax head.
+
+    Attributes:
+        name: of the method.
+        texts: what the label space decides.
+        text: text features [M, K, D], without gradients; None where they depend on the image.
+        context: learned context tokens of the text tower's first layer [M, n, Dt], if there are any.
+        vision_prompts: for the image tower, [M, J, n, Dv]; None is the plain tower.
+        first_layer: of the image tower that has prompts (from 0).
+        fusion: how the templates' opinions are fused; None for methods that form none.
+    """
+
+    name: str
+    texts: Texts
+    text: Tensor | None
+    context: Tensor | None = None
+    vision_prompts: Tensor | None = None
+    first_layer: int = 0
+    fusion: FusionRule | None = None
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen model."""
+        return self.texts.backbone
+
+    @property
+    def space(self) -> LabelSpace:
+        """The classes that are told apart."""
+        return self.texts.space
+
+    @property
+    def evidential(self) -> bool:
+        """Whether there are opinions; otherwise there are probabilities only."""
+        return self.fusion is not None
+
+    @property
+    def zero_shot_features(self) -> Tensor:
+        """Text features [1, K, D] of zero-shot CLIP in the same label space."""
+        return self.texts.zero_shot_features
+
+    def image_features(self, views: Tensor) -> Tensor:
+        """Image features [M, B, D] of views [M or 1, B, 3, H, W]; of the plain tower, as many as views."""
+        return encode_image(self.backbone, views, self.vision_prompts, self.first_layer)
+
+    def logits(self, views: Tensor) -> Tensor:
+        """Logits [M, B, K], float32, of views [M, B, 3, H, W], or [1, B, 3, H, W] that all templates see."""
+        assert self.text is not None
+        return cosine_logits(self.backbone, self.image_features(views), self.text)
+
+    def one_by_one(self, views: Tensor) -> Callable[[int, Tensor], Tensor]:
+        """Prepare to ask one template at a time; what templates share is computed here, once.
+
+        Args:
+            views: [1, B, 3, H, W].
+
+        Returns:
+            A function from a template and indices [b] of images to logits [1, b, K].
+        """
+        assert self.text is not None
+        text, prompts, first_layer = self.text, self.vision_prompts, self.first_layer
+        states = start_image(self.backbone, views, first_layer)
+
+        def ask(template: int, images: Tensor) -> Tensor:
+            own = None if prompts is None else prompts[template : template + 1]
+            image = finish_image(self.backbone, states[:, images], own, first_layer)
+            return cosine_logits(self.backbone, image, text[template : template + 1])
+
+        return ask
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Class probabilities [B, K] from logits [M, B, K]: softmax of their mean over templates."""
+        return logits.mean(0).softmax(-1)
+
+    def opinions(self, logits: Tensor) -> tuple[Opinion, Opinion]:  # noqa: ARG002
+        """Opinions of the templates [M, B, K] and the fused one [B, K].
+
+        Raises:
+            PromptPrismError: the head is a softmax, which knows no uncertainty.
+        """
+        raise PromptPrismError(
+            f"Method {self.name!r} has no opinions, only probabilities: "
+            "opinions come from 'cdc' with head='evidential'."
+        )
+
+
+def cosine_logits(backbone: Backbone, image: Tensor, text: Tensor) -> Tensor:
+    """Scaled cosines [M, B, K] of image features [M or 1, B, D] and text features [M or B, K, D]."""
+    return backbone.logit_scale * (image @ text.transpose(-1, -2))
