@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from benchmarks.reference import plain_image, plain_text
-from promptprism.prompts import block, encode_image, encode_text, text, vision
+from promptprism.backbones import block
+from promptprism.prompts import encode_image, encode_text, text, vision
 
 NAMES = {
     "usual": ["cat", "golden retriever", "Boeing 737-800", "lemon"],

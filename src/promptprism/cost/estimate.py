@@ -11,7 +11,7 @@ from torch import Tensor
 from promptprism.backbones import Backbone
 from promptprism.cost.arithmetic import image_flops, shared_image_flops, text_flops
 from promptprism.methods import Method
-from promptprism.prompts.block import layer_bytes
+from promptprism.backbones.block import layer_bytes
 
 
 def step_flops(method: Method, tokens: Tensor, batch: int) -> float:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from promptprism.backbones import Backbone
-from promptprism.prompts.block import (
+from promptprism.backbones.block import (
     KeysValues,
     Run,
     causal_mask,

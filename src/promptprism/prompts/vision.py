@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from promptprism.backbones import Backbone
-from promptprism.prompts.block import run_block
+from promptprism.backbones.block import run_block
 
 # A CPU is faster on passes whose widest states, the MLP's, stay in its caches: about this much.
 _PASS_MB = 24
