@@ -16,7 +16,8 @@ import huggingface_hub
 import open_clip
 import torch
 
-from promptprism.backbones.backbone import Backbone, Precision, Tokenizer, refusal
+from promptprism.backbones.backbone import Backbone, Precision, Tokenizer
+from promptprism.backbones.build import build_model, hub_free, need_transformers
 from promptprism.errors import PromptPrismError
 
 logger = logging.getLogger(__name__)
@@ -32,31 +33,46 @@ def load_backbone(
     precision: Precision = "float32",
     device: str = "auto",
 ) -> Backbone:
-    """Load a frozen CLIP.
+    """Load a frozen vision-language model.
 
     Args:
-        name: `"mini"` (shipped), a ViT of open_clip's (`"ViT-B-16"`), `"hf-hub:owner/repository"`, or
-            `"local-dir:folder"` in open_clip's layout: `open_clip_config.json`,
-            `open_clip_model.safetensors`, and `bpe.txt.gz` if the tokenizer has merges of its own.
+        name: `"mini"` (shipped), a name of open_clip's (`"ViT-B-16"`, see `promptprism backbones`),
+            `"hf-hub:owner/repository"`, or `"local-dir:folder"` in open_clip's layout:
+            `open_clip_config.json`, `open_clip_model.safetensors`, and a tokenizer's files if it has one of
+            its own (`bpe.txt.gz` for merges, or what Hugging Face's `save_pretrained` writes).
         pretrained: with a name of open_clip's: one of its tags (`"openai"`) or the path of a weights file.
         precision: what the matrix products run in; layer norms, prompts and features are float32 in any case.
-        device: `"auto"` takes CUDA where there is one.
+        device: `"auto"` takes CUDA where there is one, else MPS, else the CPU.
 
     Raises:
-        PromptPrismError: the name, tag or device is unknown, the architecture cannot carry prompts, or the
-            weights are not to be had; the message says which file was wanted and how to supply it.
+        PromptPrismError: the name, tag or device is unknown, the model is of a kind that is not known, a
+            package is missing, or the weights are not to be had; the message says which file was wanted and
+            how to supply it.
     """
     device = find_device(device)
     source = f"{_LOCAL}{MINI}" if name == "mini" else name
     wanted, remedy = _check_request(name, source, pretrained)
     quick_gelu = open_clip.get_pretrained_cfg(source, pretrained or "").get("quick_gelu", False)
     try:
-        with _quiet_and_quick_to_fail():
-            _check_architecture(name, open_clip.get_model_config(source))
-            model = open_clip.create_model(
-                source, pretrained, require_pretrained=True, force_quick_gelu=quick_gelu
+        with _quiet_and_quick_to_fail(source, pretrained):
+            config = _config(source)
+            if config["text_cfg"].get("hf_tokenizer_name"):
+                need_transformers(f"The tokenizer of backbone {name!r}")
+            with hub_free(config) as free:
+                model = open_clip.create_model(
+                    source,
+                    pretrained,
+                    require_pretrained=True,
+                    force_quick_gelu=quick_gelu,
+                    text_cfg=free["text_cfg"],
+                )
+            wanted = f"the tokenizer's files, of {config['text_cfg'].get('hf_tokenizer_name', source)}"
+            remedy = (
+                "Without a network, put them into a folder with the weights and use 'local-dir:FOLDER'."
+                if config["text_cfg"].get("hf_tokenizer_name")
+                else remedy
             )
-            tokenizer = _tokenizer(source)
+            tokenizer = _tokenizer(source, config)
     except PromptPrismError:
         raise
     except Exception as error:  # open_clip, the hub and safetensors each raise their own
@@ -66,14 +82,43 @@ def load_backbone(
     return Backbone(model, tokenizer, name=name, pretrained=pretrained, precision=precision, device=device)
 
 
+def sized_backbone(name: str, pretrained: str | None = None) -> Backbone:
+    """A backbone with its sizes and tokens; weights are loaded only of a model on this disk.
+
+    Raises:
+        PromptPrismError: the model is unknown, or its sizes or its tokenizer are not to be had.
+    """
+    if name == "mini" or name.startswith(_LOCAL):
+        return load_backbone(name, device="cpu")
+    try:
+        with _quiet_and_quick_to_fail(name, "tag"):
+            config = _config(name)
+            with torch.device("meta"):
+                model = build_model(config)
+            tokenizer = _tokenizer(name, config)
+    except PromptPrismError:
+        raise
+    except Exception as error:  # a hub's many kinds
+        if not name.startswith(_HUB):
+            _check_request(name, name, pretrained or "tag")  # says what is wrong with the name
+        raise PromptPrismError(
+            f"the sizes of backbone '{name}' are not to be had ({_last_line(error)}): check the name and the "
+            "network, or estimate with a model of open_clip's of that size"
+        ) from error
+    # Memory that is reserved and never filled.
+    return Backbone(model.to_empty(device="cpu"), tokenizer, name=name, fingerprint="0" * 16)
+
+
 def find_device(device: str) -> str:
-    """The device that is meant; ``"auto"`` takes CUDA where there is one.
+    """The device that is meant; ``"auto"`` takes CUDA where there is one, else MPS, else the CPU.
 
     Raises:
         PromptPrismError: it is unknown or not there.
     """
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # each kind of device has its own
@@ -140,28 +185,17 @@ def _plain_name(name: str, tag: dict[str, Any]) -> str:
     return quick if tag.get("quick_gelu") and quick in open_clip.list_models() else name
 
 
-def _check_architecture(name: str, config: dict[str, Any]) -> None:
-    """Refuse before the weights are fetched: build the model on the meta device, without storage."""
-    config = dict(config)
-    custom = config.pop("custom_text", False)
-    reason: str | None
-    if "multimodal_cfg" in config:
-        reason = "it is a CoCa model; prompts need a plain CLIP"
-    elif config["vision_cfg"].get("timm_model_name") or config["text_cfg"].get("hf_model_name"):
-        reason = (
-            "one of its towers is a timm or Hugging Face model; prompts need open_clip's plain transformers"
-        )
-    else:
-        with torch.device("meta"):
-            reason = refusal((open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config))
-    if reason:
-        raise PromptPrismError(f"Backbone {name!r} cannot be used: {reason}. Try 'mini' or 'ViT-B-16'.")
+def _config(source: str) -> dict[str, Any]:
+    config: dict[str, Any] | None = open_clip.get_model_config(source)
+    if config is None:
+        raise KeyError(source)
+    return config
 
 
-def _tokenizer(source: str) -> Tokenizer:
+def _tokenizer(source: str, config: dict[str, Any]) -> Tokenizer:
     merges = Path(source.removeprefix(_LOCAL)) / "bpe.txt.gz"
     if source.startswith(_LOCAL) and merges.is_file():
-        context = open_clip.get_model_config(source)["text_cfg"].get("context_length", 77)
+        context = config["text_cfg"].get("context_length", 77)
         tokenizer: Tokenizer = open_clip.SimpleTokenizer(bpe_path=str(merges), context_length=context)
     else:
         tokenizer = open_clip.get_tokenizer(source)
@@ -169,15 +203,18 @@ def _tokenizer(source: str) -> Tokenizer:
 
 
 @contextmanager
-def _quiet_and_quick_to_fail() -> Iterator[None]:
-    """Keep other libraries' logs off the screen, and the hub from retrying for a minute without a network."""
+def _quiet_and_quick_to_fail(source: str, pretrained: str | None) -> Iterator[None]:
+    """Keep other libraries' logs off the screen, and the hub from retrying for a minute without a network.
+
+    What lies on this disk asks no resolver: that may take seconds.
+    """
     constants = huggingface_hub.constants
-    host = urlsplit(constants.ENDPOINT).hostname
     before = logging.root.manager.disable, constants.HF_HUB_OFFLINE
     logging.disable(logging.CRITICAL)
+    here = source.startswith(_LOCAL) or (pretrained is not None and Path(pretrained).is_file())
     try:
-        if not getproxies():
-            socket.getaddrinfo(host, 443)
+        if not (here or constants.HF_HUB_OFFLINE or getproxies()):
+            socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
     except OSError:
         constants.HF_HUB_OFFLINE = True
     try:

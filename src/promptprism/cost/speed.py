@@ -72,8 +72,7 @@ def random_backbone(name: str, precision: Precision, device: str | torch.device 
 
 def build(backbone: Backbone, settings: CdcSettings) -> Cdc:
     """CDC; depth is cut to the backbone's layers."""
-    layers = min(backbone.text_layers, backbone.vision_layers)
-    depth = settings.depth and min(settings.depth, layers)
+    depth = settings.depth and min(settings.depth, backbone.prompt_layers)
     return Cdc(backbone, settings.model_copy(update={"depth": depth}))
 
 
