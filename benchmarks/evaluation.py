@@ -23,15 +23,15 @@ from PIL import Image
 from torch.nn import functional as F
 
 from benchmarks.measure import BackboneName, CsvFile, Templates, append_rows, machine
-from promptprism.backbones.backbone import Precision
+from promptprism.backbones import Precision
+from promptprism.backbones.build import random_model
+from promptprism.backbones.loading import random_backbone
 from promptprism.cost.speed import (
     build,
     class_names,
     draw,
     interleave,
     prediction,
-    random_backbone,
-    random_model,
 )
 from promptprism.data.names import LabelSpace
 from promptprism.inference.predictor import Predictor

@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import open_clip
 import torch
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
 
+from promptprism.backbones.precision import Precision, choose_precision
 from promptprism.backbones.text import text_tower
 from promptprism.backbones.tower import TextTower, VisionTower
 from promptprism.backbones.vision import vision_tower
 from promptprism.errors import PromptPrismError
 
-Precision = Literal["float32", "bfloat16"]
 Tokenizer = Callable[..., Tensor]
 
 
@@ -33,7 +33,7 @@ class Backbone(nn.Module):
         tokenizer: called as `tokenizer(texts, context_length=...)`, gives [N, L].
         name: what the backbone is called in messages and saved files.
         pretrained: open_clip's tag or the path of the weights, if any.
-        precision: what the matrix products run in.
+        precision: what the matrix products run in; `"auto"` is what is faster on the device, and safe.
         device: where the model goes.
         fingerprint: of the weights; None computes it.
 
@@ -77,8 +77,6 @@ class Backbone(nn.Module):
                 f"Backbone {name!r} cannot be used: {type(model).__name__} is not one of open_clip's CLIP "
                 "classes, nor has it a 'visual' and a 'logit_scale'."
             )
-        if precision not in ("float32", "bfloat16"):
-            raise PromptPrismError(f"Unknown precision {precision!r}: use 'float32' or 'bfloat16'.")
         visual = cast(nn.Module, model.visual)
         vision, text = vision_tower(visual), text_tower(model, getattr(tokenizer, "context_length", None))
         for refusal in (vision, text):
@@ -101,7 +99,8 @@ class Backbone(nn.Module):
         self.logit_bias = 0.0 if bias is None else float(bias)
         self.activation = "quick_gelu" if _fold_quick_gelu(model) else "gelu"
         # Cast once here, not by autocast in every step: frozen weights need no float32 copy.
-        self._dtype: torch.dtype = getattr(torch, precision)
+        chosen = choose_precision(precision, torch.device(device), self.width)
+        self._dtype: torch.dtype = getattr(torch, chosen)
         self.vision.cast(self._dtype)
         self.text.cast(self._dtype)
         self.to(device)
@@ -115,6 +114,11 @@ class Backbone(nn.Module):
     def dtype(self) -> torch.dtype:
         """What the matrix products run in."""
         return self._dtype
+
+    @property
+    def width(self) -> int:
+        """Width of the wider tower."""
+        return max(self.text_width, self.vision_width)
 
     @property
     def prompt_layers(self) -> int:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import open_clip
+import torch
 from torch import nn
 
 from promptprism.errors import PromptPrismError
@@ -80,6 +83,23 @@ def build_model(config: dict[str, Any]) -> nn.Module:
             kind = open_clip.CoCa
         model: nn.Module = kind(**config)
         return model
+
+
+def random_model(name: str, precision: str = "float32") -> Any:
+    """A model of open_clip's with random weights, always the same, as open_clip casts it."""
+    logging.disable(logging.WARNING)  # open_clip warns that there are no weights
+    try:
+        with hub_free(open_clip.get_model_config(name)) as config, torch.random.fork_rng():
+            create = partial(open_clip.create_model, name, pretrained_text=False, text_cfg=config["text_cfg"])
+            torch.manual_seed(0)
+            model = create().eval().requires_grad_(False)
+            if precision == "float32":
+                return model
+            low = create(precision="bf16").eval().requires_grad_(False)
+    finally:
+        logging.disable(logging.NOTSET)
+    low.load_state_dict(model.state_dict())
+    return low
 
 
 @contextmanager

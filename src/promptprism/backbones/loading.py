@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import socket
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -16,21 +18,30 @@ import huggingface_hub
 import open_clip
 import torch
 
-from promptprism.backbones.backbone import Backbone, Precision, Tokenizer
-from promptprism.backbones.build import build_model, hub_free, need_transformers
+from promptprism.backbones.backbone import Backbone, Tokenizer
+from promptprism.backbones.build import HUGGING_FACE, build_model, hub_free, need_transformers, random_model
+from promptprism.backbones.precision import Precision, warn_if_slow
 from promptprism.errors import PromptPrismError
 
 logger = logging.getLogger(__name__)
 
 MINI = Path(__file__).with_name("mini")
 _LOCAL, _HUB = "local-dir:", "hf-hub:"
+_CONFIG = "open_clip_config.json"
+#: The names that weights have in folders and on hubs, the first one found is taken; as open_clip does.
+_WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+)
 
 
 def load_backbone(
     name: str = "mini",
     pretrained: str | None = None,
     *,
-    precision: Precision = "float32",
+    precision: Precision = "auto",
     device: str = "auto",
 ) -> Backbone:
     """Load a frozen vision-language model.
@@ -41,7 +52,8 @@ def load_backbone(
             `open_clip_config.json`, `open_clip_model.safetensors`, and a tokenizer's files if it has one of
             its own (`bpe.txt.gz` for merges, or what Hugging Face's `save_pretrained` writes).
         pretrained: with a name of open_clip's: one of its tags (`"openai"`) or the path of a weights file.
-        precision: what the matrix products run in; layer norms, prompts and features are float32 in any case.
+        precision: what the matrix products run in, `"auto"` is what is faster here and safe; layer norms,
+            prompts and features are float32 in any case.
         device: `"auto"` takes CUDA where there is one, else MPS, else the CPU.
 
     Raises:
@@ -66,12 +78,11 @@ def load_backbone(
                     force_quick_gelu=quick_gelu,
                     text_cfg=free["text_cfg"],
                 )
-            wanted = f"the tokenizer's files, of {config['text_cfg'].get('hf_tokenizer_name', source)}"
-            remedy = (
-                "Without a network, put them into a folder with the weights and use 'local-dir:FOLDER'."
-                if config["text_cfg"].get("hf_tokenizer_name")
-                else remedy
-            )
+            if own := config["text_cfg"].get("hf_tokenizer_name"):
+                wanted = f"the tokenizer's files of huggingface.co/{own}"
+                remedy = (
+                    "Without a network, put them and the weights into a folder, and use 'local-dir:FOLDER'."
+                )
             tokenizer = _tokenizer(source, config)
     except PromptPrismError:
         raise
@@ -79,7 +90,11 @@ def load_backbone(
         raise PromptPrismError(
             f"Backbone {name!r} could not be loaded: wanted {wanted}. {remedy} (Cause: {_last_line(error)})"
         ) from error
-    return Backbone(model, tokenizer, name=name, pretrained=pretrained, precision=precision, device=device)
+    backbone = Backbone(
+        model, tokenizer, name=name, pretrained=pretrained, precision=precision, device=device
+    )
+    warn_if_slow(precision, backbone.device, backbone.width)
+    return backbone
 
 
 def sized_backbone(name: str, pretrained: str | None = None) -> Backbone:
@@ -109,6 +124,28 @@ def sized_backbone(name: str, pretrained: str | None = None) -> Backbone:
     return Backbone(model.to_empty(device="cpu"), tokenizer, name=name, fingerprint="0" * 16)
 
 
+def random_backbone(name: str, precision: Precision, device: str | torch.device = "cpu") -> Backbone:
+    """A model of open_clip's with random weights, always the same: speed does not depend on them."""
+    tokenizer = open_clip.get_tokenizer(name)
+    return Backbone(random_model(name), tokenizer, name=name, precision=precision, device=device)
+
+
+def names() -> list[str]:
+    """The names of open_clip's models."""
+    return cast(list[str], open_clip.list_models())
+
+
+def near_names(name: str) -> list[str]:
+    """The names that are most like one, whatever its case and dashes."""
+
+    def plain(text: str) -> str:
+        return "".join(filter(str.isalnum, text.casefold()))
+
+    known = {known: plain(known) for known in ("mini", *names())}
+    near = difflib.get_close_matches(plain(name), known.values(), n=4, cutoff=0.5)
+    return [each for form in near for each, of in known.items() if of == form][:4]
+
+
 def find_device(device: str) -> str:
     """The device that is meant; ``"auto"`` takes CUDA where there is one, else MPS, else the CPU.
 
@@ -134,21 +171,17 @@ def _check_request(name: str, source: str, pretrained: str | None) -> tuple[str,
     if source.startswith((_LOCAL, _HUB)) and pretrained:
         raise PromptPrismError(f"pretrained={pretrained!r} has no meaning for {name!r}: leave it out.")
     if source.startswith(_LOCAL):
-        folder = Path(source.removeprefix(_LOCAL))
-        for file in (folder / "open_clip_config.json", folder / "open_clip_model.safetensors"):
-            if not file.is_file():
-                raise PromptPrismError(f"Backbone folder {folder} has no {file.name}: {file} does not exist.")
-        return f"{folder}/open_clip_model.safetensors", "Check that the file is whole and fits its config."
+        weights = _check_folder(Path(source.removeprefix(_LOCAL)))
+        return str(weights), "Check that the file is whole and fits its config."
     if source.startswith(_HUB):
         repository = source.removeprefix(_HUB)
         return (
             f"open_clip_config.json and open_clip_model.safetensors of huggingface.co/{repository}",
             "Without a network, copy both into a folder and use 'local-dir:FOLDER'.",
         )
-    if source not in open_clip.list_models():
-        names = ["mini", *open_clip.list_models()]
-        near = difflib.get_close_matches(source, names, n=4, cutoff=0.4)
-        hint = f"Did you mean {', '.join(near)}?" if near else "See open_clip.list_models()."
+    if source not in names():
+        near = near_names(source)
+        hint = f"Did you mean {', '.join(near)}?" if near else "See 'promptprism backbones'."
         raise PromptPrismError(f"Unknown backbone {source!r}. {hint} Or use 'hf-hub:...', 'local-dir:...'.")
     tags = open_clip.list_pretrained_tags_by_model(source)
     if pretrained is None:
@@ -170,7 +203,8 @@ def _check_request(name: str, source: str, pretrained: str | None) -> tuple[str,
             f"pretrained={pretrained!r} of backbone {source!r} is neither a file nor a known tag. "
             f"Tags: {', '.join(near) or 'none'}."
         )
-    if f"{source}-quickgelu" in open_clip.list_models():
+    _check_weights(Path(pretrained), "openai" if "openai" in tags else (tags or ["TAG"])[0])
+    if f"{source}-quickgelu" in names():
         logger.warning(
             "%s runs with GELU. If it comes from OpenAI, its weights need QuickGELU: use the name %s.",
             pretrained,
@@ -179,10 +213,47 @@ def _check_request(name: str, source: str, pretrained: str | None) -> tuple[str,
     return pretrained, f"Check that the file is whole and holds a {source}."
 
 
+def _check_folder(folder: Path) -> Path:
+    """The weights of a folder in open_clip's layout."""
+    file = folder / _CONFIG
+    if not file.is_file():
+        other = ""
+        if (folder / "config.json").is_file():
+            other = " Its config.json is another library's: take the model as open_clip publishes it."
+        raise PromptPrismError(f"Backbone folder {folder} has no {_CONFIG}: {file} does not exist.{other}")
+    try:
+        model = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
+        if missing := {"embed_dim", "vision_cfg", "text_cfg"} - model.keys():
+            raise KeyError(min(missing))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PromptPrismError(
+            f"{file} is no configuration of open_clip's: it must hold 'model_cfg' with 'embed_dim', "
+            f"'vision_cfg' and 'text_cfg' ({type(error).__name__}: {error})."
+        ) from error
+    weights = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if weights is None:
+        raise PromptPrismError(
+            f"Backbone folder {folder} has no {_WEIGHTS[0]}: {folder / _WEIGHTS[0]} does not exist."
+        )
+    _check_weights(weights, "TAG")
+    return weights
+
+
+def _check_weights(file: Path, tag: str) -> None:
+    """Refuse an archive that holds a program: OpenAI published CLIP's weights as TorchScript."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if any(name.endswith("constants.pkl") for name in archive.namelist()):
+                raise PromptPrismError(
+                    f"{file} is a TorchScript archive: a program with weights, which is not run. Take the "
+                    f"weights alone: pretrained={tag!r} fetches OpenAI's as safetensors, or give their file."
+                )
+
+
 def _plain_name(name: str, tag: dict[str, Any]) -> str:
     """The name under which a tag's file has the right activation when it is given by path."""
     quick = f"{name}-quickgelu"
-    return quick if tag.get("quick_gelu") and quick in open_clip.list_models() else name
+    return quick if tag.get("quick_gelu") and quick in names() else name
 
 
 def _config(source: str) -> dict[str, Any]:
@@ -206,22 +277,34 @@ def _tokenizer(source: str, config: dict[str, Any]) -> Tokenizer:
 def _quiet_and_quick_to_fail(source: str, pretrained: str | None) -> Iterator[None]:
     """Keep other libraries' logs off the screen, and the hub from retrying for a minute without a network.
 
-    What lies on this disk asks no resolver: that may take seconds.
+    What lies on this disk asks no resolver, which may take seconds.
     """
     constants = huggingface_hub.constants
     before = logging.root.manager.disable, constants.HF_HUB_OFFLINE
     logging.disable(logging.CRITICAL)
-    here = source.startswith(_LOCAL) or (pretrained is not None and Path(pretrained).is_file())
     try:
-        if not (here or constants.HF_HUB_OFFLINE or getproxies()):
-            socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
-    except OSError:
-        constants.HF_HUB_OFFLINE = True
-    try:
+        if _asks_hub(source, pretrained) and not (constants.HF_HUB_OFFLINE or getproxies()):
+            try:
+                socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+            except OSError:
+                constants.HF_HUB_OFFLINE = True
         yield
     finally:
         logging.disable(before[0])
         constants.HF_HUB_OFFLINE = before[1]
+
+
+def _asks_hub(source: str, pretrained: str | None) -> bool:
+    """Whether weights, text encoder or tokenizer come from Hugging Face, or from its cache."""
+    if source.startswith(_HUB):
+        return True
+    text = _config(source)["text_cfg"]
+    encoder = text.get("hf_model_name")
+    if encoder and encoder not in HUGGING_FACE:
+        return True
+    if source.startswith(_LOCAL):
+        return False
+    return bool(text.get("hf_tokenizer_name")) or not (pretrained and Path(pretrained).is_file())
 
 
 def _last_line(error: Exception) -> str:

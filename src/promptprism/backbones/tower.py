@@ -105,6 +105,11 @@ class VisionTower(Tower):
         """Whether the feature is read from all tokens, so that prompts could be among them."""
         return self.reads in ("mean", "attention")
 
+    @property
+    def reads_one(self) -> bool:
+        """Whether plain blocks need give nothing but the class token, the first."""
+        return self.plain and self.reads == "class token"
+
     @abstractmethod
     def stem(self, images: Tensor) -> Tensor:
         """States [N, S, D] of images [N, 3, H, W] before the first block, or before `read` without blocks."""
@@ -113,9 +118,11 @@ class VisionTower(Tower):
         """What happens to a token between its position and the first block, such as a first norm."""
         return prompts
 
-    @abstractmethod
     def run(self, layer: int, x: Tensor) -> Tensor:
-        """Run a block on states [M, N, S, D]; the last may leave out what `read` does not look at."""
+        """Run a block on states [M, N, S, D]; the last one at the class token only, where `reads_one`."""
+        if self.reads_one and layer == self.layers - 1:
+            return run_block(self.blocks[layer], x, queries=x[:, :, :1])[0]
+        return self.run_block(layer, x)
 
     @abstractmethod
     def read(self, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import open_clip
@@ -11,7 +12,6 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from promptprism.backbones.block import run_block
 from promptprism.backbones.tower import VisionTower
 
 
@@ -26,6 +26,8 @@ def vision_tower(visual: nn.Module) -> VisionTower | str:
         tower: VisionTower = OpenClipVit(visual)
     elif isinstance(visual, TimmModel) and hasattr(visual.trunk, "blocks") and _is_transformer(visual.trunk):
         tower = TimmVit(visual)
+    elif all(hasattr(visual, part) for part in ("stem", "blocks", "read")):
+        tower = StagedVit(visual)
     else:
         tower = Whole(visual)
     tower.image_size = height
@@ -51,7 +53,6 @@ class OpenClipVit(VisionTower):
         else:
             self.reads = "class token"
             self.door = self.blocks[-1].ln_1
-        self._one_token = self.plain and self.reads == "class token"
 
     def cast(self, dtype: torch.dtype) -> None:
         """Run the matrix products in this precision."""
@@ -71,22 +72,46 @@ class OpenClipVit(VisionTower):
         """The first norm."""
         return cast(Tensor, self._visual.ln_pre(prompts))
 
-    def run(self, layer: int, x: Tensor) -> Tensor:
-        """Run a block on states [M, N, S, D]; the last one at the class token only, if that is all."""
-        if self._one_token and layer == self.layers - 1:
-            return run_block(self.blocks[layer], x, queries=x[:, :, :1])[0]
-        return self.run_block(layer, x)
-
     def read(self, x: Tensor) -> Tensor:
         """Features [M, N, D]."""
         visual = self._visual
-        if self._one_token:
+        if self.reads_one:
             return cast(Tensor, visual.ln_post(x.squeeze(2)).to(self.dtype) @ visual.proj).float()
         if isinstance(self.door, nn.Identity):
             x = self.door(x.flatten(0, 1)).view_as(x)
         with self.autocast(x.device):
             feature = visual._pool(x.flatten(0, 1))[0] @ visual.proj
         return cast(Tensor, feature).float().view(*x.shape[:2], -1)
+
+
+class StagedVit(VisionTower):
+    """A ViT of plain blocks that itself has `stem`, `blocks`, and `read` for the class token's state."""
+
+    reads = "class token"
+    first_patch = 1
+
+    def __init__(self, visual: Any) -> None:
+        self._visual = visual
+        self.blocks = visual.blocks
+        self.width = visual.width
+        self.heads = visual.heads
+        side = math.isqrt(visual.tokens - 1)
+        self.grid = (side, side)
+        self.door = self.blocks[-1].ln_1
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Run the matrix products in this precision."""
+        self.dtype = dtype
+        if dtype != torch.float32:
+            open_clip.convert_weights_to_lp(self._visual, dtype)
+
+    def stem(self, images: Tensor) -> Tensor:
+        """States [N, S, D]: class token, then patches."""
+        return cast(Tensor, self._visual.stem(images))
+
+    def read(self, x: Tensor) -> Tensor:
+        """Features [M, N, D]."""
+        return cast(Tensor, self._visual.read(x.squeeze(2))).float()
 
 
 class TimmVit(VisionTower):
@@ -184,10 +209,6 @@ class Whole(VisionTower):
         with self.autocast(images.device):
             out = self._visual(images)
         return cast(Tensor, out).float().unsqueeze(1)
-
-    def run(self, layer: int, x: Tensor) -> Tensor:  # noqa: ARG002
-        """There is no block."""
-        raise IndexError(layer)
 
     def read(self, x: Tensor) -> Tensor:
         """Features [M, N, D]."""
