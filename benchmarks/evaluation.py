@@ -36,7 +36,6 @@ from promptprism.cost.speed import (
 from promptprism.data.names import LabelSpace
 from promptprism.inference.predictor import Predictor
 from promptprism.methods import CdcSettings, ZeroShot
-from promptprism.methods.classifier import cosine_logits
 
 
 def write_photos(folder: Path, count: int, size: tuple[int, int] = (500, 375)) -> list[Path]:
@@ -63,9 +62,7 @@ def compare(
     def open_clip() -> torch.Tensor:
         with torch.no_grad():
             image = F.normalize(plain.encode_image(views[0].to(tower.dtype)).float(), dim=-1)
-            return zero_shot.probabilities(
-                cosine_logits(tower, image.unsqueeze(0), zero_shot.zero_shot_features)
-            )
+            return zero_shot.probabilities(tower.logits(image.unsqueeze(0), zero_shot.zero_shot_features))
 
     with tempfile.TemporaryDirectory() as folder:
         photos = write_photos(Path(folder), 2 * batch)

@@ -135,12 +135,13 @@ def names() -> list[str]:
     return cast(list[str], open_clip.list_models())
 
 
+def plain(name: str) -> str:
+    """A name without case and dashes."""
+    return "".join(filter(str.isalnum, name.casefold()))
+
+
 def near_names(name: str) -> list[str]:
     """The names that are most like one, whatever its case and dashes."""
-
-    def plain(text: str) -> str:
-        return "".join(filter(str.isalnum, text.casefold()))
-
     known = {known: plain(known) for known in ("mini", *names())}
     near = difflib.get_close_matches(plain(name), known.values(), n=4, cutoff=0.5)
     return [each for form in near for each, of in known.items() if of == form][:4]

@@ -92,9 +92,7 @@ class Classifier:
 
     def image_features(self, views: Tensor) -> Tensor:
         """Image features [M, B, D] of views [M or 1, B, 3, H, W]; of the plain tower, as many as views."""
-        return encode_image(
-            self.backbone, views, self.vision_prompts, self.first_layer, self.pool_prompts
-        )
+        return encode_image(self.backbone, views, self.vision_prompts, self.first_layer, self.pool_prompts)
 
     def logits(self, views: Tensor) -> Tensor:
         """Logits [M, B, K], float32, of views [M, B, 3, H, W], or [1, B, 3, H, W] that all templates see."""
