@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from promptprism.backbones import Backbone
 from promptprism.errors import PromptPrismError
+from promptprism.inference.explain import relevance_maps
 from promptprism.methods import build_method
 from promptprism.prompts import encode_image, encode_text
 from tests.backbones.families import FAMILIES, make
@@ -171,3 +172,60 @@ def test_a_step_lowers_the_loss(family, method):
             value -= 0.01 * value.grad / size
         after = model.loss(pixels, labels, 0)
     assert after < loss
+
+
+@every_family
+def test_bfloat16_stays_near_and_gives_float32(family):
+    exact, low = backbone_of(family), Backbone(*make(family), name=family, precision="bfloat16")
+    pixels, tokens = pixels_for(exact), exact.tokenize([f"a photo of a {name}" for name in NAMES])
+    text = randn(2, 2, 3, exact.text_width)
+    runs = [lambda backbone: encode_text(backbone, tokens, text)]
+    if exact.vision_layers:
+        image = randn(2, 2, 3, exact.vision_width)
+        runs.append(lambda backbone: encode_image(backbone, pixels, image))
+    else:
+        runs.append(lambda backbone: encode_image(backbone, pixels))
+    for run in runs:
+        near = run(low)
+        assert near.dtype == torch.float32 and low.dtype == torch.bfloat16
+        assert (run(exact) * near).sum(-1).min() > 0.99
+    (gradient,) = torch.autograd.grad(runs[0](low).sum(), text)
+    assert gradient.dtype == torch.float32 and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["zero-shot", "cdc"])
+@every_family
+@pytest.mark.filterwarnings("ignore:the image tower of backbone")
+def test_maps_of_relevance_have_the_towers_patches(family, method):
+    backbone = backbone_of(family)
+    logits, maps = relevance_maps(build_method(method, backbone, NAMES), pixels_for(backbone, 1))
+    assert maps.shape == (len(logits), *backbone.vision.grid) and maps.isfinite().all()
+    assert not maps.numel() or maps.abs().max() > 0
+
+
+def test_cdc_without_vision_prompts_says_so_and_keeps_a_view_for_each_template():
+    backbone = backbone_of("RN50")
+    with pytest.warns(
+        UserWarning, match=r"no tokens that prompts may join: the templates of 'cdc' live in the text"
+    ):
+        method = build_method("cdc", backbone, NAMES, templates=3)
+    assert len(method.views) == 3 and method.learner.to_vision_weight is None
+    assert method.learner.context.shape == (3, 2, 2, backbone.text_width)
+    views = pixels_for(backbone).expand(3, -1, -1, -1, -1) * torch.tensor([1, 0.5, 0.1]).view(3, 1, 1, 1, 1)
+    logits = method(views)
+    assert logits.shape == (3, 3, 3) and not torch.allclose(logits[0], logits[1], atol=1e-3)
+
+
+def test_logits_of_a_sigmoid_model_are_its_own():
+    model, tokenizer = make("SigLIP")
+    backbone = backbone_of("SigLIP")
+    pixels, texts = pixels_for(backbone), [f"a photo of a {name}." for name in NAMES]
+    with torch.no_grad():
+        expected, _ = model.get_logits(pixels[0], tokenizer(texts))
+        zero_shot = build_method("zero-shot", backbone, NAMES)
+        logits = zero_shot(pixels)
+    assert (
+        backbone.logit_bias == pytest.approx(float(model.logit_bias), abs=1e-6) and backbone.logit_bias < -9
+    )
+    torch.testing.assert_close(logits[0], expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(zero_shot.probabilities(logits), expected.softmax(-1), atol=1e-5, rtol=0)

@@ -9,6 +9,7 @@ import open_clip
 import torch
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
+from timm.models.eva import EvaBlockPostNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -132,7 +133,12 @@ class TimmVit(VisionTower):
             self.reads = "attention"
         else:
             self.reads = "class token" if trunk.global_pool == "token" else "mean"
-        self.door = self.blocks[-1].norm1 if self.reads == "class token" else trunk.norm
+        if self.reads != "class token":
+            self.door = trunk.norm
+        elif isinstance(self.blocks[-1], EvaBlockPostNorm):  # attention reads what comes in, without a norm
+            self.door = self.blocks[-2]
+        else:
+            self.door = self.blocks[-1].norm1
 
     def cast(self, dtype: torch.dtype) -> None:
         """Run the matrix products in this precision."""
