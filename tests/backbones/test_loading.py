@@ -249,6 +249,34 @@ def test_weights_of_another_architecture_are_refused(folder, tmp_path):
         load_backbone(f"local-dir:{tmp_path}")
 
 
+@pytest.mark.parametrize(
+    ("name", "pretrained", "trusted"),
+    [
+        ("mini", None, True),
+        ("ViT-B-16", "openai", True),
+        ("ViT-B-16", "/etc/passwd", False),
+        ("hf-hub:a/b", None, False),
+        ("local-dir:/etc", None, False),
+        ("ViT-Z", "openai", False),
+    ],
+)
+def test_only_what_is_shipped_or_published_is_trusted_unasked(name, pretrained, trusted):
+    if trusted:
+        loading.check_trusted(name, pretrained, "adapter 'x'")
+        return
+    words = f"adapter 'x' names a backbone that you did not: {name}.*--trust-backbone"
+    with pytest.raises(PromptPrismError, match=words):
+        loading.check_trusted(name, pretrained, "adapter 'x'")
+
+
+def test_drawings_meet_mini_and_photos_the_model_for_photos_once_it_is_there(monkeypatch):
+    assert loading.backbone_for("mini/food") == "mini"
+    monkeypatch.setattr(loading, "SHIPPED", {"mini": None, "photo": None})
+    assert loading.backbone_for("mini/food") == "mini" and loading.backbone_for("flowers") == "photo"
+    monkeypatch.setattr(loading, "SHIPPED", {"mini": None})
+    assert loading.backbone_for("flowers") == "mini"
+
+
 def test_the_nearest_names_are_shown_whatever_the_case():
     assert loading.near_names("vit-b-16")[0] == "ViT-B-16"
     assert loading.near_names("vit_b_16_siglip2")[0] == "ViT-B-16-SigLIP2"

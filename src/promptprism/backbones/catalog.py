@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from promptprism.backbones.build import build_model
-from promptprism.backbones.loading import MINI, names, near_names, plain
+from promptprism.backbones.loading import SHIPPED, names, near_names, plain
 from promptprism.backbones.text import text_tower
 from promptprism.backbones.tower import TextTower, VisionTower
 from promptprism.backbones.vision import vision_tower
@@ -37,7 +37,7 @@ class Entry:
         causal: whether the text tower takes the exact shortcuts.
         tokenizer: of Hugging Face, which loading fetches; None for CLIP's own.
         needs: a package that must be installed for it.
-        tags: of published weights.
+        tags: of published weights; `shipped` where they come with the package.
     """
 
     name: str
@@ -68,7 +68,7 @@ def entries(like: str | None = None) -> list[Entry]:
         PromptPrismError: no name has that part.
     """
     known = json.loads(CATALOG.read_text(encoding="utf-8"))
-    every, word = ("mini", *names()), like or ""
+    every, word = (*SHIPPED, *names()), like or ""
     wanted = [name for name in every if word.casefold() in name.casefold()]
     wanted = wanted or [name for name in every if plain(word) in plain(name)]
     if not wanted:
@@ -83,10 +83,14 @@ def entries(like: str | None = None) -> list[Entry]:
 
 def describe(name: str) -> Entry:
     """Build a model without storage and measure it."""
-    config = _config(name)
-    text = config["text_cfg"]
-    with torch.device("meta"):
-        model = build_model(config)
+    if name in SHIPPED:
+        model, _ = SHIPPED[name]()
+        text: dict[str, Any] = {}
+    else:
+        config = open_clip.get_model_config(name)
+        text = config["text_cfg"]
+        with torch.device("meta"):
+            model = build_model(config)
     vision = cast(VisionTower, vision_tower(cast(nn.Module, model.visual)))
     tower = cast(TextTower, text_tower(model, text.get("context_length")))
     tokenizer = text.get("hf_tokenizer_name")
@@ -108,18 +112,12 @@ def describe(name: str) -> Entry:
 def write_catalog(file: Path = CATALOG) -> None:
     """Measure all backbones anew."""
     rows = {}
-    for name in ("mini", *names()):
+    for name in (*SHIPPED, *names()):
         row = asdict(describe(name))
         del row["name"], row["tags"]
         rows[name] = row
     file.write_text("{\n" + ",\n".join(f'"{k}": {json.dumps(v)}' for k, v in rows.items()) + "\n}\n")
 
 
-def _config(name: str) -> dict[str, Any]:
-    if name == "mini":
-        return cast(dict[str, Any], json.loads((MINI / "open_clip_config.json").read_text())["model_cfg"])
-    return cast(dict[str, Any], open_clip.get_model_config(name))
-
-
 def _tags(name: str) -> tuple[str, ...]:
-    return tuple(open_clip.list_pretrained_tags_by_model(name))
+    return ("shipped",) if name in SHIPPED else tuple(open_clip.list_pretrained_tags_by_model(name))

@@ -7,7 +7,7 @@ import json
 import logging
 import socket
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +17,7 @@ from urllib.request import getproxies
 import huggingface_hub
 import open_clip
 import torch
+from torch import nn
 
 from promptprism.backbones.backbone import Backbone, Tokenizer
 from promptprism.backbones.build import HUGGING_FACE, build_model, hub_free, need_transformers, random_model
@@ -62,39 +63,80 @@ def load_backbone(
             how to supply it.
     """
     device = find_device(device)
-    source = f"{_LOCAL}{MINI}" if name == "mini" else name
-    wanted, remedy = _check_request(name, source, pretrained)
-    quick_gelu = open_clip.get_pretrained_cfg(source, pretrained or "").get("quick_gelu", False)
+    if name in SHIPPED:
+        if pretrained:
+            raise PromptPrismError(f"pretrained={pretrained!r} has no meaning for {name!r}: leave it out.")
+        model, tokenizer = SHIPPED[name]()
+    else:
+        model, tokenizer = _fetch(name, pretrained)
+    backbone = Backbone(
+        model, tokenizer, name=name, pretrained=pretrained, precision=precision, device=device
+    )
+    if precision != "float32":  # float32 is what results are compared in, and no trap
+        warn_if_slow(precision, backbone.device, backbone.width)
+    return backbone
+
+
+def _fetch(name: str, pretrained: str | None = None) -> tuple[nn.Module, Tokenizer]:
+    """The module and the tokenizer of a model of open_clip's, a hub's or a folder's."""
+    wanted, remedy = _check_request(name, pretrained)
+    quick_gelu = open_clip.get_pretrained_cfg(name, pretrained or "").get("quick_gelu", False)
     try:
-        with _quiet_and_quick_to_fail(source, pretrained):
-            config = _config(source)
-            if config["text_cfg"].get("hf_tokenizer_name"):
+        with _quiet_and_quick_to_fail(name, pretrained):
+            config = _config(name)
+            own = config["text_cfg"].get("hf_tokenizer_name")
+            if own:
                 need_transformers(f"The tokenizer of backbone {name!r}")
             with hub_free(config) as free:
                 model = open_clip.create_model(
-                    source,
+                    name,
                     pretrained,
                     require_pretrained=True,
                     force_quick_gelu=quick_gelu,
                     text_cfg=free["text_cfg"],
                 )
-            if own := config["text_cfg"].get("hf_tokenizer_name"):
+            if own:
                 wanted = f"the tokenizer's files of huggingface.co/{own}"
                 remedy = (
                     "Without a network, put them and the weights into a folder, and use 'local-dir:FOLDER'."
                 )
-            tokenizer = _tokenizer(source, config)
+            return model, _tokenizer(name, config)
     except PromptPrismError:
         raise
     except Exception as error:  # open_clip, the hub and safetensors each raise their own
         raise PromptPrismError(
             f"Backbone {name!r} could not be loaded: wanted {wanted}. {remedy} (Cause: {_last_line(error)})"
         ) from error
-    backbone = Backbone(
-        model, tokenizer, name=name, pretrained=pretrained, precision=precision, device=device
+
+
+#: The models that come with the package: how each module and its tokenizer are made.
+SHIPPED: dict[str, Callable[[], tuple[nn.Module, Tokenizer]]] = {"mini": lambda: _fetch(f"{_LOCAL}{MINI}")}
+
+
+def backbone_for(data: str) -> str:
+    """The name of the shipped model for data: `mini` knows MiniWorld's drawings, `photo` everything else."""
+    return "photo" if "photo" in SHIPPED and not data.startswith("mini/") else "mini"
+
+
+def check_trusted(name: str, pretrained: str | None, where: str) -> None:
+    """Refuse to open what a file names and its reader has not: a hub, or a place on this disk.
+
+    Args:
+        name: of the backbone that the file names.
+        pretrained: its weights.
+        where: what names it, such as "adapter 'x'".
+
+    Raises:
+        PromptPrismError: it is neither shipped nor published by a tag that open_clip knows.
+    """
+    if name in SHIPPED or (name in names() and open_clip.get_pretrained_cfg(name, pretrained or "")):
+        return
+    place = f"{name} with the weights {pretrained}" if pretrained else name
+    raise PromptPrismError(
+        f"{where} names a backbone that you did not: {place}. It would be opened, or fetched. If you trust "
+        "who made it, say so: trust_backbone=True (--trust-backbone), or name the backbone yourself: "
+        "backbone=..., pretrained=... (--backbone, --pretrained)"
     )
-    warn_if_slow(precision, backbone.device, backbone.width)
-    return backbone
 
 
 def sized_backbone(name: str, pretrained: str | None = None) -> Backbone:
@@ -103,8 +145,8 @@ def sized_backbone(name: str, pretrained: str | None = None) -> Backbone:
     Raises:
         PromptPrismError: the model is unknown, or its sizes or its tokenizer are not to be had.
     """
-    if name == "mini" or name.startswith(_LOCAL):
-        return load_backbone(name, device="cpu")
+    if name in SHIPPED or name.startswith(_LOCAL):
+        return load_backbone(name, precision="float32", device="cpu")
     try:
         with _quiet_and_quick_to_fail(name, "tag"):
             config = _config(name)
@@ -115,7 +157,7 @@ def sized_backbone(name: str, pretrained: str | None = None) -> Backbone:
         raise
     except Exception as error:  # a hub's many kinds
         if not name.startswith(_HUB):
-            _check_request(name, name, pretrained or "tag")  # says what is wrong with the name
+            _check_request(name, pretrained or "tag")  # says what is wrong with the name
         raise PromptPrismError(
             f"the sizes of backbone '{name}' are not to be had ({_last_line(error)}): check the name and the "
             "network, or estimate with a model of open_clip's of that size"
@@ -142,7 +184,7 @@ def plain(name: str) -> str:
 
 def near_names(name: str) -> list[str]:
     """The names that are most like one, whatever its case and dashes."""
-    known = {known: plain(known) for known in ("mini", *names())}
+    known = {known: plain(known) for known in (*SHIPPED, *names())}
     near = difflib.get_close_matches(plain(name), known.values(), n=4, cutoff=0.5)
     return [each for form in near for each, of in known.items() if of == form][:4]
 
@@ -167,10 +209,10 @@ def find_device(device: str) -> str:
     return device
 
 
-def _check_request(name: str, source: str, pretrained: str | None) -> tuple[str, str]:
+def _check_request(source: str, pretrained: str | None) -> tuple[str, str]:
     """Refuse what cannot work; say which file is wanted and how to supply it should loading fail."""
     if source.startswith((_LOCAL, _HUB)) and pretrained:
-        raise PromptPrismError(f"pretrained={pretrained!r} has no meaning for {name!r}: leave it out.")
+        raise PromptPrismError(f"pretrained={pretrained!r} has no meaning for {source!r}: leave it out.")
     if source.startswith(_LOCAL):
         weights = _check_folder(Path(source.removeprefix(_LOCAL)))
         return str(weights), "Check that the file is whole and fits its config."

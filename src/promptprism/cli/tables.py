@@ -91,7 +91,7 @@ def backbones(entries: Sequence[Row]) -> Table:
             str(entry["image_tokens"] or "–"),
             str(entry["context_length"]),
             "text, image" if entry["vision_prompts"] else "text",
-            "shipped" if entry["name"] == "mini" else Text(", ".join(entry["tags"])),
+            Text(", ".join(entry["tags"])),
         )
     return table
 
