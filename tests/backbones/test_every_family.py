@@ -12,13 +12,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from promptprism.backbones import Backbone
+from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
 from promptprism.inference.explain import relevance_maps
-from promptprism.methods import build_method
+from promptprism.methods import build_method, make_settings
 from promptprism.prompts import encode_image, encode_text
 from tests.backbones.families import FAMILIES, make
 
-NAMES = ["cat", "red fox", "lemon"]
+NAMES = ("cat", "red fox", "lemon")
+SPACE = LabelSpace(NAMES)
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -150,28 +152,26 @@ def test_vision_prompts_are_those_of_the_plain_forward(family, pool_prompts):
     assert backbone.vision.pools == (not torch.equal(encode_image(backbone, pixels, prompts, 0, True), apart))
 
 
-@pytest.mark.parametrize("method", ["coop", "maple", "cdc", "cocoop"])
+@pytest.mark.parametrize("name", ["coop", "maple", "cdc", "cocoop"])
 @every_family
 @pytest.mark.filterwarnings("ignore:the image tower of backbone")
-def test_a_step_lowers_the_loss(family, method):
+def test_a_step_lowers_the_loss(family, name):
     backbone = backbone_of(family)
-    build = functools.partial(build_method, method, backbone, NAMES)
-    settings = {"templates": 2, "head": "softmax"} if method == "cdc" else {}
-    if method == "maple" and not backbone.vision_layers:
+    settings = make_settings(name, **({"templates": 2, "head": "softmax"} if name == "cdc" else {}))
+    if name == "maple" and not backbone.vision_layers:
         with pytest.raises(PromptPrismError, match="has no tokens that prompts may join"):
-            build()
+            build_method(settings, backbone)
         return
-    model = build(**settings)
-    pixels, labels = pixels_for(backbone), torch.tensor([0, 1, 2])
-    loss = model.loss(pixels, labels, 0)
+    method = build_method(settings, backbone)
+    batch = pixels_for(backbone), torch.tensor([0, 1, 2]), method.texts(SPACE), 0
+    loss = method(*batch)
     loss.backward()
-    size = sum((value.grad**2).sum() for value in model.parameters()).sqrt()
+    size = sum((value.grad**2).sum() for value in method.parameters()).sqrt()
     assert size > 0 and loss.isfinite()
     with torch.no_grad():
-        for value in model.parameters():
+        for value in method.parameters():
             value -= 0.01 * value.grad / size
-        after = model.loss(pixels, labels, 0)
-    assert after < loss
+        assert method(*batch) < loss
 
 
 @every_family
@@ -198,7 +198,8 @@ def test_bfloat16_stays_near_and_gives_float32(family):
 @pytest.mark.filterwarnings("ignore:the image tower of backbone")
 def test_maps_of_relevance_have_the_towers_patches(family, method):
     backbone = backbone_of(family)
-    logits, maps = relevance_maps(build_method(method, backbone, NAMES), pixels_for(backbone, 1))
+    classifier = build_method(make_settings(method), backbone).classifier(SPACE)
+    logits, maps = relevance_maps(classifier, pixels_for(backbone, 1))
     assert maps.shape == (len(logits), *backbone.vision.grid) and maps.isfinite().all()
     assert not maps.numel() or maps.abs().max() > 0
 
@@ -208,12 +209,16 @@ def test_cdc_without_vision_prompts_says_so_and_keeps_a_view_for_each_template()
     with pytest.warns(
         UserWarning, match=r"no tokens that prompts may join: the templates of 'cdc' live in the text"
     ):
-        method = build_method("cdc", backbone, NAMES, templates=3)
+        method = build_method(make_settings("cdc", templates=3), backbone)
     assert len(method.views) == 3 and method.learner.to_vision_weight is None
     assert method.learner.context.shape == (3, 2, 2, backbone.text_width)
     views = pixels_for(backbone).expand(3, -1, -1, -1, -1) * torch.tensor([1, 0.5, 0.1]).view(3, 1, 1, 1, 1)
-    logits = method(views)
-    assert logits.shape == (3, 3, 3) and not torch.allclose(logits[0], logits[1], atol=1e-3)
+    logits = method.classifier(SPACE).logits(views)
+    assert (
+        method.shape.vision_prompts == 0
+        and logits.shape == (3, 3, 3)
+        and not torch.allclose(logits[0], logits[1], atol=1e-3)
+    )
 
 
 def test_logits_of_a_sigmoid_model_are_its_own():
@@ -222,8 +227,8 @@ def test_logits_of_a_sigmoid_model_are_its_own():
     pixels, texts = pixels_for(backbone), [f"a photo of a {name}." for name in NAMES]
     with torch.no_grad():
         expected, _ = model.get_logits(pixels[0], tokenizer(texts))
-        zero_shot = build_method("zero-shot", backbone, NAMES)
-        logits = zero_shot(pixels)
+        zero_shot = build_method(make_settings("zero-shot"), backbone).classifier(SPACE)
+        logits = zero_shot.logits(pixels)
     assert (
         backbone.logit_bias == pytest.approx(float(model.logit_bias), abs=1e-6) and backbone.logit_bias < -9
     )
