@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from promptprism.adapter import Card, DataSummary, load_adapter, read_card, save_adapter
-from promptprism.backbones import Backbone, load_backbone
-from promptprism.backbones.backbone import Precision
+from promptprism.backbones import Backbone, Precision, load_backbone
 from promptprism.data.images import ImageSource
 from promptprism.data.inputs import Images, Labels, as_dataset, as_sources
 from promptprism.data.names import LabelSpace, check_class_names, name_key

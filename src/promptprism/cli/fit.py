@@ -40,7 +40,7 @@ def fit(
     seed: Seed = 1,
     backbone: BackboneName = "mini",
     pretrained: Pretrained = None,
-    precision: Precision = "float32",
+    precision: Precision = "auto",
     device: Device = "auto",
     phrase: Annotated[
         str | None,

@@ -77,8 +77,10 @@ BackboneName = Annotated[
     typer.Option("--backbone", metavar="NAME", help="mini, an open_clip name, hf-hub:..., or local-dir:..."),
 ]
 Precision = Annotated[
-    Literal["float32", "bfloat16"],
-    typer.Option(metavar="TYPE", help="float32 or bfloat16, of the matrix products."),
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(
+        metavar="TYPE", help="Of the matrix products: float32, bfloat16, or auto, what is faster here."
+    ),
 ]
 Margin = Annotated[
     float | None,
