@@ -131,9 +131,7 @@ def golden():
 
     def load(name: str) -> dict[str, torch.Tensor]:
         with np.load(GOLDEN / f"{name}.npz") as arrays:
-            return {
-                k: torch.as_tensor(v) if v.dtype.kind != "U" else list(map(str, v)) for k, v in arrays.items()
-            }
+            return {k: torch.as_tensor(v) if v.dtype.kind != "U" else v.tolist() for k, v in arrays.items()}
 
     return load
 

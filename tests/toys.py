@@ -33,6 +33,11 @@ def colours(classes: int = 4, train: int = 4, test: int = 3) -> Dataset:
     return Dataset("colours", names, train=records(range(train)), test=records(range(train, train + test)))
 
 
+def quick(method, **settings):
+    """Settings of training, for a method that takes steps; none for one that does not."""
+    return settings if make_settings(method).epochs else {}
+
+
 def base_to_new(method, backbone, dataset, *, shots, seed=1, **settings):
     """What was learned of the base classes, and the scores of both halves, each in its own label space."""
     protocol = PROTOCOLS["base-to-new"]

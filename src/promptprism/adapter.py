@@ -114,7 +114,7 @@ def save_adapter(path: Path, method: Method, card: Card) -> None:
             "another place"
         ) from error
     try:
-        write_tensors(partial / TENSORS, dict(method.named_parameters()))
+        write_tensors(partial / TENSORS, method.state_dict())
         write_text(partial / CARD, card.model_dump_json(indent=2) + "\n")
         partial.chmod(0o755)  # mkdtemp makes private folders
         partial.rename(path)
@@ -198,7 +198,8 @@ def load_adapter(
             "differ. Give the weights it was trained with (backbone=... or pretrained=...)"
         )
     method = build_method(settings, backbone, card.seed)
-    learned = dict(method.named_parameters())
+    method.allot(len(card.learned_space), card.training.images)
+    learned = method.state_dict()
     for name in sorted(learned.keys() ^ tensors.keys()):
         how = "lacks" if name in learned else "has an unknown"
         raise PromptPrismError(f"'{path / TENSORS}' {how} tensor '{name}': it does not belong to its card")
@@ -213,5 +214,5 @@ def load_adapter(
             raise PromptPrismError(
                 f"tensor '{name}' in '{path / TENSORS}' is not finite: the file is damaged"
             )
-        value.data.copy_(found)
+        value.copy_(found)
     return Trained(method.eval(), card.learned_space, card.training), card

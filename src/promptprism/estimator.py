@@ -176,13 +176,14 @@ class PromptPrism:
             LabelSpace(dataset.class_names, phrase),
             records,
             seed=seed,
+            validation=dataset.val,
             checkpoint=Path(checkpoint) if checkpoint is not None else None,
             progress=self.progress,
         )
         if trained.training.collapsed:
             warnings.warn(f"the run collapsed: {trained.training.collapsed}. It is no result", stacklevel=2)
         data = DataSummary(name=dataset.name, images=dataset.counts(records), shots=shots, seed=seed)
-        self._set_fitted(trained, trained.space, data if trained.training.steps else None)
+        self._set_fitted(trained, trained.space, data if settings.learns else None)
         return self
 
     def predict(self, images: Images, margin: float | None = None) -> NDArray[np.str_]:

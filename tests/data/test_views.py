@@ -123,7 +123,7 @@ def test_sets_cycle_and_unknown_names_are_told():
     assert view_names("set1", 6) == ("set1:0", "set1:1", "set1:2", "set1:3", "set1:0", "set1:1")
     assert view_names("maple", 2) == ("maple", "maple")
     assert {name for names in VIEW_SETS.values() for name in names} == set(ALL)
-    with pytest.raises(PromptPrismError, match="'set3': choose one of set1, set2, maple, flip, test"):
+    with pytest.raises(PromptPrismError, match="'set3': choose one of set1, set2, maple, half, flip, test"):
         view_names("set3", 4)
     with pytest.raises(PromptPrismError, match="unknown view 'set1:9': choose one of test, maple"):
         make_view("set1:9", 32, MEAN, STD)

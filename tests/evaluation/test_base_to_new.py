@@ -1,6 +1,6 @@
 import pytest
 import torch
-from toys import base_to_new, colours
+from toys import base_to_new, colours, quick
 
 from promptprism.data.records import Dataset
 from promptprism.data.splits import base_new, few_shot
@@ -15,9 +15,10 @@ DATA = colours(5)
 QUICK = {"epochs": 2, "batch_size": 4, "lr": 0.002}
 
 
+@pytest.mark.filterwarnings("ignore:.* has no validation images")
 @pytest.mark.parametrize("name", list(METHODS))
 def test_the_protocol_is_its_steps_by_hand(tiny, name):
-    settings = QUICK | {"epochs": 15 if name == "coop" else 6, "lr": 0.02} if name != "zero-shot" else {}
+    settings = quick(name, **QUICK | {"epochs": 15 if name == "coop" else 6, "lr": 0.02})
     result, scores = base_to_new(name, tiny, DATA, shots=3, seed=2, **settings)
     base, new = base_new(DATA)
     chosen = make_settings(name, **settings)

@@ -1,21 +1,13 @@
 """Equality with the public MaPLe, CoOp and CoCoOp; tests/golden/README.md says how they ran."""
 
-import zlib
-
 import numpy as np
 import pytest
 import torch
+from golden_runs import assert_gradient, five_steps, logits_of, loss_of, start
 
-from promptprism.data.names import LabelSpace
 from promptprism.methods import build_method, make_settings
 
 SETTINGS = {"maple": {"depth": 3}, "coop": {}, "cocoop": {}}
-
-
-def start(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """The start value of a trainable tensor, a function of its name in the reference."""
-    random = np.random.RandomState(zlib.crc32(("prompt_learner." + name).encode()))
-    return torch.as_tensor(random.standard_normal(shape) * 0.02, dtype=torch.float32)
 
 
 def reference_names(name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -48,19 +40,10 @@ def case(request, golden_backbone, golden):
             if reference == "ctx":  # starts from the phrase
                 torch.testing.assert_close(part, arrays["param/ctx"], rtol=0, atol=1e-7)
             else:
-                part.copy_(start(reference, tuple(part.shape)))
+                part.copy_(start("prompt_learner." + reference, tuple(part.shape)))
             covered += part.numel()
     assert covered == sum(p.numel() for p in method.parameters())  # nothing else is learned
     return name, method, arrays
-
-
-def loss_of(method, arrays):
-    texts = method.texts(LabelSpace(arrays["classnames"]))
-    return method(arrays["images"][None], arrays["labels"], texts, epoch=0)
-
-
-def logits_of(method, arrays):
-    return method.classifier(LabelSpace(arrays["classnames"])).logits(arrays["images"][None])[0]
 
 
 def test_golden_logits(case):
@@ -87,19 +70,11 @@ def test_golden_gradients(case):
             norm = float(arrays[f"grad_norm/{reference}"])
             assert gradient.norm().item() == pytest.approx(norm, rel=1e-4)
             gradient = gradient[:16]
-        difference = (gradient - expected).norm() / expected.norm()
-        assert difference < 1e-4, reference
+        assert_gradient(gradient, expected, reference)
 
 
 def test_golden_five_steps_of_sgd(case):
     _, method, arrays = case
-    optimizer = torch.optim.SGD(method.parameters(), lr=0.001, momentum=0.9, weight_decay=5e-4)
-    losses = []
-    for _ in range(5):
-        optimizer.zero_grad()
-        loss = loss_of(method, arrays)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = five_steps(method, arrays)
     np.testing.assert_allclose(losses, arrays["sgd_losses"], rtol=1e-3)
     torch.testing.assert_close(logits_of(method, arrays), arrays["logits_after"], rtol=0, atol=2e-3)

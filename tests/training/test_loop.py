@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import colours
+from toys import colours, quick
 
 from promptprism import provenance
 from promptprism.data.names import LabelSpace
@@ -26,7 +26,7 @@ SHORT = {"epochs": 3, "batch_size": 4}
 
 
 def of(name="maple", **settings):
-    return make_settings(name, **(SHORT | settings if name != "zero-shot" else {}))
+    return make_settings(name, **quick(name, **SHORT | settings))
 
 
 def train(backbone, settings, records=DATA.train, space=DATA.label_space, **options):

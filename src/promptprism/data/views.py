@@ -3,12 +3,14 @@
 Every random number comes from a local generator made from (seed, epoch, index, template), so that a view does
 not depend on threads, batch size, or whether a run was interrupted.
 
-Which augmentations the paper uses is not known. "maple" is the field's crop and flip; "flip" leaves the crop
-out; set 1 gives every template another common augmentation; set 2 puts a random crop before each.
+Which augmentations the paper uses is not known. "maple" is the field's crop and flip; "half" crops at most
+half of the image away, "flip" nothing; set 1 gives every template another common augmentation; set 2 puts a
+random crop before each.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -99,11 +101,11 @@ def _resize(image: Picture, _: Generator, size: int) -> Picture:
     return fitted
 
 
-def _random_crop(image: Picture, generator: Generator, size: int) -> Picture:
+def _random_crop(image: Picture, generator: Generator, size: int, least: float = 0.08) -> Picture:
     """Random resized crop: 8 to 100 % of the area, aspect 3:4 to 4:3 (the distribution of torchvision's)."""
     width, height = image.size
     for _ in range(10):
-        area = width * height * generator.uniform(0.08, 1)
+        area = width * height * generator.uniform(least, 1)
         aspect = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
@@ -194,6 +196,7 @@ _SET_1: tuple[tuple[Step, ...], ...] = (
 _VIEWS: dict[str, tuple[Fit, tuple[Step, ...]]] = {
     "test": (_resize, ()),
     "maple": (_random_crop, (_flip,)),
+    "half": (partial(_random_crop, least=0.5), (_flip,)),
     **{f"set1:{i}": (_resize, steps) for i, steps in enumerate(_SET_1)},
     **{f"set2:{i}": (_random_crop, steps) for i, steps in enumerate(_SET_1)},
 }
@@ -203,6 +206,7 @@ VIEW_SETS: dict[str, tuple[str, ...]] = {
     "set1": tuple(name for name in _VIEWS if name.startswith("set1:")),
     "set2": tuple(name for name in _VIEWS if name.startswith("set2:")),
     "maple": ("maple",),
+    "half": ("half",),
     "flip": ("set1:0",),
     "test": ("test",),
 }

@@ -16,12 +16,16 @@ from promptprism.backbones import Backbone
 from promptprism.data.lists import read_list
 from promptprism.data.records import Dataset, Records
 from promptprism.data.registry import load_data
+from promptprism.data.splits import few_shot
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.protocols import PROTOCOLS, calibrate, draw, score
 from promptprism.evaluation.store import CellResult, Store, read_result
 from promptprism.evaluation.suites import Cell, Suite, digest_of, fingerprint, images_fingerprint, keys
 from promptprism.provenance import BackboneFacts, revision
 from promptprism.training.loop import learn
+
+#: Images per class that a method may choose by, as in CoOp's few-shot protocol.
+_VALIDATION_SHOTS = 4
 
 Stage = Literal["all", "train", "test"]
 
@@ -107,6 +111,7 @@ class _Work:
                 job.learning.label_space,
                 job.records,
                 seed=cell.seed,
+                validation=few_shot(job.learning.val, _VALIDATION_SHOTS, cell.seed, allow_fewer=True),
                 checkpoint=checkpoint,
                 progress=self.progress,
             )

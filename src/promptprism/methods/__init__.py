@@ -15,7 +15,12 @@ from promptprism.methods.cdc import Cdc, CdcSettings
 from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.cocoop import CoCoOp, CoCoOpSettings
 from promptprism.methods.coop import CoOp, CoOpSettings
+from promptprism.methods.kgcoop import KgCoOp
+from promptprism.methods.linear_probe import LinearProbe
 from promptprism.methods.maple import Maple, MapleSettings
+from promptprism.methods.prograd import ProGrad
+from promptprism.methods.tip_adapter import TipAdapter
+from promptprism.methods.tip_adapter_f import TipAdapterF
 from promptprism.methods.zero_shot import ZeroShot, ZeroShotSettings
 
 __all__ = [
@@ -39,7 +44,21 @@ __all__ = [
     "make_settings",
 ]
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (ZeroShot, CoOp, CoCoOp, Maple, Cdc)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (
+        ZeroShot,
+        LinearProbe,
+        TipAdapter,
+        TipAdapterF,
+        CoOp,
+        KgCoOp,
+        ProGrad,
+        CoCoOp,
+        Maple,
+        Cdc,
+    )
+}
 
 
 def make_settings(name: str, also: Iterable[str] = (), /, **given: Any) -> MethodSettings:

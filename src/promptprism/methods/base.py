@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from promptprism.backbones import Backbone
 from promptprism.data.names import LabelSpace
+from promptprism.data.records import Records
 from promptprism.data.views import view_names
 from promptprism.errors import PromptPrismError
 from promptprism.methods.classifier import Classifier, Texts
@@ -20,7 +21,7 @@ from promptprism.methods.classifier import Classifier, Texts
 class MethodSettings(BaseModel):
     """Settings of every method; frozen, and unknown names are refused.
 
-    The schedule is the field's (CoOp's): SGD, one epoch at the constant `warmup_lr`, then a cosine.
+    The schedule of most is the field's (CoOp's): one epoch at the constant `warmup_lr`, then a cosine.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,21 +31,33 @@ class MethodSettings(BaseModel):
     version: ClassVar[int] = 1
     """Of the method: raised when the same settings make other numbers, or a default becomes another value."""
 
+    schedule: ClassVar[Literal["epochs", "steps"]] = "epochs"
+    """epochs: warm-up, then a cosine from epoch to epoch; steps: a cosine from step to step, no warm-up."""
+    lowest_lr: ClassVar[float] = 0.0
+    """Where the cosine of steps ends."""
+    adam_epsilon: ClassVar[float] = 1e-8
+    """Added to AdamW's denominator."""
+
     epochs: int = Field(default=5, ge=0, description="Passes over the training images.")
     batch_size: int = Field(default=4, ge=1, description="Images per training step.")
+    optimizer: Literal["sgd", "adamw"] = Field(
+        default="sgd", description="sgd: with momentum; adamw: with betas of 0.9 and 0.999."
+    )
     lr: float = Field(
         default=0.0035,
         gt=0,
-        description="Peak learning rate of SGD for a backbone with CLIP's logit scale of 100; training uses "
-        "lr * (100 / logit_scale)^2, so that one step moves the logits equally far on any backbone.",
+        description="Peak learning rate for a backbone with CLIP's logit scale of 100; training uses "
+        "lr * (100 / logit_scale)^2 with SGD and lr * 100 / logit_scale with AdamW, so that one step moves "
+        "the logits equally far on any backbone.",
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of SGD.")
-    weight_decay: float = Field(default=5e-4, ge=0, description="Weight decay of SGD on everything learned.")
+    weight_decay: float = Field(default=5e-4, ge=0, description="Weight decay of everything learned.")
     warmup_lr: float = Field(default=1e-5, ge=0, description="Constant learning rate of the first epoch.")
-    views: Literal["maple", "flip", "set1", "set2"] = Field(
+    views: Literal["maple", "half", "flip", "set1", "set2"] = Field(
         default="maple",
-        description="Augmentations in training: maple is the field's random crop (8 to 100 %) and flip, flip "
-        "has no crop; set1 is another one for each template, set2 the same after a random crop.",
+        description="Augmentations in training: maple is the field's random crop (8 to 100 %) and flip, half "
+        "crops less (50 to 100 %), flip has no crop; set1 is another one for each template, set2 the same "
+        "after a random crop.",
     )
 
     @property
@@ -68,6 +81,11 @@ class Shape:
         vision_from: image layers below the first vision prompts.
         text_memory_mb: MiB that the text tower may keep for the backward pass.
         texts_per_image: whether each image has text features of its own.
+        text_learns: whether a step goes through the text tower; frozen texts are made once.
+        image_learns: whether gradients go through the image tower, where there are no vision prompts.
+        plain_images: passes of each image through the plain tower in a step, beside its own.
+        backward_passes: through the text tower in a step.
+        looks: passes over the training images before the first step.
     """
 
     templates: int = 1
@@ -76,13 +94,24 @@ class Shape:
     vision_from: int = 0
     text_memory_mb: float = math.inf
     texts_per_image: bool = False
+    text_learns: bool = True
+    image_learns: bool = False
+    plain_images: int = 0
+    backward_passes: int = 1
+    looks: int = 0
+
+    @property
+    def through_images(self) -> bool:
+        """Whether the backward pass goes through the image tower."""
+        return self.image_learns or self.vision_prompts > 0
 
 
 class Method(nn.Module):
     """What is learned on top of a frozen backbone, and its loss; called, it gives the loss of a batch.
 
-    `parameters()` and `state_dict()` hold what is learned and nothing else; the backbone is no submodule. A
-    method has no label space of its own: what a label space decides comes with each batch, see `texts`, and
+    `state_dict()` holds what is learned and nothing else, parameters and what was kept of the images; the
+    backbone is no submodule. Buffers that are not persistent are what a checkpoint needs besides. A method
+    has no label space of its own: what a label space decides comes with each batch, see `texts`, and
     `classifier` makes a frozen one for any label space.
 
     Args:
@@ -98,6 +127,8 @@ class Method(nn.Module):
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     prediction_settings: ClassVar[frozenset[str]] = frozenset()
     """Settings that training does not see, so that they may be chosen anew for what was learned."""
+    chooses: ClassVar[bool] = False
+    """Whether something is chosen by validation images, see `finish`."""
     views: tuple[str, ...]
     """The augmentation of each distinct view in training, for `data.make_views`."""
 
@@ -108,7 +139,7 @@ class Method(nn.Module):
             raise PromptPrismError(
                 f"Method {self.name!r} takes {self.Settings.__name__}, not {type(settings).__name__}."
             )
-        self.settings = settings
+        self.settings, self.seed = settings, seed
         self.views = view_names(settings.views, 1)
         # Not registered as a submodule: state_dict() is the adapter.
         object.__setattr__(self, "backbone", backbone)
@@ -127,6 +158,24 @@ class Method(nn.Module):
 
     def build(self, seed: int) -> None:
         """Make what is learned; zero-shot learns nothing."""
+
+    def allot(self, classes: int, images: int) -> None:
+        """Make room for what has the size of the label space learned, or of the training images."""
+
+    def prepare(self, texts: Texts, records: Records) -> None:
+        """Look at the training images, before the first epoch."""
+
+    def after_epoch(self, epoch: int) -> None:
+        """Take note of what an epoch (from 0) has made, before its checkpoint."""
+
+    def finish(self, texts: Texts, records: Records, validation: Records) -> None:
+        """Choose or compute what comes after the last epoch.
+
+        Args:
+            texts: of the label space learned.
+            records: the training images.
+            validation: images to choose by, with the same labels; may be empty.
+        """
 
     def phrases(self, space: LabelSpace) -> tuple[str, ...]:
         """The hand-made phrases whose features make the zero-shot classifier."""
@@ -147,7 +196,7 @@ class Method(nn.Module):
         hand_made = tuple(tokenize(space.texts(one)) for one in self.phrases(space))
         return Texts(self.backbone, space, phrase, tokens, hand_made)
 
-    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:
+    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
         """The training objective, a scalar.
 
         Args:
@@ -155,8 +204,11 @@ class Method(nn.Module):
             labels: [B], indices into the names of the label space.
             texts: what `texts` made of the label space that is learned, K classes.
             epoch: counted from 0.
+
+        Raises:
+            PromptPrismError: the method takes no steps.
         """
-        raise NotImplementedError
+        raise PromptPrismError(f"Method {self.name!r} learns nothing by steps: it has no loss.")
 
     def classifier(self, space: LabelSpace, learned: LabelSpace | None = None) -> Classifier:
         """What was learned so far, frozen, for a label space that need not be the one learned.

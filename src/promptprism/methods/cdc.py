@@ -43,11 +43,11 @@ class CdcSettings(TemplateSettings):
     method: ClassVar[str] = "cdc"
 
     templates: int = Field(default=4, ge=1, description="M, the number of templates.")
-    views: Literal["maple", "flip", "set1", "set2"] = Field(
+    views: Literal["maple", "half", "flip", "set1", "set2"] = Field(
         default="set1",
         description="Augmentations of the templates: set1 is another one for each template, set2 adds a "
-        "random crop before it (the contents of both are not known); maple is crop and flip for all, flip "
-        "has no crop.",
+        "random crop before it (the contents of both are not known); maple is crop and flip for all, half "
+        "crops less, flip not at all.",
     )
     head: Literal["evidential", "softmax"] = Field(
         default="evidential",

@@ -27,6 +27,7 @@ class Texts:
         phrase: what the method's own texts are made with; its first tokens may stand for learned ones.
         tokens: of these texts, [K, L].
         hand_made: tokens [K, L] of each phrase whose features make the zero-shot classifier.
+        equal_phrases: whether each phrase's feature is given length 1 before they are averaged.
     """
 
     backbone: Backbone
@@ -34,13 +35,19 @@ class Texts:
     phrase: str
     tokens: Tensor
     hand_made: tuple[Tensor, ...]
+    equal_phrases: bool = True
 
     @cached_property
     def zero_shot_features(self) -> Tensor:
         """Text features of the hand-made phrases, averaged over phrases and normalised again: [1, K, D]."""
         # Inference tensors could not take part in a later training step.
         with torch.inference_mode(False), torch.no_grad():
-            features = torch.stack([encode_text(self.backbone, tokens) for tokens in self.hand_made])
+            features = torch.stack(
+                [
+                    encode_text(self.backbone, tokens, normalize=self.equal_phrases)
+                    for tokens in self.hand_made
+                ]
+            )
             return F.normalize(features.mean(0), dim=-1)
 
 

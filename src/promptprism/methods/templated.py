@@ -31,6 +31,18 @@ class TemplateSettings(MethodSettings):
         "smaller backbone. MaPLe uses 3 when trained on ImageNet and tested elsewhere.",
     )
     coupled: bool = Field(default=True, description="Map the text prompts of each layer to vision prompts.")
+    vision_tokens: int = Field(
+        default=0,
+        ge=0,
+        description="m, vision prompts of each layer that are learned apart from the text's; with "
+        "coupled=false only.",
+    )
+    vision_depth: int | None = Field(
+        default=None, ge=1, description="Layers with such vision prompts; None is as deep as the text's."
+    )
+    learn_text: bool = Field(
+        default=True, description="If false, the texts stay the phrase: only vision prompts are learned."
+    )
     context_length: int = Field(default=2, ge=1, description="n, context tokens per layer.")
     initial_phrase: str = Field(
         default="a photo of a {}.",
@@ -86,6 +98,9 @@ class TemplateMethod(Method):
             depth=min(_USUAL_DEPTH, backbone.prompt_layers) if settings.depth is None else settings.depth,
             coupled=coupled,
             vision_from=settings.vision_from,
+            vision_tokens=settings.vision_tokens,
+            vision_depth=settings.vision_depth,
+            learn_text=settings.learn_text,
             phrase=settings.initial_phrase,
             phrase_init=settings.phrase_init,
             seed=seed,
@@ -96,12 +111,14 @@ class TemplateMethod(Method):
         """M templates with prompts in both towers, or in the text tower alone."""
         settings, n = self.settings, self.settings.context_length
         coupled = self.learner.to_vision_weight is not None
+        tokens = n if coupled else settings.vision_tokens
         return Shape(
             templates=settings.templates,
             text_prompts=n,
-            vision_prompts=n if coupled else 0,
-            vision_from=settings.vision_from if coupled else 0,
+            vision_prompts=tokens,
+            vision_from=settings.vision_from if tokens else 0,
             text_memory_mb=settings.text_memory_mb,
+            text_learns=settings.learn_text,
         )
 
     def prompt_phrase(self, space: LabelSpace) -> str:  # noqa: ARG002

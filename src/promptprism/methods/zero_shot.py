@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from promptprism.data.names import LabelSpace, check_phrase
-from promptprism.errors import PromptPrismError
 from promptprism.methods.base import Method, MethodSettings
 from promptprism.methods.classifier import Classifier, Texts
 
@@ -55,11 +53,3 @@ class ZeroShot(Method):
     def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:  # noqa: ARG002
         """The hand-made phrases' text features, and the plain image tower."""
         return Classifier(name=self.name, texts=texts, text=texts.zero_shot_features)
-
-    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
-        """There is none.
-
-        Raises:
-            PromptPrismError: always.
-        """
-        raise PromptPrismError("Zero-shot CLIP learns nothing: it has no loss, and its epochs are 0.")

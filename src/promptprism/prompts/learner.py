@@ -27,6 +27,9 @@ class PromptLearner(nn.Module):
         depth: J; layer 1 takes the context itself, layers 2..J further prompts that start from N(0, 0.02).
         coupled: learn a linear map per layer from text to vision prompts; those of layers 2..J start equal.
         vision_from: number of vision layers below the first prompts, L0; layers L0 + 1..J get a map.
+        vision_tokens: m, vision prompts of each layer that are learned apart, if not coupled; 0 is none.
+        vision_depth: layers with such prompts, L0 not counted; None is J.
+        learn_text: if False the context stays the phrase, and only the vision prompts are learned.
         phrase: text with {} for the class; its first n tokens become the context and are its start.
         phrase_init: if False the context starts from N(0, 0.02) and stands before the bare class name.
         seed: of the start values.
@@ -35,14 +38,17 @@ class PromptLearner(nn.Module):
         context: [M, J, n, Dt].
         to_vision_weight: [M, J - L0, Dv, Dt] if coupled.
         to_vision_bias: [M, J - L0, Dv] if coupled.
+        vision: prompts that are learned apart, [M, layers, m, Dv], if there are.
         phrase: the text to tokenise; its first n tokens are placeholders.
 
     Raises:
         PromptPrismError: the backbone has fewer than J layers, or the phrase fewer than n tokens before {}.
     """
 
+    context: Tensor
     to_vision_weight: nn.Parameter | None
     to_vision_bias: nn.Parameter | None
+    vision: nn.Parameter | None
 
     def __init__(
         self,
@@ -53,12 +59,15 @@ class PromptLearner(nn.Module):
         depth: int = 1,
         coupled: bool = False,
         vision_from: int = 0,
+        vision_tokens: int = 0,
+        vision_depth: int | None = None,
+        learn_text: bool = True,
         phrase: str = "a photo of a {}.",
         phrase_init: bool = True,
         seed: int = 1,
     ) -> None:
         super().__init__()
-        if coupled and not backbone.vision_layers:
+        if (coupled or vision_tokens) and not backbone.vision_layers:
             raise PromptPrismError(
                 f"The image tower of backbone {backbone.name!r} has no tokens that prompts may join: learn "
                 "prompts for the texts alone, with coupled=False (coop does)."
@@ -74,6 +83,17 @@ class PromptLearner(nn.Module):
                 f"vision_from={vision_from} leaves no layer with vision prompts at depth {depth}: "
                 f"set vision_from to {depth - 1} or less."
             )
+        if coupled and vision_tokens:
+            raise PromptPrismError(
+                f"vision_tokens={vision_tokens} asks for vision prompts that are learned apart, coupled=True "
+                "for such as are made of the text's: set coupled=False, or vision_tokens=0."
+            )
+        vision_depth = depth - vision_from if vision_depth is None else vision_depth
+        if vision_tokens and vision_from + vision_depth > backbone.vision_layers:
+            raise PromptPrismError(
+                f"Vision prompts {vision_depth} layers deep, from layer {vision_from + 1}, are more than the "
+                f"{backbone.vision_layers} layers of backbone {backbone.name!r}: set a smaller vision_depth."
+            )
         self.vision_from = vision_from
         self.phrase = phrase if phrase_init else " ".join(["X"] * context_length + ["{}."])
         before_class = self.phrase.partition("{}")[0]
@@ -86,7 +106,7 @@ class PromptLearner(nn.Module):
         start = backbone.text.token_embedding(words[:context_length]).cpu()
         text_width, vision_width, device = backbone.text_width, backbone.vision_width, backbone.device
         shape = (depth, context_length, text_width)
-        contexts, weights, biases = [], [], []
+        contexts, weights, biases, visions = [], [], [], []
         for template in range(templates):
             generator = local_generator(seed, f"prompts of template {template}")
             context = torch.randn(shape, generator=generator) * _DEEP_PROMPT_STD
@@ -99,12 +119,22 @@ class PromptLearner(nn.Module):
                 copies = [maps[min(layer, 1)] for layer in range(vision_from, depth)]
                 weights.append(torch.stack([weight for weight, _ in copies]))
                 biases.append(torch.stack([bias for _, bias in copies]))
-        self.context = nn.Parameter(torch.stack(contexts).to(device))
+            if vision_tokens:
+                size = (vision_depth, vision_tokens, vision_width)
+                visions.append(torch.randn(size, generator=generator) * _DEEP_PROMPT_STD)
+        stacked = torch.stack(contexts).to(device)
+        if learn_text:
+            self.context = nn.Parameter(stacked)
+        else:
+            self.register_buffer("context", stacked, persistent=False)
+        self.vision = nn.Parameter(torch.stack(visions).to(device)) if visions else None
         self.to_vision_weight = nn.Parameter(torch.stack(weights).to(device)) if coupled else None
         self.to_vision_bias = nn.Parameter(torch.stack(biases).to(device)) if coupled else None
 
     def forward(self) -> tuple[Tensor, Tensor | None]:
-        """Give text prompts [M, J, n, Dt], and vision prompts [M, J - L0, n, Dv] or None."""
+        """Give text prompts [M, J, n, Dt], and vision prompts [M, layers, n or m, Dv] or None."""
+        if self.vision is not None:
+            return self.context, self.vision
         if self.to_vision_weight is None or self.to_vision_bias is None:
             return self.context, None
         vision = self.context[:, self.vision_from :] @ self.to_vision_weight.transpose(-1, -2)

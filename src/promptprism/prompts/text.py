@@ -44,7 +44,13 @@ class _Group(NamedTuple):
 
 
 def encode_text(
-    backbone: Backbone, tokens: Tensor, prompts: Tensor | None = None, memory_mb: float = TEXT_MEMORY_MB
+    backbone: Backbone,
+    tokens: Tensor,
+    prompts: Tensor | None = None,
+    memory_mb: float = TEXT_MEMORY_MB,
+    *,
+    insert_at: int | None = None,
+    normalize: bool = True,
 ) -> Tensor:
     """Text features of K tokenised texts under M templates.
 
@@ -57,13 +63,28 @@ def encode_text(
             2023, eqs. 3-5). None is the plain tower, with M = 1.
         memory_mb: about how many MiB may be kept for the backward pass. Classes beyond it are recomputed
             there: memory no longer grows with K, and time by a third of what they take.
+        insert_at: a layer (from 0) of a causal tower before which the first prompts are put between the
+            start token and the words, the next layers taking the others in their place; there are no
+            placeholders then (MMRL, Guo and Gu, CVPR 2025).
+        normalize: give the features length 1.
 
     Returns:
         Features [M, K, D], float32, L2-normalised.
     """
+    features = _encode(backbone, tokens, prompts, memory_mb, insert_at)
+    return F.normalize(features, dim=-1) if normalize else features
+
+
+def _encode(
+    backbone: Backbone, tokens: Tensor, prompts: Tensor | None, memory_mb: float, insert_at: int | None
+) -> Tensor:
+    """Features [M, K, D], not normalised."""
     if not backbone.text.causal:
+        if insert_at is not None:
+            raise ValueError("tokens can be inserted into a causal text tower only")
         return _run_whole(backbone, tokens, prompts, memory_mb)
     templates, n = (1, 0) if prompts is None else (prompts.shape[0], prompts.shape[2])
+    n = n if insert_at is None else 0
     first = backbone.first_word
     end = backbone.end_positions(tokens)
     first_end = int(end.min())
@@ -71,7 +92,7 @@ def encode_text(
         words = first_end - first
         raise ValueError(f"{n} prompts need {n} placeholder tokens; a text has only {words} tokens")
     start = shared_length(tokens, first_end, slice(first, first + n))
-    prefix = _run_prefix(backbone, tokens[0, :start], prompts)
+    prefix = _run_prefix(backbone, tokens[0, :start], prompts, insert_at)
 
     order = end.argsort(stable=True)
     tokens, end = tokens[order, start:], end[order] - start
@@ -133,21 +154,25 @@ def _kept_bytes(backbone: Backbone, keys: int) -> int:
     return (backbone.text_layers - 1) * layer_bytes(width, heads, keys, item) + (4 + 2 * item) * width
 
 
-def _run_prefix(backbone: Backbone, tokens: Tensor, prompts: Tensor | None) -> list[KeysValues]:
-    """Keys and values [M, H, P, Dt / H] of the shared tokens [P] in every layer."""
+def _run_prefix(
+    backbone: Backbone, tokens: Tensor, prompts: Tensor | None, insert_at: int | None
+) -> list[KeysValues]:
+    """Keys and values [M, H, P, Dt / H] of the shared tokens [P], and of inserted ones, in every layer."""
     text, first = backbone.text, backbone.first_word
     blocks = text.blocks
     templates, depth, n = (1, 0, 0) if prompts is None else prompts.shape[:3]
     states = text.token_embedding(tokens) + text.positions(0, len(tokens))
     x = states.expand(templates, 1, -1, -1)
-    mask = causal_mask(len(tokens), x.new_empty(0, dtype=backbone.dtype))
     pairs = []
     for layer, block in enumerate(blocks):
-        if prompts is not None and layer < depth:
-            inserted = prompts[:, layer, None]
-            if layer == 0:
-                inserted = inserted + text.positions(first, first + n)
-            x = torch.cat([x[:, :, :first], inserted, x[:, :, first + n :]], dim=2)
+        place = layer - (insert_at or 0)
+        if prompts is not None and 0 <= place < depth:
+            put = prompts[:, place, None]
+            if insert_at is None and layer == 0:
+                put = put + text.positions(first, first + n)
+            kept = first if place == 0 and insert_at is not None else first + n
+            x = torch.cat([x[:, :, :first], put, x[:, :, kept:]], dim=2)
+        mask = causal_mask(x.shape[2], x.new_empty(0, dtype=backbone.dtype))
         if layer < len(blocks) - 1:
             x, pair = run_block(block, x, mask=mask)
         else:
@@ -180,7 +205,7 @@ def _run_suffixes(
     runs = [Run(*shape, mask[group, None, : shape[1]]) for shape, group in zip(shapes, ends, strict=True)]
     at_end = x[:, lengths.cumsum(0) - lengths + end]
     feature, _ = run_packed(blocks[-1], x, runs, queries=at_end, prefix=prefix[-1])
-    return F.normalize(text.read(feature), dim=-1)
+    return text.read(feature)
 
 
 def _run_whole(backbone: Backbone, tokens: Tensor, prompts: Tensor | None, memory_mb: float) -> Tensor:
@@ -188,7 +213,7 @@ def _run_whole(backbone: Backbone, tokens: Tensor, prompts: Tensor | None, memor
     text, first = backbone.text, backbone.first_word
 
     def run(part: Tensor, own: Tensor | None) -> Tensor:
-        return F.normalize(text.run(part, own, first), dim=-1)
+        return text.run(part, own, first)
 
     templates = 1
     if prompts is not None:

@@ -18,6 +18,7 @@ def encode_image(
     prompts: Tensor | None = None,
     first_layer: int = 0,
     pool_prompts: bool = False,
+    normalize: bool = True,
 ) -> Tensor:
     """Image features of B images under M templates, all templates in one forward.
 
@@ -32,13 +33,13 @@ def encode_image(
             plain tower's: no gradient goes through them, and templates that share a view share them.
         pool_prompts: where the feature is read from all tokens, as their mean or by attention, read it from
             the prompts too.
+        normalize: give the features length 1.
 
     Returns:
         Features [M, B, D], float32, L2-normalised.
     """
-    return finish_image(
-        backbone, start_image(backbone, views, first_layer), prompts, first_layer, pool_prompts
-    )
+    states = start_image(backbone, views, first_layer)
+    return finish_image(backbone, states, prompts, first_layer, pool_prompts, normalize)
 
 
 def start_image(backbone: Backbone, views: Tensor, first_layer: int = 0) -> Tensor:
@@ -56,15 +57,38 @@ def finish_image(
     prompts: Tensor | None = None,
     first_layer: int = 0,
     pool_prompts: bool = False,
+    normalize: bool = True,
 ) -> Tensor:
-    """Features [M, B, D] of what `start_image` gave; prompts as for `encode_image`."""
+    """Features [M, B, D] of what `start_image` gave; arguments as for `encode_image`."""
     vision = backbone.vision
     if prompts is not None and not x.is_cuda:
         together = max(1, int(_PASS_MB * 2**20 / (4 * x[0].numel() * backbone.dtype.itemsize)))
         if together < len(prompts):
             parts = [slice(first, first + together) for first in range(0, len(prompts), together)]
             passes = [(x if len(x) == 1 else x[part], prompts[part]) for part in parts]
-            return torch.cat([finish_image(backbone, *each, first_layer, pool_prompts) for each in passes])
+            return torch.cat(
+                [finish_image(backbone, *each, first_layer, pool_prompts, normalize) for each in passes]
+            )
+    x = run_layers(backbone, x, prompts, first_layer)
+    if vision.layers and not pool_prompts:
+        x = x[:, :, : vision.tokens]
+    features = vision.read(x)
+    return F.normalize(features, dim=-1) if normalize else features
+
+
+def run_layers(
+    backbone: Backbone, x: Tensor, prompts: Tensor | None, first_layer: int, whole: bool = False
+) -> Tensor:
+    """States behind the last layer of what `start_image` gave, [M, B, S + n, Dv].
+
+    Args:
+        backbone: the frozen model.
+        x: the states.
+        prompts: as for `encode_image`.
+        first_layer: that takes the first of them.
+        whole: give all tokens where the class token's state would do.
+    """
+    vision = backbone.vision
     for layer in range(first_layer, vision.layers):
         place = layer - first_layer
         if prompts is not None and place < prompts.shape[1]:
@@ -74,7 +98,5 @@ def finish_image(
             elif layer == 0:
                 inserted = vision.enter(inserted)
             x = torch.cat([x.expand(len(prompts), -1, -1, -1), inserted], dim=2)
-        x = vision.run(layer, x)
-    if vision.layers and not pool_prompts:
-        x = x[:, :, : vision.tokens]
-    return F.normalize(vision.read(x), dim=-1)
+        x = vision.run_block(layer, x) if whole else vision.run(layer, x)
+    return x

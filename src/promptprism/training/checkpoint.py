@@ -1,20 +1,20 @@
 """Checkpoints: one safetensors file per run, replaced after every epoch, from which it goes on bit for bit.
 
-The file holds the learned tensors and their momentum; its metadata says whose they are. Nothing else is
-needed: every random number of a run is a function of (seed, epoch, image, template).
+The file holds what is learned, what the method keeps besides, and the optimizer's state; its metadata says
+whose they are. Nothing else is needed: every random number of a run is a function of (seed, epoch, image,
+template).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
-from torch.nn import Parameter
 
 from promptprism.data.images import identity
 from promptprism.data.names import LabelSpace
@@ -75,7 +75,7 @@ class Run(BaseModel):
 class _Card(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     run: Run
     history: tuple[Epoch, ...]
     seconds: float
@@ -86,7 +86,7 @@ def save_checkpoint(
     run: Run,
     history: Sequence[Epoch],
     seconds: float,
-    learned: Mapping[str, Parameter],
+    method: Method,
     optimizer: torch.optim.Optimizer,
 ) -> None:
     """Replace the checkpoint by the state after the last epoch of ``history``.
@@ -94,18 +94,17 @@ def save_checkpoint(
     Raises:
         PromptPrismError: the place cannot be written.
     """
-    tensors: dict[str, Tensor] = {f"learned/{name}": value for name, value in learned.items()}
-    for name, value in learned.items():
-        if (momentum := optimizer.state[value].get("momentum_buffer")) is not None:
-            tensors[f"momentum/{name}"] = momentum
+    tensors = {f"learned/{name}": value for name, value in _tensors(method).items()}
+    for place, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{place}/{name}": value for name, value in state.items() if value is not None}
     card = _Card(run=run, history=tuple(history), seconds=seconds)
     write_tensors(path, tensors, {_KEY: card.model_dump_json()})
 
 
 def load_checkpoint(
-    path: Path, run: Run, learned: Mapping[str, Parameter], optimizer: torch.optim.Optimizer
+    path: Path, run: Run, method: Method, optimizer: torch.optim.Optimizer
 ) -> tuple[list[Epoch], float]:
-    """Bring the learned tensors and the optimizer back to where the checkpoint was made.
+    """Bring the method and the optimizer back to where the checkpoint was made.
 
     Returns:
         The epochs done, and the seconds they took.
@@ -127,14 +126,22 @@ def load_checkpoint(
                 f"checkpoint '{path}' is of another run: its {field} is {_short(there)}, not {_short(here)}. "
                 "Delete it to start anew, or give another place"
             )
-    for name, value in learned.items():
+    for name, value in _tensors(method).items():
         if (found := tensors.get(f"learned/{name}")) is None or found.shape != value.shape:
             raise PromptPrismError(f"checkpoint '{path}' does not hold '{name}': delete it to start anew")
         value.data.copy_(found)
-        if (momentum := tensors.get(f"momentum/{name}")) is not None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer/"):
+            _, place, name = key.split("/")
             # A copy: what was read maps the file, which the next checkpoint has to replace.
-            optimizer.state[value]["momentum_buffer"] = momentum.to(value.device, copy=True)
+            state.setdefault(int(place), {})[name] = value.clone()
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return list(card.history), card.seconds
+
+
+def _tensors(method: Method) -> dict[str, Tensor]:
+    return {**dict(method.named_parameters()), **dict(method.named_buffers())}
 
 
 def _short(value: object) -> str:

@@ -22,7 +22,7 @@ from promptprism.methods import Classifier, Method, MethodSettings, Texts, build
 from promptprism.provenance import Cost, Meter
 from promptprism.training.checkpoint import Epoch, Run, load_checkpoint, save_checkpoint
 from promptprism.training.progress import Step, training_progress
-from promptprism.training.schedule import learning_rate, rate_scale
+from promptprism.training.schedule import make_optimizer, rate_scale, step_rate
 
 # Of how many training images it is seen whether a run collapsed; a sound one may fail on fewer than the
 # second number by bad luck.
@@ -84,14 +84,15 @@ def learn(
     records: Sequence[Record],
     *,
     seed: int = 1,
+    validation: Sequence[Record] = (),
     checkpoint: Path | None = None,
     progress: bool = False,
     after_epoch: Callable[[int, Method], None] | None = None,
 ) -> Trained:
-    """Learn a label space from labelled images; nothing is chosen, the last epoch counts.
+    """Learn a label space from labelled images; the last epoch counts.
 
-    SGD with momentum; the rates of `learning_rate`, times `rate_scale` of the backbone. With a checkpoint,
-    the state after every epoch is kept in that file, and a run that finds its own file goes on from there: on
+    The optimizer is the settings'; rates are those of `step_rate`, times `rate_scale`. With a checkpoint, the
+    state after every epoch is kept in that file, and a run that finds its own file goes on from there: on
     a CPU the result equals that of an uninterrupted run bit for bit. What learns nothing (zero-shot, or zero
     epochs) needs no records.
 
@@ -101,6 +102,8 @@ def learn(
         space: the classes to learn.
         records: training images, with labels into the names of the space.
         seed: decides the start values, the order of the images and all views.
+        validation: images by which a method that has something to choose may do so, with labels into the
+            same names; they are not learned from.
         checkpoint: a file to keep the state in.
         progress: show a bar on standard error.
         after_epoch: called with the number of each epoch (from 0) when it is done, and the method; it must
@@ -111,20 +114,22 @@ def learn(
             run, or a loss that is not finite.
         KeyboardInterrupt: Ctrl-C, with a message that says what was kept.
     """
-    _check(settings, space, records, seed)
     method = build_method(settings, backbone, seed)
-    texts, learned = method.texts(space), dict(method.named_parameters())
+    validation = validation if method.chooses else ()
+    _check(settings, space, records, validation, seed)
+    method.allot(len(space), len(records))
+    texts = method.texts(space)
     epochs = settings.epochs if settings.learns else 0
     history: list[Epoch] = []
     meter = Meter(backbone.device)
     accuracy, collapsed = None, None
+    if settings.learns:
+        method.prepare(texts, tuple(records))
     if epochs:
         run = Run.of(method, space, records, seed)
-        optimizer = torch.optim.SGD(
-            learned.values(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-        )
+        optimizer = make_optimizer(settings, method.parameters())
         if checkpoint and checkpoint.exists():
-            history, seconds = load_checkpoint(checkpoint, run, learned, optimizer)
+            history, seconds = load_checkpoint(checkpoint, run, method, optimizer)
             meter = Meter(backbone.device, seconds)
         steps = len(shuffled_batches(len(records), settings.batch_size, seed, 0))
         method.train()
@@ -134,18 +139,20 @@ def learn(
                     trained = _train_epoch(method, texts, records, seed, epoch, optimizer, meter, show)
                     done = [*history, trained]
                     if checkpoint:
-                        save_checkpoint(checkpoint, run, done, meter.seconds, learned, optimizer)
+                        save_checkpoint(checkpoint, run, done, meter.seconds, method, optimizer)
                     history = done
                     if after_epoch:
                         after_epoch(epoch, method)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_interrupted(len(history), epochs, checkpoint)) from None
-        accuracy, collapsed = _examine(method.eval().classifier(space), records)
+    if settings.learns:
+        method.eval().finish(texts, tuple(records), tuple(validation))
+        accuracy, collapsed = _examine(method.classifier(space), records)
     steps_taken = sum(epoch.steps for epoch in history)
     result = TrainResult(
         seed=seed,
         images=len(records),
-        trainable=sum(value.numel() for value in learned.values()),
+        trainable=sum(value.numel() for value in method.parameters()),
         steps=steps_taken,
         seconds_per_step=sum(epoch.seconds for epoch in history) / steps_taken if steps_taken else None,
         history=tuple(history),
@@ -168,15 +175,15 @@ def _train_epoch(
 ) -> Epoch:
     backbone, settings = method.backbone, method.settings
     started, total = meter.seconds, 0.0
-    rate = rate_scale(backbone.logit_scale) * learning_rate(
-        epoch, settings.epochs, settings.lr, settings.warmup_lr
-    )
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    scale = rate_scale(backbone.logit_scale, settings.optimizer)
     labels = torch.tensor([record.label for record in records])
     batches = shuffled_batches(len(records), settings.batch_size, seed, epoch)
     make = make_views(method.views, backbone.image_size, backbone.mean, backbone.std)
-    for batch, views in view_batches([record.source for record in records], batches, make, seed, epoch):
+    rates = [scale * step_rate(settings, epoch, step, len(batches)) for step in range(len(batches))]
+    reading = view_batches([record.source for record in records], batches, make, seed, epoch)
+    for rate, (batch, views) in zip(rates, reading, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
         optimizer.zero_grad()
         loss = method(views.to(backbone.device), labels[batch].to(backbone.device), texts, epoch)
         value = loss.item()
@@ -188,17 +195,24 @@ def _train_epoch(
         show(epoch, value, len(batch))
     # The last step has no loss after it.
     if not all(tensor.isfinite().all() for tensor in method.parameters()):
-        raise PromptPrismError(_diverged(method, epoch, rate, "what it learned is not finite"))
+        raise PromptPrismError(_diverged(method, epoch, rates[-1], "what it learned is not finite"))
+    method.after_epoch(epoch)
     return Epoch(
         epoch=epoch,
         steps=len(batches),
-        rate=rate,
+        rate=rates[0],
         loss=total / len(batches),
         seconds=meter.seconds - started,
     )
 
 
-def _check(settings: MethodSettings, space: LabelSpace, records: Sequence[Record], seed: int) -> None:
+def _check(
+    settings: MethodSettings,
+    space: LabelSpace,
+    records: Sequence[Record],
+    validation: Sequence[Record],
+    seed: int,
+) -> None:
     if seed < 0:
         raise PromptPrismError(f"seed is {seed}: give 0 or a positive integer")
     if len(space) < 2 and settings.learns:
@@ -210,9 +224,9 @@ def _check(settings: MethodSettings, space: LabelSpace, records: Sequence[Record
         raise PromptPrismError(
             f"{len(empty)} classes have no image to train on: {names}. Add some, or remove them"
         )
-    check_labels(records, len(space))
+    check_labels((*records, *validation), len(space))
     if settings.learns:
-        check_images([record.source for record in records])
+        check_images([record.source for record in (*records, *validation)])
 
 
 def _examine(classifier: Classifier, records: Sequence[Record]) -> tuple[float, str | None]:

@@ -1,0 +1,40 @@
+"""KgCoOp (Yao, Zhang and Xu, Prompt Tuning with Knowledge-guided Context Optimization, CVPR 2023)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from promptprism.methods.base import MethodSettings
+from promptprism.methods.classifier import Texts
+from promptprism.methods.coop import CoOp, CoOpSettings
+from promptprism.methods.objectives import consistency_loss
+from promptprism.methods.templated import softmax_loss
+
+
+class KgCoOpSettings(CoOpSettings):
+    """KgCoOp's settings in the base-to-new protocol."""
+
+    method: ClassVar[str] = "kgcoop"
+
+    epochs: int = Field(default=100, ge=0, description="Passes over the training images.")
+    batch_size: int = Field(default=128, ge=1, description="Images per training step.")
+    knowledge_weight: float = Field(
+        default=8.0, ge=0, description="Weight of the distance between learned and hand-made text features."
+    )
+
+
+class KgCoOp(CoOp):
+    """CoOp whose text features are held near those of the hand-made phrase."""
+
+    name = KgCoOpSettings.method
+    Settings: ClassVar[type[MethodSettings]] = KgCoOpSettings
+    settings: KgCoOpSettings
+
+    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
+        """Cross-entropy + weight * mean over all classes of 1 - cosine (eq. 6)."""
+        text = self.text_features(texts)
+        loss = softmax_loss(self.backbone.logits(self.image_features(views), text), labels)
+        return loss + self.settings.knowledge_weight * consistency_loss(text, texts.zero_shot_features)

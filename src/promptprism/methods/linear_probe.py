@@ -1,0 +1,156 @@
+"""A linear classifier on frozen image features (Radford et al., ICML 2021, appendix A.3)."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from promptprism.data.names import LabelSpace
+from promptprism.data.records import Records
+from promptprism.methods.base import Method, MethodSettings, Shape
+from promptprism.methods.classifier import Classifier, Texts
+from promptprism.methods.frozen import frozen_features, labels_of
+from promptprism.prompts import encode_image
+
+#: Strengths C that validation images choose among.
+STRENGTHS = tuple(10.0**power for power in range(-4, 5))
+
+
+class LinearProbeSettings(MethodSettings):
+    """Settings of the linear probe; it takes no steps, so that those of training mean nothing to it."""
+
+    method: ClassVar[str] = "linear-probe"
+
+    epochs: Literal[0] = Field(default=0, description="A convex problem, solved to its end: no epochs.")
+    strength: float | None = Field(
+        default=None,
+        gt=0,
+        description="C of logistic regression, one over the weight of the squared norm; None chooses among "
+        "powers of ten by validation images, and takes 0.316, CLIP's own, where there are none.",
+    )
+
+    @property
+    def learns(self) -> bool:
+        """Always: from images, though without epochs."""
+        return True
+
+
+class LinearProbe(Method):
+    """Logistic regression on frozen image features; other classes than those learned get zero-shot CLIP."""
+
+    name = LinearProbeSettings.method
+    Settings: ClassVar[type[MethodSettings]] = LinearProbeSettings
+    settings: LinearProbeSettings
+    chooses = True
+
+    @property
+    def shape(self) -> Shape:
+        """One look at each training image."""
+        return Shape(text_learns=False, looks=1)
+
+    @property
+    def separable(self) -> bool:
+        """No: a class has a logit of the probe only where all classes were learned."""
+        return False
+
+    def allot(self, classes: int, images: int) -> None:  # noqa: ARG002
+        """Make the weights, at 0."""
+        zeros = torch.zeros(classes, self.backbone.embed_dim, device=self.backbone.device)
+        self.weight = torch.nn.Parameter(zeros)
+        self.bias = torch.nn.Parameter(zeros[:, 0].clone())
+
+    def finish(self, texts: Texts, records: Records, validation: Records) -> None:  # noqa: ARG002
+        """Solve, for the strength that is best on the validation images."""
+        features = frozen_features(self.backbone, records)
+        labels = labels_of(records, features)
+        classes, strength = len(self.weight), self.settings.strength
+        if strength is None and validation:
+            shown = frozen_features(self.backbone, validation)
+            truth = labels_of(validation, shown)
+            right = []
+            for each in STRENGTHS:
+                weight, bias = solve(features, labels, classes, each)
+                right.append(int((F.linear(shown, weight, bias).argmax(-1) == truth).sum()))
+            strength = STRENGTHS[right.index(max(right))]
+        elif strength is None:
+            strength = 0.316
+            warnings.warn(
+                "linear-probe has no validation images to choose its strength by: it takes 0.316; give a "
+                "validation split, or --set strength=...",
+                stacklevel=2,
+            )
+        weight, bias = solve(features, labels, classes, strength)
+        with torch.no_grad():
+            self.weight.copy_(weight)
+            self.bias.copy_(bias)
+
+    def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
+        """The probe's classifier if all classes were learned, else zero-shot CLIP's."""
+        known = {key: place for place, key in enumerate((learned or texts.space).keys)}
+        text = texts.zero_shot_features
+        if not hasattr(self, "weight") or not known.keys() >= set(texts.space.keys):
+            return Classifier(name=self.name, texts=texts, text=text)
+        rows = [known[key] for key in texts.space.keys]
+        weight, bias = self.weight[rows].clone(), self.bias[rows].clone()
+        return ProbeClassifier(name=self.name, texts=texts, text=text, weight=weight, bias=bias)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ProbeClassifier(Classifier):
+    """A linear map of image features that are not normalised.
+
+    Attributes:
+        weight: [K, D].
+        bias: [K].
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def logits(self, views: Tensor) -> Tensor:
+        """Logits [1, B, K] of views [1, B, 3, H, W]."""
+        return F.linear(encode_image(self.backbone, views, normalize=False), self.weight, self.bias)
+
+
+def solve(features: Tensor, labels: Tensor, classes: int, strength: float) -> tuple[Tensor, Tensor]:
+    """Multinomial logistic regression: least C sum of cross-entropies + half the squared norm of the weights.
+
+    The bias is free, as in scikit-learn; solved by L-BFGS in double precision where the device has it.
+
+    Args:
+        features: [N, D].
+        labels: [N], in 0..classes-1.
+        classes: K.
+        strength: C.
+
+    Returns:
+        Weight [K, D] and bias [K], float32.
+    """
+    kind = torch.float32 if features.device.type == "mps" else torch.float64
+    features = features.to(kind)
+    weight = torch.zeros(classes, features.shape[1], dtype=kind, device=features.device, requires_grad=True)
+    bias = torch.zeros(classes, dtype=kind, device=features.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=1000,
+        tolerance_grad=1e-7,
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
+    )
+
+    def objective() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(F.linear(features, weight, bias), labels)
+        loss = loss + weight.square().sum() / (2 * strength * len(features))
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    with torch.inference_mode(False), torch.enable_grad():
+        optimizer.step(objective)  # type: ignore[no-untyped-call]
+    return weight.detach().float(), bias.detach().float()

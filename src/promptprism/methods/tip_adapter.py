@@ -1,0 +1,134 @@
+"""Tip-Adapter (Zhang et al., Training-free Adaption of CLIP for Few-shot Classification, ECCV 2022)."""
+
+from __future__ import annotations
+
+import warnings
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from promptprism.data.names import LabelSpace
+from promptprism.data.records import Records
+from promptprism.methods.base import Method, MethodSettings, Shape
+from promptprism.methods.cache import CacheClassifier, search
+from promptprism.methods.classifier import Classifier, Texts
+from promptprism.methods.frozen import frozen_features, labels_of
+from promptprism.methods.templated import softmax_loss
+
+
+class TipAdapterSettings(MethodSettings):
+    """Tip-Adapter's settings."""
+
+    method: ClassVar[str] = "tip-adapter"
+
+    epochs: int = Field(default=0, le=0, description="Nothing is trained: a cache is filled.")
+    views: Literal["maple", "half", "flip", "set1", "set2"] = Field(
+        default="half", description=MethodSettings.model_fields["views"].description
+    )
+    passes: int = Field(
+        default=10, ge=1, description="Views of each training image whose mean feature is its key."
+    )
+    alpha: float = Field(
+        default=1.17, ge=0, description="Weight of the cache, until validation images choose another."
+    )
+    beta: float = Field(
+        default=1.0, ge=0, description="Sharpness of the cache, until validation images choose another."
+    )
+    alpha_most: float = Field(default=3.0, ge=0, description="Alphas up to here are tried, 20 of them.")
+    beta_most: float = Field(default=7.0, ge=0, description="Betas up to here are tried, 200 of them.")
+
+    @property
+    def learns(self) -> bool:
+        """Always: from images, if only by keeping their features."""
+        return True
+
+
+class TipAdapter(Method):
+    """Zero-shot CLIP, and a cache of the training images' features that vote for their classes."""
+
+    name = TipAdapterSettings.method
+    Settings: ClassVar[type[MethodSettings]] = TipAdapterSettings
+    settings: TipAdapterSettings
+    chooses = True
+    trained_keys: ClassVar[bool] = False
+    keys: Tensor
+    labels: Tensor
+    alpha_beta: Tensor
+
+    @property
+    def shape(self) -> Shape:
+        """Texts are frozen; so many looks at each training image."""
+        return Shape(text_learns=False, looks=self.settings.passes)
+
+    @property
+    def separable(self) -> bool:
+        """No: only classes that were learned have images in the cache."""
+        return False
+
+    def allot(self, classes: int, images: int) -> None:  # noqa: ARG002
+        """Make room for a key and a label of each image, and for alpha and beta."""
+        settings, device = self.settings, self.backbone.device
+        keys = torch.zeros(images, self.backbone.embed_dim, device=device)
+        if self.trained_keys:
+            self.keys = torch.nn.Parameter(keys)
+        else:
+            self.register_buffer("keys", keys)
+        self.register_buffer("labels", torch.zeros(images, dtype=torch.long, device=device))
+        self.register_buffer("alpha_beta", torch.tensor([settings.alpha, settings.beta], device=device))
+
+    def prepare(self, texts: Texts, records: Records) -> None:  # noqa: ARG002
+        """Fill the cache."""
+        features = [
+            frozen_features(self.backbone, records, self.views[0], self.seed, epoch)
+            for epoch in range(self.settings.passes)
+        ]
+        with torch.no_grad():
+            self.keys.copy_(F.normalize(torch.stack(features).mean(0), dim=-1))
+            self.labels.copy_(labels_of(records, self.labels))
+
+    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
+        """Cross-entropy of the logits with alpha and beta as they were given."""
+        return softmax_loss(self._classifier(texts, texts.space).logits(views), labels)
+
+    def finish(self, texts: Texts, records: Records, validation: Records) -> None:  # noqa: ARG002
+        """Choose alpha and beta by validation images."""
+        if not validation:
+            warnings.warn(
+                f"{self.name} has no validation images to choose alpha and beta by: it takes "
+                f"alpha={self.settings.alpha:g}, beta={self.settings.beta:g}; give a validation split, or "
+                "--set alpha=... --set beta=...",
+                stacklevel=2,
+            )
+            return
+        shown = F.normalize(frozen_features(self.backbone, validation), dim=-1)
+        with torch.no_grad():
+            zero_shot = self.backbone.logits(shown, texts.zero_shot_features)[0]
+            values = F.one_hot(self.labels, len(texts.space)).float()
+            most = self.settings.alpha_most, self.settings.beta_most
+            found = search(shown @ self.keys.T, values, zero_shot, labels_of(validation, shown), *most)
+            self.alpha_beta.copy_(torch.tensor(found))
+
+    def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
+        """Zero-shot CLIP and the cache; classes that were not learned have no images in it."""
+        if not hasattr(self, "keys"):
+            return Classifier(name=self.name, texts=texts, text=texts.zero_shot_features)
+        return self._classifier(texts, learned or texts.space, self.keys.detach().clone())
+
+    def _classifier(self, texts: Texts, learned: LabelSpace, keys: Tensor | None = None) -> CacheClassifier:
+        places = {key: place for place, key in enumerate(texts.space.keys)}
+        columns = torch.tensor(
+            [places.get(key, len(places)) for key in learned.keys], device=self.labels.device
+        )
+        alpha, beta = self.alpha_beta.tolist()
+        return CacheClassifier(
+            name=self.name,
+            texts=texts,
+            text=texts.zero_shot_features,
+            keys=self.keys if keys is None else keys,
+            values=F.one_hot(columns[self.labels], len(places) + 1)[:, :-1].float(),
+            alpha=alpha,
+            beta=beta,
+        )
