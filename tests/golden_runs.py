@@ -14,6 +14,12 @@ def start(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.as_tensor(random.standard_normal(shape) * 0.02, dtype=torch.float32)
 
 
+def part_of(arrays, prefix: str):
+    """The arrays with those of a further run, named with a prefix, in place of the main run's."""
+    own = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+    return arrays | own
+
+
 def space_of(arrays) -> LabelSpace:
     """The label space of a reference's run."""
     return LabelSpace(arrays["classnames"], arrays.get("template", "a photo of a {}."))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from golden_runs import assert_gradient, five_steps, logits_of, loss_of, space_of, start
+from golden_runs import assert_gradient, five_steps, logits_of, loss_of, part_of, space_of, start
 
 from promptprism.methods import build_method, make_settings
 from promptprism.methods.prograd import aligned
@@ -14,7 +14,7 @@ class TestKgCoOp:
     @pytest.fixture(params=["", "same_template/"])
     def case(self, request, golden_backbone, golden):
         arrays = golden("kgcoop")
-        case = {key: arrays.get(request.param + key, value) for key, value in arrays.items()}
+        case = part_of(arrays, request.param)
         return build_method(make_settings("kgcoop"), golden_backbone), case
 
     def test_golden_loss_and_its_parts(self, case, golden_backbone):
@@ -42,7 +42,7 @@ class TestKgCoOp:
         torch.testing.assert_close(logits_of(method, arrays), arrays["logits_after"], rtol=0, atol=2e-3)
 
 
-@pytest.mark.parametrize(("name", "epochs"), [("kgcoop", 100)])
+@pytest.mark.parametrize(("name", "epochs"), [("kgcoop", 100), ("promptsrc", 20)])
 def test_golden_rates(golden, name, epochs):
     settings = make_settings(name)
     rates = [step_rate(settings, epoch, 0, 7) for epoch in range(epochs)]
@@ -54,7 +54,7 @@ class TestProGrad:
     @pytest.fixture(params=["", "lambda08/", "random_start/"])
     def case(self, request, golden_backbone, golden):
         arrays = golden("prograd")
-        case = {key: arrays.get(request.param + key, value) for key, value in arrays.items()}
+        case = part_of(arrays, request.param)
         settings = make_settings(
             "prograd",
             context_length=4,

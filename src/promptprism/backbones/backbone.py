@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -124,6 +125,12 @@ class Backbone(nn.Module):
     def prompt_layers(self) -> int:
         """Layers that prompts may enter, of both towers where both have tokens."""
         return min(self.text_layers, self.vision_layers or self.text_layers)
+
+    def with_towers(self, text: TextTower, vision: VisionTower) -> Backbone:
+        """This backbone with other towers; weights are shared, and this one stays as it is."""
+        other = copy.copy(self)
+        other.text, other.vision = text, vision
+        return other
 
     def logits(self, image: Tensor, text: Tensor) -> Tensor:
         """Logits [.., B, K] of normalised image features [.., B, D] and text features [.., K, D].

@@ -7,7 +7,8 @@ may be given once for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 KeysValues = tuple[Tensor, Tensor]
+
+#: Which thirds of the weight of an attention: queries, keys and values.
+_ALL, _QUERIES, _PAIRS = range(3), range(1), range(1, 3)
 
 # On a CPU explicit products beat PyTorch's fused kernel: in bfloat16 always (2-4 times, 39 to 579 keys), in
 # float32 up to about this many keys.
@@ -28,6 +32,25 @@ class Run(NamedTuple):
     tokens: int
     #: Added to the attention scores, broadcast to [N, Q, S] (0, or -inf for unseen).
     mask: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptedBlock:
+    """A frozen `ResidualAttentionBlock` whose queries, keys and values are not those of its weights alone.
+
+    Attributes:
+        block: the frozen one.
+        attn: what stands in for its attention: `in_proj_weight`, `in_proj_bias`, `num_heads`, `out_proj`.
+        update: added to the thirds of queries, keys and values asked for, [M, T, parts D] of [M, T, D].
+    """
+
+    block: Any
+    attn: Any
+    update: Callable[[Tensor, range], Tensor] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is the frozen block's."""
+        return getattr(self.block, name)
 
 
 def run_block(
@@ -73,24 +96,22 @@ def run_packed(
     Returns:
         The output [M, T or R, D], float32, and each run's keys and values, [M, H, N, S, D / H] each.
     """
-    weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
-    heads, width = block.attn.num_heads, x.shape[-1]
     shapes = [(run.sequences, run.tokens) for run in runs]
     if queries is None:
-        parts = [part.unbind() for part in _project(block.ln_1(x), weight, bias, heads, shapes)]
+        parts = [part.unbind() for part in _project(block, x, _ALL, shapes)]
         queries = x
     else:
         asked = queries.shape[1] // sum(run.sequences for run in runs)
         of_asked = [(run.sequences, asked) for run in runs]
-        alone = _project(block.ln_1(queries), weight[:width], bias[:width], heads, of_asked)
-        pairs = _project(block.ln_1(x), weight[width:], bias[width:], heads, shapes)
+        alone = _project(block, queries, _QUERIES, of_asked)
+        pairs = _project(block, x, _PAIRS, shapes)
         parts = [(*query, *pair) for query, pair in zip(alone, pairs, strict=True)]
     attended = [
         _attend(query, keys, values, run.mask, prefix).permute(0, 2, 3, 1, 4).flatten(3).flatten(1, 2)
         for (query, keys, values), run in zip(parts, runs, strict=True)
     ]
     x = queries + block.ls_1(block.attn.out_proj(attended[0] if len(runs) == 1 else torch.cat(attended, 1)))
-    hidden = block.mlp.gelu(block.mlp.c_fc(block.ln_2(x).to(weight.dtype)))
+    hidden = block.mlp.gelu(block.mlp.c_fc(block.ln_2(x).to(block.attn.in_proj_weight.dtype)))
     return x + block.ls_2(block.mlp.c_proj(hidden)), [(keys, values) for _, keys, values in parts]
 
 
@@ -105,28 +126,28 @@ def layer_bytes(width: int, heads: int, keys: int, item: int) -> int:
 
 def keys_values(block: Any, x: Tensor) -> KeysValues:
     """Only the keys and values of `x` [M, N, S, D] in a block, [M, H, N, S, D / H] each."""
-    width = x.shape[-1]
-    weight, bias = block.attn.in_proj_weight[width:], block.attn.in_proj_bias[width:]
-    shapes = [(x.shape[1], x.shape[2])]
-    ((keys, values),) = _project(block.ln_1(x).flatten(1, 2), weight, bias, block.attn.num_heads, shapes)
+    ((keys, values),) = _project(block, x.flatten(1, 2), _PAIRS, [(x.shape[1], x.shape[2])])
     return keys, values
 
 
-def _project(
-    x: Tensor, weight: Tensor, bias: Tensor, heads: int, shapes: Sequence[tuple[int, int]]
-) -> list[Tensor]:
-    """Cut x @ weight.T, x [M, T, D], into runs of N sequences of S tokens, and into heads.
+def _project(block: Any, x: Tensor, thirds: range, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Some of queries, keys and values of x [M, T, D], cut into runs of N sequences of S tokens and heads.
 
     Returns:
-        Of each run [parts, M, H, N, S, D / H], as many parts as the weight holds.
+        Of each run [parts, M, H, N, S, D / H], as many parts as thirds of the weight were wanted.
     """
-    out = F.linear(x.to(weight.dtype), weight, bias)
+    attention, width = block.attn, x.shape[-1]
+    rows = slice(thirds.start * width, thirds.stop * width)
+    weight = attention.in_proj_weight[rows]
+    x = block.ln_1(x).to(weight.dtype)
+    out = F.linear(x, weight, attention.in_proj_bias[rows])
+    if isinstance(block, AdaptedBlock) and block.update is not None:
+        out = out + block.update(x, thirds)
     # Cutting costs a copy in the backward pass.
     sizes = [sequences * tokens for sequences, tokens in shapes]
     cut = (out,) if len(shapes) == 1 else out.split_with_sizes(sizes, dim=1)
-    parts = weight.shape[0] // x.shape[-1]
     return [
-        part.view(len(x), *shape, parts, heads, -1).permute(3, 0, 4, 1, 2, 5).contiguous()
+        part.view(len(x), *shape, len(thirds), attention.num_heads, -1).permute(3, 0, 4, 1, 2, 5).contiguous()
         for part, shape in zip(cut, shapes, strict=True)
     ]
 

@@ -86,6 +86,7 @@ class VisionTower(Tower):
         image_size: side of the square input, pixels.
         grid: rows and columns of patches; (0, 0) where there are no tokens that prompts may join.
         first_patch: number of tokens that stand before the patches.
+        norm: what the class token's state passes before its projection; None where the feature is another.
         door: the module whose output, [N, S, D], all passes through that the feature takes of the patches;
             None without patches.
     """
@@ -93,6 +94,7 @@ class VisionTower(Tower):
     image_size: int
     grid: tuple[int, int]
     first_patch: int
+    norm: nn.Module | None = None
     door: nn.Module | None
 
     @property

@@ -52,8 +52,9 @@ class OpenClipVit(VisionTower):
             self.reads = "mean"
             self.door = nn.Identity() if visual.final_ln_after_pool else visual.ln_post
         else:
-            self.reads = "class token"
-            self.door = self.blocks[-1].ln_1
+            self.reads, self.norm = "class token", visual.ln_post
+            self.norm = getattr(visual, "ln_post", None)
+        self.door = self.blocks[-1].ln_1
 
     def cast(self, dtype: torch.dtype) -> None:
         """Run the matrix products in this precision."""
@@ -98,6 +99,7 @@ class StagedVit(VisionTower):
         self.heads = visual.heads
         side = math.isqrt(visual.tokens - 1)
         self.grid = (side, side)
+        self.norm = getattr(visual, "ln_post", None)
         self.door = self.blocks[-1].ln_1
 
     def cast(self, dtype: torch.dtype) -> None:

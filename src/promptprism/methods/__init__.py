@@ -13,14 +13,19 @@ from promptprism.errors import PromptPrismError
 from promptprism.methods.base import Method, MethodSettings, Shape
 from promptprism.methods.cdc import Cdc, CdcSettings
 from promptprism.methods.classifier import Classifier, Texts
+from promptprism.methods.clip_lora import ClipLora
 from promptprism.methods.cocoop import CoCoOp, CoCoOpSettings
 from promptprism.methods.coop import CoOp, CoOpSettings
+from promptprism.methods.ivlp import Ivlp
 from promptprism.methods.kgcoop import KgCoOp
 from promptprism.methods.linear_probe import LinearProbe
 from promptprism.methods.maple import Maple, MapleSettings
+from promptprism.methods.mmrl import Mmrl
 from promptprism.methods.prograd import ProGrad
+from promptprism.methods.promptsrc import PromptSrc
 from promptprism.methods.tip_adapter import TipAdapter
 from promptprism.methods.tip_adapter_f import TipAdapterF
+from promptprism.methods.vpt import Vpt
 from promptprism.methods.zero_shot import ZeroShot, ZeroShotSettings
 
 __all__ = [
@@ -55,7 +60,12 @@ METHODS: dict[str, type[Method]] = {
         KgCoOp,
         ProGrad,
         CoCoOp,
+        Vpt,
+        Ivlp,
         Maple,
+        PromptSrc,
+        Mmrl,
+        ClipLora,
         Cdc,
     )
 }

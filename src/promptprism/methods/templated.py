@@ -114,20 +114,23 @@ class TemplateMethod(Method):
         tokens = n if coupled else settings.vision_tokens
         return Shape(
             templates=settings.templates,
-            text_prompts=n,
+            text_prompts=n if settings.learn_text else 0,
             vision_prompts=tokens,
             vision_from=settings.vision_from if tokens else 0,
             text_memory_mb=settings.text_memory_mb,
             text_learns=settings.learn_text,
         )
 
-    def prompt_phrase(self, space: LabelSpace) -> str:  # noqa: ARG002
-        """The learner's phrase, whose first n tokens are placeholders."""
-        return self.learner.phrase
+    def prompt_phrase(self, space: LabelSpace) -> str:
+        """The learner's phrase, whose first n tokens are placeholders; without text prompts the data's."""
+        return self.learner.phrase if self.settings.learn_text else space.phrase
 
     def text_features(self, texts: Texts) -> Tensor:
         """Text features [M, K, D]."""
-        return encode_text(self.backbone, texts.tokens, self.learner.context, self.settings.text_memory_mb)
+        settings = self.settings
+        if not settings.learn_text:
+            return encode_text(self.backbone, texts.tokens).expand(settings.templates, -1, -1)
+        return encode_text(self.backbone, texts.tokens, self.learner.context, settings.text_memory_mb)
 
     def image_features(self, views: Tensor) -> Tensor:
         """Image features [M, B, D] of views [M or 1, B, 3, H, W]; uncoupled, as many as there are views."""
@@ -150,7 +153,7 @@ class TemplateMethod(Method):
             "name": self.name,
             "texts": texts,
             "text": self.text_features(texts),
-            "context": self.learner.context[:, 0].clone(),
+            "context": self.learner.context[:, 0].clone() if self.settings.learn_text else None,
             "vision_prompts": self.learner()[1],
             "first_layer": self.settings.vision_from,
             "pool_prompts": self.settings.pool_prompts,

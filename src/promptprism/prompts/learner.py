@@ -29,7 +29,7 @@ class PromptLearner(nn.Module):
         vision_from: number of vision layers below the first prompts, L0; layers L0 + 1..J get a map.
         vision_tokens: m, vision prompts of each layer that are learned apart, if not coupled; 0 is none.
         vision_depth: layers with such prompts, L0 not counted; None is J.
-        learn_text: if False the context stays the phrase, and only the vision prompts are learned.
+        learn_text: if False there is no context (J is 0 for the text), only vision prompts are learned.
         phrase: text with {} for the class; its first n tokens become the context and are its start.
         phrase_init: if False the context starts from N(0, 0.02) and stands before the bare class name.
         seed: of the start values.
@@ -126,7 +126,7 @@ class PromptLearner(nn.Module):
         if learn_text:
             self.context = nn.Parameter(stacked)
         else:
-            self.register_buffer("context", stacked, persistent=False)
+            self.register_buffer("context", stacked[:, :0], persistent=False)
         self.vision = nn.Parameter(torch.stack(visions).to(device)) if visions else None
         self.to_vision_weight = nn.Parameter(torch.stack(weights).to(device)) if coupled else None
         self.to_vision_bias = nn.Parameter(torch.stack(biases).to(device)) if coupled else None
@@ -141,9 +141,9 @@ class PromptLearner(nn.Module):
         return self.context, vision + self.to_vision_bias.unsqueeze(2)
 
 
-def local_generator(seed: int, purpose: str) -> torch.Generator:
-    """Make a CPU generator from (seed, purpose): the same numbers everywhere, whatever was drawn before."""
-    return torch.Generator().manual_seed(random.Random(f"{purpose} {seed}").getrandbits(63))
+def local_generator(seed: int, purpose: str, device: str | torch.device = "cpu") -> torch.Generator:
+    """Make a generator from (seed, purpose): the same numbers, whatever was drawn before, on like devices."""
+    return torch.Generator(device).manual_seed(random.Random(f"{purpose} {seed}").getrandbits(63))
 
 
 def linear_start(inputs: int, outputs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

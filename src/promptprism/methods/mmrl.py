@@ -1,0 +1,163 @@
+"""MMRL (Guo and Gu, Multi-Modal Representation Learning for Vision-Language Models, CVPR 2025)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from promptprism.backbones import Backbone
+from promptprism.data.names import LabelSpace
+from promptprism.errors import PromptPrismError
+from promptprism.methods.base import Method, MethodSettings, Shape
+from promptprism.methods.classifier import Classifier, Texts
+from promptprism.methods.objectives import consistency_loss
+from promptprism.methods.templated import softmax_loss
+from promptprism.prompts import encode_image, encode_text, run_layers, start_image
+from promptprism.prompts.representation import RepresentationLearner
+
+
+class MmrlSettings(MethodSettings):
+    """MMRL's settings in the base-to-new protocol; `regularisation` is another for each data set there."""
+
+    method: ClassVar[str] = "mmrl"
+
+    epochs: int = Field(default=10, ge=0, description="Passes over the training images.")
+    optimizer: Literal["sgd", "adamw"] = Field(
+        default="adamw", description=MethodSettings.model_fields["optimizer"].description
+    )
+    lr: float = Field(default=0.001, gt=0, description=MethodSettings.model_fields["lr"].description)
+    views: Literal["maple", "half", "flip", "set1", "set2"] = Field(
+        default="half", description=MethodSettings.model_fields["views"].description
+    )
+    tokens: int = Field(default=5, ge=1, description="R, representation tokens in each tower.")
+    width: int = Field(default=512, ge=1, description="Of the space that both towers' tokens are made from.")
+    first_layer: int | None = Field(
+        default=None,
+        ge=2,
+        description="Layer (from 1) that takes the first tokens, those above taking others up to the last; "
+        "None is the middle one, 6 of 12.",
+    )
+    alpha: float = Field(
+        default=0.7, ge=0, le=1, description="Weight of the class token's logits beside the tokens' own."
+    )
+    regularisation: float = Field(
+        default=0.5,
+        ge=0,
+        description="lambda, of the distances of both features to the frozen ones; the paper's is 0.01 to 7.",
+    )
+
+
+class Mmrl(Method):
+    """Representation tokens in the upper layers; classes that were not learned get the class token alone."""
+
+    name = MmrlSettings.method
+    Settings: ClassVar[type[MethodSettings]] = MmrlSettings
+    settings: MmrlSettings
+
+    def build(self, seed: int) -> None:
+        """Make the learner.
+
+        Raises:
+            PromptPrismError: towers that cannot have such tokens, or have too few layers.
+        """
+        settings, backbone = self.settings, self.backbone
+        vision = backbone.vision
+        if not (backbone.text.causal and vision.reads_one and vision.norm is not None):
+            raise PromptPrismError(
+                f"Method {self.name!r} needs a causal text tower and an image tower of plain blocks that is "
+                f"read at its class token, as CLIP's own; backbone {backbone.name!r} has others. Take a CLIP "
+                "ViT, or a method that learns prompts."
+            )
+        layers = backbone.prompt_layers
+        first = max(2, layers // 2) if settings.first_layer is None else settings.first_layer
+        if first > layers:
+            raise PromptPrismError(
+                f"first_layer={first} of method {self.name!r} is above the {layers} layers of backbone "
+                f"{backbone.name!r}: set it to 2 to {layers}."
+            )
+        self.first_layer = first - 1
+        self.learner = RepresentationLearner(
+            backbone, settings.tokens, settings.width, layers - self.first_layer, seed
+        )
+
+    @property
+    def shape(self) -> Shape:
+        """Tokens behind the patches of the upper layers, and frozen features of each image."""
+        tokens = self.settings.tokens
+        return Shape(vision_prompts=tokens, vision_from=self.first_layer, plain_images=1)
+
+    @property
+    def separable(self) -> bool:
+        """No: classes are told apart otherwise where all were learned."""
+        return False
+
+    def text_features(self, texts: Texts) -> Tensor:
+        """Text features [1, K, D]."""
+        tokens, _ = self.learner()
+        return encode_text(self.backbone, texts.tokens, tokens, insert_at=self.first_layer)
+
+    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
+        """Both cross-entropies, and the distances of both features to the frozen ones (eqs. 15-18)."""
+        settings, learner, backbone = self.settings, self.learner, self.backbone
+        text, (_, tokens) = self.text_features(texts), learner()
+        image, own = both_features(backbone, views, tokens, self.first_layer, learner.projection)
+        with torch.no_grad():
+            frozen = encode_image(backbone, views)
+        losses = [softmax_loss(backbone.logits(features, text), labels) for features in (image, own)]
+        distance = consistency_loss(image, frozen) + consistency_loss(text, texts.zero_shot_features)
+        return (
+            settings.alpha * losses[0] + (1 - settings.alpha) * losses[1] + settings.regularisation * distance
+        )
+
+    def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
+        """The class token's classifier, joined by the representation tokens' if all classes were learned."""
+        _, tokens = self.learner()
+        text = self.text_features(texts)
+        known = learned is None or set(texts.space.keys) <= set(learned.keys)
+        return MmrlClassifier(
+            name=self.name,
+            texts=texts,
+            text=text,
+            vision_prompts=tokens,
+            first_layer=self.first_layer,
+            projection=self.learner.projection.detach().clone(),
+            alpha=self.settings.alpha if known else 1.0,
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MmrlClassifier(Classifier):
+    """Logits of the class token, and of the representation tokens.
+
+    Attributes:
+        projection: of the tokens' states to the common space, [Dv, D].
+        alpha: weight of the class token's logits; 1 takes them alone.
+    """
+
+    projection: Tensor
+    alpha: float
+
+    def logits(self, views: Tensor) -> Tensor:
+        """Logits [1, B, K] of views [1, B, 3, H, W]."""
+        if self.alpha == 1:
+            return super().logits(views)
+        assert self.text is not None and self.vision_prompts is not None
+        both = both_features(self.backbone, views, self.vision_prompts, self.first_layer, self.projection)
+        image, own = (self.backbone.logits(features, self.text) for features in both)
+        return self.alpha * image + (1 - self.alpha) * own
+
+
+def both_features(
+    backbone: Backbone, views: Tensor, tokens: Tensor, first_layer: int, projection: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Features [1, B, D] of the class token and of the representation tokens, normalised."""
+    assert backbone.vision.norm is not None
+    states = run_layers(backbone, start_image(backbone, views, first_layer), tokens, first_layer, whole=True)
+    mean = backbone.vision.norm(states[:, :, -tokens.shape[2] :]).mean(2)
+    image = backbone.vision.read(states[:, :, :1])
+    return F.normalize(image, dim=-1), F.normalize(mean @ projection, dim=-1)
