@@ -1,4 +1,4 @@
-"""The one error a user is meant to read."""
+"""The one error a user is meant to read, and the one warning."""
 
 
 class PromptPrismError(Exception):
@@ -6,3 +6,7 @@ class PromptPrismError(Exception):
 
     The message names the value, the place and the remedy; the command line prints it without a traceback.
     """
+
+
+class DataWarning(UserWarning):
+    """Data can be used, but may say something else than they seem to; the command line prints one line."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from promptprism.adapter import Card, DataSummary, load_adapter, read_card, save_adapter
 from promptprism.backbones import Backbone, load_backbone
 from promptprism.backbones.backbone import Precision
+from promptprism.data.content import distinct
 from promptprism.data.images import ImageSource
 from promptprism.data.inputs import Images, Labels, as_dataset, as_sources
 from promptprism.data.names import LabelSpace, check_class_names, name_key
@@ -156,12 +157,12 @@ class PromptPrism:
                 there.
 
         Raises:
-            PromptPrismError: unusable images, labels, class names or settings.
+            PromptPrismError: unusable images, labels, class names or settings, or a picture under two labels.
             KeyboardInterrupt: Ctrl-C, with a message that says what was kept.
         """
         settings, seed = _settings(self.method, self.settings), _whole("seed", self.seed)
         shots = None if self.shots is None else _whole("shots", self.shots)
-        dataset = as_dataset(images, labels, class_names)
+        dataset = distinct(as_dataset(images, labels, class_names))
         records = dataset.train
         if shots is not None:
             records = few_shot(records, shots, seed, self.allow_fewer, dataset.class_names)

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from promptprism.data.readers import read_csv, read_folder
+from promptprism.data.folders import read_folder
 from promptprism.data.registry import load_data
+from promptprism.data.tables import read_csv
 from promptprism.errors import PromptPrismError
 
 
