@@ -43,6 +43,13 @@ def check_regular(path: Path) -> int:
     return status.st_size
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether there is anything; where `Path.exists` raises for a name that no file can have, this is "
+    "False.
+    """
+    return os.path.exists(path)  # noqa: PTH110
+
+
 def check_place(path: Path) -> None:
     """Find out before long work starts whether a file or folder can be written at a path.
 

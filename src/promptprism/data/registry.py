@@ -17,7 +17,7 @@ from promptprism.data.records import Dataset
 from promptprism.data.shards import read_shards
 from promptprism.data.tables import read_csv
 from promptprism.errors import DataWarning, PromptPrismError
-from promptprism.files import check_regular
+from promptprism.files import check_regular, is_there
 
 _READERS: dict[str, Callable[[str, Reading], Dataset]] = {"hf": read_hub, "wds": read_shards}
 # What lists and folders of others call classes that they only number.
@@ -111,9 +111,9 @@ def _read(source: str | Path, reading: Reading) -> Dataset:
     if isinstance(source, str) and colon and kind in _READERS:
         return _READERS[kind](name, reading)
     path = Path(source)
-    if path.is_dir():
-        return read_folder(path, reading=reading)
-    if path.exists():
+    if is_there(path):
+        if path.is_dir():
+            return read_folder(path, reading=reading)
         check_regular(path)
         if path.suffix.lower() in {".csv", ".tsv"}:
             return read_csv(path, reading=reading)

@@ -15,6 +15,7 @@ from promptprism.data.layouts import CLASS_NAMES, read_lines
 from promptprism.data.reading import Reading
 from promptprism.data.records import Dataset, Record
 from promptprism.errors import PromptPrismError
+from promptprism.files import is_there
 
 #: The largest published sets have a tenth of that.
 MOST_SHARDS = 100_000
@@ -101,13 +102,13 @@ def read_shards(pattern: str, reading: Reading | None = None) -> Dataset:
 
 
 def _shards(pattern: str) -> list[Path]:
-    if Path(pattern).is_dir():
+    if is_there(pattern) and Path(pattern).is_dir():
         paths = sorted(Path(pattern).glob("*.tar"))
         if not paths:
             raise PromptPrismError(f"folder '{pattern}' has no shards: their names must end in .tar")
         return paths
     paths = [Path(path) for path in expand(pattern)]
-    missing = [str(path) for path in paths if not path.is_file()]
+    missing = [str(path) for path in paths if not is_there(path) or not path.is_file()]
     if not paths:
         raise PromptPrismError(f"no shard is like '{pattern}'. Check the path and its spelling")
     if missing:

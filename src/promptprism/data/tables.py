@@ -17,6 +17,7 @@ from promptprism.data.names import DEFAULT_PHRASE, name_key
 from promptprism.data.reading import Reading, read_text, some
 from promptprism.data.records import Dataset, Record, Records
 from promptprism.errors import DataWarning, PromptPrismError
+from promptprism.files import is_there
 
 # What programs write where a label is missing; "none" may well be a class.
 _MISSING = frozenset({"nan", "<na>", "#n/a", "null"})
@@ -45,7 +46,7 @@ def read_csv(path: str | Path, phrase: str = DEFAULT_PHRASE, reading: Reading | 
     path, reading = Path(path), reading or Reading()
     where = f"CSV '{path}'"
     rows = _rows(path, read_text(path, "CSV"), reading)
-    missing = [row for row in rows if not row.image.is_file()]
+    missing = [row for row in rows if not is_there(row.image)]
     if missing:
         raise PromptPrismError(
             f"{len(missing)} of {len(rows)} images of {where} do not exist, first: "
@@ -167,12 +168,12 @@ def _row(where: str, folder: Path, line: int, cells: dict[str, str], reading: Re
 def _on_disk(folder: Path, image: str) -> Path:
     """The file that is meant: as written, in other Unicode forms, or with slashes for backslashes."""
     path = folder / image
-    if path.is_file():
+    if is_there(path):
         return path
     for text in (image, image.replace("\\", "/")):
         for form in ("NFC", "NFD"):
             other = folder / unicodedata.normalize(form, text)
-            if other.is_file():
+            if is_there(other):
                 return other
     return path
 
@@ -181,7 +182,7 @@ def _why_missing(folder: Path, row: _Row) -> str:
     image = row.image
     remedy = "Paths are relative to the folder of the CSV"
     if not image.suffix or image.suffix.lower() not in IMAGE_SUFFIXES:
-        here = sorted(image.parent.glob(f"{_escaped(image.name)}.*")) if image.parent.is_dir() else []
+        here = sorted(image.parent.glob(f"{_escaped(image.name)}.*")) if is_there(image.parent) else []
         remedy += (
             f". '{os.path.relpath(here[0], folder)}' is there: add the endings"
             if here
