@@ -44,9 +44,7 @@ def check_regular(path: Path) -> int:
 
 
 def is_there(path: str | Path) -> bool:
-    """Whether there is anything; where `Path.exists` raises for a name that no file can have, this is "
-    "False.
-    """
+    """Whether there is anything; a name that no file can have is not there, where `Path.exists` raises."""
     return os.path.exists(path)  # noqa: PTH110
 
 

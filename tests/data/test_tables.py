@@ -119,6 +119,7 @@ def test_decomposed_letters_are_the_same(tmp_path, on_disk, in_list):
         ),
         ("path,label\n1,a\n", r"do not exist.*\. '1\.png' is there: add the endings"),
         ("path,label\n9,a\n", r"do not exist.*They have no ending such as \.jpg"),
+        (f"path,label\n{'x' * 5000}.png,a\n", "1 of 1 images of CSV '.*' do not exist"),
         ("path,label\n1.png,a\0\n", "bytes of zero: it is UTF-16 without its mark"),
     ],
 )
