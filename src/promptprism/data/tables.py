@@ -46,7 +46,7 @@ def read_csv(path: str | Path, phrase: str = DEFAULT_PHRASE, reading: Reading | 
     path, reading = Path(path), reading or Reading()
     where = f"CSV '{path}'"
     rows = _rows(path, read_text(path, "CSV"), reading)
-    missing = [row for row in rows if not is_there(row.image)]
+    missing = [row for row in rows if not _is_there(row.image)]
     if missing:
         raise PromptPrismError(
             f"{len(missing)} of {len(rows)} images of {where} do not exist, first: "
@@ -168,14 +168,19 @@ def _row(where: str, folder: Path, line: int, cells: dict[str, str], reading: Re
 def _on_disk(folder: Path, image: str) -> Path:
     """The file that is meant: as written, in other Unicode forms, or with slashes for backslashes."""
     path = folder / image
-    if is_there(path):
+    if _is_there(path):
         return path
     for text in (image, image.replace("\\", "/")):
         for form in ("NFC", "NFD"):
             other = folder / unicodedata.normalize(form, text)
-            if is_there(other):
+            if _is_there(other):
                 return other
     return path
+
+
+def _is_there(path: Path) -> bool:
+    # A pipe is there, and is told of by name when it is to be read.
+    return is_there(path) and not path.is_dir()
 
 
 def _why_missing(folder: Path, row: _Row) -> str:
