@@ -202,8 +202,9 @@ def split(
     from promptprism.data.splits import few_shot
 
     reading = make_reading(splits, names, path_column, label_column, split_column)
-    dataset = distinct(load_data(data, root, reading))
+    dataset = load_data(data, root, reading)
     if published is None:
+        dataset = distinct(dataset)
         records = few_shot(dataset.train, shots, seed, allow_fewer, dataset.class_names)
     else:
         records = read_list(published, dataset)
