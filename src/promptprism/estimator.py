@@ -21,7 +21,7 @@ from promptprism.backbones.backbone import Precision
 from promptprism.data.content import distinct
 from promptprism.data.images import ImageSource
 from promptprism.data.inputs import Images, Labels, as_dataset, as_sources
-from promptprism.data.names import LabelSpace, check_class_names, name_key
+from promptprism.data.names import LabelSpace, check_class_names, check_tokens, name_key
 from promptprism.data.records import Dataset, Record, Records
 from promptprism.data.splits import few_shot
 from promptprism.errors import PromptPrismError
@@ -175,7 +175,7 @@ class PromptPrism:
         trained = learn(
             settings,
             backbone,
-            LabelSpace(dataset.class_names, phrase),
+            _label_space(backbone, dataset.class_names, phrase),
             records,
             seed=seed,
             checkpoint=Path(checkpoint) if checkpoint is not None else None,
@@ -287,7 +287,7 @@ class PromptPrism:
             PromptPrismError: unusable class names.
         """
         phrase = self._classifier.space.phrase
-        space = LabelSpace(check_class_names(class_names), phrase)
+        space = _label_space(self.backbone_, class_names, phrase)
         estimator = type(self)(**self.get_params())
         estimator._set_fitted(self.trained_, space, self.data_)
         return estimator
@@ -344,6 +344,13 @@ class PromptPrism:
             )
         records = [Record(record.source, places[record.label] or 0) for record in dataset.evaluation]
         return dataset, tuple(records)
+
+
+def _label_space(backbone: Backbone, class_names: Sequence[str], phrase: str) -> LabelSpace:
+    """A label space whose classes the backbone can tell apart."""
+    space = LabelSpace(check_class_names(class_names), phrase)
+    check_tokens(space.names, backbone.tokenize(space.texts("{}")).tolist())
+    return space
 
 
 def _whole(name: str, value: Any) -> int:

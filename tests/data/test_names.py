@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toys import picture
 
 from promptprism.data.names import LabelSpace, check_class_names, check_phrase, check_tokens
 from promptprism.errors import PromptPrismError
+from promptprism.estimator import PromptPrism
 
 
 def test_any_script_and_underscores():
@@ -74,3 +76,16 @@ def test_hostile_class_names(names):
         return
     said = LabelSpace(checked).texts("{}")
     assert len(set(said)) == len(names) and all(text.strip() and text.encode() for text in said)
+
+
+def test_fit_and_other_classes_are_told_apart_by_the_tokenizer(tiny):
+    model = PromptPrism("zero-shot", tiny).fit([picture("red", 0), picture("blue", 0)], ["red", "blue"])
+    # The tokenizer folds full-width letters into plain ones.
+    for refuse in (
+        lambda names: model.with_classes(names),
+        lambda names: PromptPrism("zero-shot", tiny).fit([picture("red", 0)] * 2, names),
+    ):
+        with pytest.raises(
+            PromptPrismError, match="'cat' and '\uff43\uff41\uff54' are the same to the backbone's"
+        ):
+            refuse(["cat", "\uff43\uff41\uff54"])
