@@ -10,3 +10,7 @@ class PromptPrismError(Exception):
 
 class DataWarning(UserWarning):
     """Data can be used, but may say something else than they seem to; the command line prints one line."""
+
+
+class NotFittedError(PromptPrismError, ValueError, AttributeError):
+    """The estimator was used before it was fitted."""

@@ -24,18 +24,14 @@ from promptprism.data.inputs import Images, Labels, as_dataset, as_sources
 from promptprism.data.names import LabelSpace, check_class_names, check_tokens, name_key
 from promptprism.data.records import Dataset, Record, Records
 from promptprism.data.splits import few_shot
-from promptprism.errors import PromptPrismError
+from promptprism.errors import NotFittedError, PromptPrismError
 from promptprism.evaluation.evaluate import Evaluation, evaluate
 from promptprism.evidence import Opinion
-from promptprism.inference.early import EarlyOpinions, check_early, fused_so_far, lead, margin_for
+from promptprism.inference.early import EarlyOpinions, EarlyScore, check_early, fused_so_far, lead, margin_for
 from promptprism.inference.explain import Explanation, explain
 from promptprism.inference.predictor import Predictor
 from promptprism.methods import Classifier, MethodSettings, make_settings
 from promptprism.training.loop import Trained, learn
-
-
-class NotFittedError(PromptPrismError, ValueError, AttributeError):
-    """The estimator was used before it was fitted."""
 
 
 class Opinions(NamedTuple):
@@ -48,20 +44,6 @@ class Opinions(NamedTuple):
 
     fused: Opinion
     templates: Opinion
-
-
-class EarlyScore(NamedTuple):
-    """What stopping early is worth.
-
-    Attributes:
-        accuracy: of the predictions.
-        templates_used: per image, on average.
-        images_per_second: reading the images included.
-    """
-
-    accuracy: float
-    templates_used: float
-    images_per_second: float
 
 
 class PromptPrism:
