@@ -105,11 +105,12 @@ def test_case(cases, name):
         ["bash", "run.sh"],
         cwd=cases / "open" / name,
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         timeout=300,
     )
-    said = (done.stdout + done.stderr).decode("utf-8", "backslashreplace")
+    said = done.stdout.decode("utf-8", "backslashreplace")
     # A Python script of the user's shows the error's traceback, and that it is one a user is meant to read.
     assert "Traceback" not in said or re.search(r"^promptprism\.errors\.PromptPrismError", said, re.M), said
     assert re.search(says, said), said
