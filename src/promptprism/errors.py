@@ -6,3 +6,7 @@ class PromptPrismError(Exception):
 
     The message names the value, the place and the remedy; the command line prints it without a traceback.
     """
+
+
+class CollapseWarning(UserWarning):
+    """A training run has collapsed: what it made is no result."""

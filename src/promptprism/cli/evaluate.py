@@ -18,6 +18,7 @@ from promptprism.cli.options import (
     Margin,
     Pretrained,
     Root,
+    TrustBackbone,
     open_adapter,
     open_data,
 )
@@ -49,6 +50,7 @@ def evaluate(
     root: Root = None,
     backbone: AdapterBackbone = None,
     pretrained: Pretrained = None,
+    trust_backbone: TrustBackbone = False,
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
@@ -57,7 +59,7 @@ def evaluate(
     from promptprism.cli import tables
 
     dataset = open_data(data, output, root)
-    model = open_adapter(adapter, backbone, pretrained, device, settings)
+    model = open_adapter(adapter, backbone, pretrained, trust_backbone, device, settings)
     if not dataset.test and model.data_:
         output.warn("no test split: all images are scored; those learned from, if any, flatter")
     if data_classes:

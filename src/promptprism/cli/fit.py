@@ -21,7 +21,7 @@ from promptprism.cli.options import (
     parse_settings,
 )
 from promptprism.cli.output import Output
-from promptprism.errors import PromptPrismError
+from promptprism.errors import CollapseWarning, PromptPrismError
 
 
 def fit(
@@ -38,7 +38,7 @@ def fit(
     shots: Annotated[int, typer.Option(metavar="N", min=1, help="Training images drawn per class.")] = 16,
     root: Root = None,
     seed: Seed = 1,
-    backbone: BackboneName = "mini",
+    backbone: BackboneName = "auto",
     pretrained: Pretrained = None,
     precision: Precision = "auto",
     device: Device = "auto",
@@ -84,7 +84,8 @@ def fit(
         **chosen,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a collapse is told below, as an error
+        warnings.simplefilter("ignore", CollapseWarning)  # told below, as an error
+        warnings.showwarning = lambda message, *_, **__: output.warn(str(message))
         model.fit(dataset, checkpoint=checkpoint)
     if model.training_.collapsed:
         checkpoint.unlink(missing_ok=True)
