@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.measure import CsvFile, machine, write_rows
 from promptprism.adapter import read_card
-from promptprism.backbones.backbone import Precision
+from promptprism.backbones import Precision
 from promptprism.data.miniworld import DEVELOPMENT
 from promptprism.data.records import Records
 from promptprism.data.registry import load_data

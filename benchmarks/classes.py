@@ -13,7 +13,8 @@ import typer
 
 from benchmarks.measure import BackboneName, CsvFile, Templates, append_rows, machine
 from promptprism.backbones import Backbone
-from promptprism.cost.speed import build, class_names, draw, interleave, random_backbone, training_step
+from promptprism.backbones.loading import random_backbone
+from promptprism.cost.speed import build, class_names, draw, interleave, training_step
 from promptprism.data.names import LabelSpace
 from promptprism.methods import CdcSettings
 from promptprism.prompts.text import TEXT_MEMORY_MB

@@ -23,20 +23,19 @@ from PIL import Image
 from torch.nn import functional as F
 
 from benchmarks.measure import BackboneName, CsvFile, Templates, append_rows, machine
-from promptprism.backbones.backbone import Precision
+from promptprism.backbones import Precision
+from promptprism.backbones.build import random_model
+from promptprism.backbones.loading import random_backbone
 from promptprism.cost.speed import (
     build,
     class_names,
     draw,
     interleave,
     prediction,
-    random_backbone,
-    random_model,
 )
 from promptprism.data.names import LabelSpace
 from promptprism.inference.predictor import Predictor
 from promptprism.methods import CdcSettings, ZeroShot
-from promptprism.methods.classifier import cosine_logits
 
 
 def write_photos(folder: Path, count: int, size: tuple[int, int] = (500, 375)) -> list[Path]:
@@ -63,9 +62,7 @@ def compare(
     def open_clip() -> torch.Tensor:
         with torch.no_grad():
             image = F.normalize(plain.encode_image(views[0].to(tower.dtype)).float(), dim=-1)
-            return zero_shot.probabilities(
-                cosine_logits(tower, image.unsqueeze(0), zero_shot.zero_shot_features)
-            )
+            return zero_shot.probabilities(tower.logits(image.unsqueeze(0), zero_shot.zero_shot_features))
 
     with tempfile.TemporaryDirectory() as folder:
         photos = write_photos(Path(folder), 2 * batch)

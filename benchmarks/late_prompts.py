@@ -17,15 +17,14 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.measure import CsvFile, append_rows, is_there, machine
-from promptprism.backbones import Backbone, load_backbone
-from promptprism.backbones.backbone import Precision
+from promptprism.backbones import Backbone, Precision, load_backbone
+from promptprism.backbones.loading import random_backbone
 from promptprism.cost.speed import (
     build,
     class_names,
     draw,
     interleave,
     prediction,
-    random_backbone,
     training_step,
 )
 from promptprism.data.miniworld import DEVELOPMENT

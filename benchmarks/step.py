@@ -20,15 +20,15 @@ from torch import Tensor
 
 from benchmarks.measure import BackboneName, CsvFile, Templates, append_rows, machine
 from benchmarks.reference import plain_gradients
-from promptprism.backbones.backbone import Precision
+from promptprism.backbones import Precision
+from promptprism.backbones.build import random_model
+from promptprism.backbones.loading import random_backbone
 from promptprism.cost.arithmetic import image_flops, text_flops
 from promptprism.cost.speed import (
     build,
     class_names,
     draw,
     interleave,
-    random_backbone,
-    random_model,
     training_step,
 )
 from promptprism.data.names import LabelSpace

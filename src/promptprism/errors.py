@@ -8,9 +8,17 @@ class PromptPrismError(Exception):
     """
 
 
-class DataWarning(UserWarning):
-    """Data can be used, but may say something else than they seem to; the command line prints one line."""
+class PromptPrismWarning(UserWarning):
+    """Something works, but not as it seems; the command line prints one line."""
+
+
+class DataWarning(PromptPrismWarning):
+    """Data can be used, but may say something else than they seem to."""
 
 
 class NotFittedError(PromptPrismError, ValueError, AttributeError):
     """The estimator was used before it was fitted."""
+
+
+class CollapseWarning(UserWarning):
+    """A training run has collapsed: what it made is no result."""

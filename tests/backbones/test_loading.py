@@ -2,6 +2,7 @@ import gzip
 import json
 import logging
 import math
+import socket
 import time
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from promptprism.backbones import load_backbone, loading
+from promptprism.backbones import build, choice, load_backbone, loading
+from promptprism.backbones.backbone import fingerprint_of
+from promptprism.backbones.build import build_model, random_model
 from promptprism.errors import PromptPrismError
 
 CONFIG = {
@@ -94,9 +97,6 @@ def test_quick_gelu_of_a_tag_is_honoured(monkeypatch, folder):
         ("local-dir:/nowhere", None, "/nowhere/open_clip_config.json does not exist"),
         ("hf-hub:a/b", "openai", "leave it out"),
         ("mini", "openai", "pretrained='openai' has no meaning for 'mini': leave it out"),
-        ("RN50", "openai", "'RN50' cannot be used: its vision tower is a ModifiedResNet"),
-        ("ViT-B-16-SigLIP", "webli", "timm or Hugging Face"),
-        ("coca_ViT-B-32", "laion2b_s13b_b90k", "CoCa"),
     ],
 )
 def test_refused_before_anything_heavy(name, pretrained, words):
@@ -127,6 +127,169 @@ def test_no_network(monkeypatch, tmp_path, name, pretrained, words):
     with pytest.raises(PromptPrismError, match=words):
         load_backbone(name, pretrained)
     assert time.perf_counter() - start < 10
+
+
+def test_what_lies_on_this_disk_asks_no_resolver(folder, monkeypatch):
+    def resolver(*arguments):
+        raise AssertionError(f"asked for {arguments}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    monkeypatch.setattr(loading, "getproxies", dict)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-X", CONFIG)
+    weights = str(folder / "open_clip_model.safetensors")
+    shipped = load_backbone("mini", device="cpu")
+    local = load_backbone(f"local-dir:{folder}", device="cpu")
+    assert shipped.name == "mini" and load_backbone("ViT-X", weights).fingerprint == local.fingerprint
+    with pytest.raises(PromptPrismError, match=r"asked for \('huggingface.co', 443\)"):
+        load_backbone("ViT-B-16", "openai")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("ViT-B-16", "open_clip_model.safetensors"),
+        ("ViT-S-32-alt", "open_clip_pytorch_model.safetensors"),
+        ("ViT-S-32-alt", "open_clip_pytorch_model.bin"),
+    ],
+)
+def test_weights_load_in_every_layout_that_is_published(tmp_path, name, file):
+    """True shapes, random weights: by their file's path, and as a folder in the hub's layout."""
+    config = open_clip.get_model_config(name)
+    model = random_model(name).half()
+    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    if file.endswith("bin"):
+        torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / file)
+    else:
+        save_file(state, tmp_path / file)
+    by_path = load_backbone(name, str(tmp_path / file), device="cpu")
+    in_folder = load_backbone(f"local-dir:{tmp_path}", device="cpu")
+    assert by_path.fingerprint == in_folder.fingerprint == fingerprint_of(model)
+    assert by_path.vision.reads == "class token" and by_path.text.causal
+
+
+def test_openais_archives_are_refused_with_the_remedy(tmp_path):
+    file = tmp_path / "ViT-B-16.pt"
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(str(file))
+    with pytest.raises(PromptPrismError, match=r"TorchScript archive.*pretrained='openai' fetches"):
+        load_backbone("ViT-B-16", str(file))
+
+
+def test_a_tokenizer_of_hugging_faces_in_the_folder(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    config = {
+        "embed_dim": 32,
+        "vision_cfg": CONFIG["vision_cfg"],
+        "text_cfg": {
+            "hf_model_name": "roberta-base",
+            "hf_tokenizer_name": "roberta-base",
+            "hf_proj_type": "mlp",
+        },
+    }
+    small = build.HUGGING_FACE["roberta-base"] | {
+        "vocab_size": 9,
+        "hidden_size": 16,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    words = {
+        word: place for place, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", "a", "photo", "of", "cat"])
+    }
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    ).save_pretrained(tmp_path)
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(build.HUGGING_FACE, "roberta-base", small)
+        save_file(build_model(config).state_dict(), tmp_path / "open_clip_model.safetensors")
+        backbone = load_backbone(f"local-dir:{tmp_path}", device="cpu")
+    assert backbone.tokenize(["a photo of cat"])[0, :7].tolist() == [0, 4, 5, 6, 7, 2, 1]
+    assert (backbone.first_word, backbone.count_tokens("a photo of a"), backbone.word(7)) == (1, 4, "cat")
+    with pytest.raises(PromptPrismError, match="does not fit into the 77 tokens"):
+        backbone.tokenize(["cat " * 76])
+    assert backbone.tokenize(["cat " * 75]).shape == (1, 77)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(PromptPrismError, match=r"pip install 'promptprism\[transformers\]'"):
+        load_backbone("roberta-ViT-B-32", "laion2b_s12b_b32k")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"config.json": "{}"}, "Its config.json is another library's"),
+        ({"open_clip_config.json": "{"}, "is no configuration of open_clip's"),
+        ({"open_clip_config.json": '{"model_cfg": {"embed_dim": 1, "vision_cfg": {}}}'}, "text_cfg"),
+        ({"open_clip_config.json": json.dumps({"model_cfg": CONFIG})}, "has no open_clip_model.safetensors"),
+    ],
+)
+def test_a_folder_of_another_family_is_refused(tmp_path, content, words):
+    for name, text in content.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(PromptPrismError, match=words):
+        load_backbone(f"local-dir:{tmp_path}")
+
+
+def test_weights_of_another_architecture_are_refused(folder, tmp_path):
+    (tmp_path / "open_clip_model.safetensors").write_bytes(
+        (folder / "open_clip_model.safetensors").read_bytes()
+    )
+    wide = CONFIG | {"embed_dim": 24}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": wide}))
+    with pytest.raises(PromptPrismError, match=r"fits its config. \(Cause: .*size mismatch"):
+        load_backbone(f"local-dir:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "trusted"),
+    [
+        ("mini", None, True),
+        ("ViT-B-16", "openai", True),
+        ("ViT-B-16", "/etc/passwd", False),
+        ("hf-hub:a/b", None, False),
+        ("local-dir:/etc", None, False),
+        ("ViT-Z", "openai", False),
+        ("custom", None, True),
+    ],
+)
+def test_only_what_is_shipped_or_published_is_trusted_unasked(name, pretrained, trusted):
+    if trusted:
+        choice.check_trusted(name, pretrained, "adapter 'x'")
+        return
+    words = f"adapter 'x' names a backbone that you did not: {name}.*--trust-backbone"
+    with pytest.raises(PromptPrismError, match=words):
+        choice.check_trusted(name, pretrained, "adapter 'x'")
+
+
+def test_drawings_meet_mini_and_photos_the_model_for_photos_once_it_is_there(monkeypatch):
+    assert choice.backbone_for("mini/food") == "mini"
+    monkeypatch.setattr(choice, "SHIPPED", {"mini": None, "photo": None})
+    assert choice.backbone_for("mini/food") == "mini" and choice.backbone_for("flowers") == "photo"
+    monkeypatch.setattr(choice, "SHIPPED", {"mini": None})
+    assert choice.backbone_for("flowers") == "mini"
+
+
+def test_the_nearest_names_are_shown_whatever_the_case():
+    assert loading.near_names("vit-b-16")[0] == "ViT-B-16"
+    assert loading.near_names("vit_b_16_siglip2")[0] == "ViT-B-16-SigLIP2"
+    assert loading.near_names("MINI")[0] == "mini" and not loading.near_names("?")
+
+
+def test_a_gpu_is_taken_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert loading.find_device("auto") == "mps"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert loading.find_device("auto") == "cuda"
 
 
 def test_cut_file(folder, tmp_path):

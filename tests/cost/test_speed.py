@@ -2,11 +2,13 @@ import json
 import re
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from promptprism import backbones
+from promptprism.backbones import loading
 from promptprism.cli import app
 from promptprism.cost import speed
 from promptprism.cost.arithmetic import image_flops, text_flops
@@ -82,21 +84,21 @@ def test_command():
 
 def test_an_architecture_without_weights_is_drawn_at_random(tiny, monkeypatch):
     asked = []
-    monkeypatch.setattr(speed, "random_backbone", lambda *arguments: asked.append(arguments) or tiny)
+    monkeypatch.setattr(loading, "random_backbone", lambda *arguments: asked.append(arguments) or tiny)
     result = run("--backbone", "ViT-B-16", "--device", "cpu", *QUICK)
-    assert asked == [("ViT-B-16", "float32", "cpu")]
+    assert asked == [("ViT-B-16", "auto", "cpu")]
     assert "random weights: speed does not depend on them" in result.output
 
 
 def test_random_backbone_is_always_the_same(tiny_factory, monkeypatch):
     made = []
 
-    def create_model(name, precision="fp32"):
+    def create_model(name, **_):
         made.append(torch.rand(1).item())
         return tiny_factory().model
 
-    monkeypatch.setattr(speed.open_clip, "create_model", create_model)
-    backbones = [speed.random_backbone("ViT-B-16", "float32") for _ in range(2)]
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    backbones = [loading.random_backbone("ViT-B-16", "float32") for _ in range(2)]
     assert made[0] == made[1] and backbones[0].fingerprint == backbones[1].fingerprint
 
 

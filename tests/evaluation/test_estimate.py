@@ -1,17 +1,19 @@
 import json
 
+import open_clip
 import pytest
 import torch
 from typer.testing import CliRunner
 
 import promptprism.evaluation.estimate as estimate
+from promptprism.backbones import sized_backbone
 from promptprism.cli import app
 from promptprism.cost.arithmetic import image_flops, text_flops
 from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
-from promptprism.evaluation.estimate import estimate_suite, measure_gigaflops, sized_backbone
+from promptprism.evaluation.estimate import estimate_suite, measure_gigaflops
 from promptprism.evaluation.run_suite import run_suite
-from promptprism.evaluation.suites import BackboneSpec, Suite, load_suite
+from promptprism.evaluation.suites import Suite, load_suite
 from promptprism.methods import Cdc, CdcSettings
 
 
@@ -28,12 +30,12 @@ def of(methods, datasets=("mini/food",), **fields):
 
 @pytest.fixture
 def sized(tiny, monkeypatch):
-    monkeypatch.setattr(estimate, "sized_backbone", lambda spec: tiny)
+    monkeypatch.setattr(estimate, "sized_backbone", lambda *_: tiny)
     return tiny
 
 
 def test_vit_b_16_has_the_sizes_that_papers_print():
-    backbone = sized_backbone(BackboneSpec(name="ViT-B-16", pretrained="openai"))
+    backbone = sized_backbone("ViT-B-16", "openai")
     assert image_flops(backbone) == pytest.approx(35.5e9, rel=0.02)
     assert sum(p.numel() for p in backbone.model.parameters()) == 149_620_737
     method = Cdc(backbone)
@@ -108,11 +110,11 @@ def test_the_command_refuses(tmp_path, monkeypatch):
     def offline(_name):
         raise FileNotFoundError("no network")
 
-    monkeypatch.setattr(estimate.open_clip, "get_model_config", offline)
+    monkeypatch.setattr(open_clip, "get_model_config", offline)
     with pytest.raises(
         PromptPrismError, match=r"sizes of backbone 'hf-hub:a/b' are not to be had \(no network"
     ):
-        sized_backbone(BackboneSpec(name="hf-hub:a/b"))
+        sized_backbone("hf-hub:a/b")
 
 
 def test_rates_are_measured():

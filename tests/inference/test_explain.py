@@ -89,7 +89,7 @@ def test_relevance_is_the_derivative_of_the_lead_by_each_patch(tiny, pass_mb, mo
     views = make_views(("test",), 32, tiny.mean, tiny.std)(IMAGE, 0, 0, 0).unsqueeze(1)
     logits, maps = relevance_maps(classifier, views)
     best = classifier.probabilities(logits)[0].argmax()
-    block, step = tiny.visual.transformer.resblocks[-1], 1e-2
+    block, step = tiny.model.visual.transformer.resblocks[-1], 1e-2
 
     def leads(patch, factor):
         def scale(_module, _inputs, output):
@@ -107,7 +107,7 @@ def test_relevance_is_the_derivative_of_the_lead_by_each_patch(tiny, pass_mb, mo
     for patch in (0, 7, 15):
         slope = (leads(patch, 1 + step) - leads(patch, 1 - step)) / (2 * step)
         assert maps[:, patch // 4, patch % 4].tolist() == pytest.approx(slope.tolist(), rel=0.02, abs=1e-4)
-    assert not tiny.visual.transformer.resblocks[-1].ln_1._forward_hooks
+    assert not tiny.model.visual.transformer.resblocks[-1].ln_1._forward_hooks
 
 
 def test_the_mini_clip_looks_at_the_object():

@@ -59,7 +59,8 @@ def test_number_of_values_on_vit_b_16(tiny):
         vision_layers=12,
         device="cpu",
         tokenize=tiny.tokenize,
-        end_positions=tiny.end_positions,
+        first_word=1,
+        count_tokens=tiny.count_tokens,
         text=SimpleNamespace(token_embedding=lambda tokens: torch.zeros(len(tokens), 512)),
     )
     learner = PromptLearner(vit_b_16, templates=4, context_length=2, depth=9, coupled=True)

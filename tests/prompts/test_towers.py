@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from benchmarks.reference import plain_image, plain_text
-from promptprism.prompts import block, encode_image, encode_text, text, vision
+from promptprism.backbones import block
+from promptprism.prompts import encode_image, encode_text, text, vision
 
 NAMES = {
     "usual": ["cat", "golden retriever", "Boeing 737-800", "lemon"],
@@ -136,7 +137,7 @@ def test_image_with_prompts_is_the_plain_forward(
 
 def test_late_prompts_meet_the_plain_states_and_send_no_gradient_below(tiny):
     prompts, pixels = randn(2, 1, 2, tiny.vision_width), randn(1, 3, 3, 32, 32, scale=1.0)
-    visual = tiny.visual
+    visual = tiny.model.visual
     first, second = visual.transformer.resblocks
     x = visual.conv1(pixels[0]).flatten(2).transpose(1, 2)
     x = torch.cat([visual.class_embedding.expand(3, 1, -1), x], dim=1) + visual.positional_embedding

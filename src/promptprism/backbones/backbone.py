@@ -1,52 +1,63 @@
-"""A frozen open_clip model, and what the rest of the package may ask of it."""
+"""A frozen two-tower model, and what the rest of the package may ask of it."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from functools import cached_property
+from typing import Any, cast
 
 import open_clip
 import torch
-from open_clip.transformer import QuickGELU, ResidualAttentionBlock, TextTransformer, VisionTransformer
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
 
+from promptprism.backbones.precision import Precision, choose_precision
+from promptprism.backbones.text import text_tower
+from promptprism.backbones.tower import TextTower, VisionTower
+from promptprism.backbones.vision import vision_tower
 from promptprism.errors import PromptPrismError
 
-Precision = Literal["float32", "bfloat16"]
 Tokenizer = Callable[..., Tensor]
 
 
 class Backbone(nn.Module):
-    """A frozen CLIP with two plain transformer towers, around any open_clip model; see `load_backbone`.
+    """A frozen vision-language model: an image tower, a text tower, and a scale; see `load_backbone`.
 
     Parameters never require gradients and the model stays in evaluation mode. The matrix products run in
     `dtype`; layer norms, the residual stream and all features are float32.
 
     Args:
-        model: an open_clip `CLIP` or `CustomTextCLIP`; it is frozen and cast in place,
-            and its QuickGELU folded into weights.
+        model: an open_clip model, or another with `visual`, `text` and `logit_scale`; it is frozen and cast
+            in place, and its QuickGELU folded into weights.
         tokenizer: called as `tokenizer(texts, context_length=...)`, gives [N, L].
         name: what the backbone is called in messages and saved files.
         pretrained: open_clip's tag or the path of the weights, if any.
-        precision: what the matrix products run in.
+        precision: what the matrix products run in; `"auto"` is what is faster on the device, and safe.
         device: where the model goes.
+        fingerprint: of the weights; None computes it.
 
     Attributes:
         name: open_clip's name of the architecture, `"mini"`, `"hf-hub:..."` or `"local-dir:..."`.
         pretrained: open_clip's tag or the path of the weights, None where the name says it all.
         fingerprint: 16 hex digits made from the float32 weights; equal for equal weights at any precision.
+        vision: the image tower; `vision.layers` is 0 where there are no tokens that prompts may join.
+        text: the text tower.
         image_size: side of the square input image, pixels.
         embed_dim: size of the common space of image and text features, D.
         text_width: width of the text tower, Dt.
         vision_width: width of the vision tower, Dv.
         text_layers: blocks of the text tower.
-        vision_layers: blocks of the vision tower.
-        context_length: tokens in one text, [SOS] and [EOT] included, L.
+        vision_layers: blocks of the vision tower that prompts may enter.
+        context_length: tokens in one text, start and end included, L.
         mean: mean of each colour channel that images are normalised with.
         std: standard deviation of each colour channel that images are normalised with.
         logit_scale: factor from cosine to logit (100 in CLIP).
+        logit_bias: added to all logits; 0 but for models that were trained with a sigmoid loss (SigLIP).
         activation: `"quick_gelu"` (OpenAI's weights) or `"gelu"`.
+
+    Raises:
+        PromptPrismError: the model is of a kind that is not known.
     """
 
     def __init__(
@@ -58,54 +69,69 @@ class Backbone(nn.Module):
         pretrained: str | None = None,
         precision: Precision = "float32",
         device: str | torch.device = "cpu",
+        fingerprint: str | None = None,
     ) -> None:
         super().__init__()
-        if reason := refusal(model):
-            raise PromptPrismError(f"Backbone {name!r} cannot be used: {reason}.")
-        if precision not in ("float32", "bfloat16"):
-            raise PromptPrismError(f"Unknown precision {precision!r}: use 'float32' or 'bfloat16'.")
+        if not all(hasattr(model, part) for part in ("visual", "logit_scale")):
+            raise PromptPrismError(
+                f"Backbone {name!r} cannot be used: {type(model).__name__} is not one of open_clip's CLIP "
+                "classes, nor has it a 'visual' and a 'logit_scale'."
+            )
+        visual = cast(nn.Module, model.visual)
+        vision, text = vision_tower(visual), text_tower(model, getattr(tokenizer, "context_length", None))
+        for refusal in (vision, text):
+            if isinstance(refusal, str):
+                raise PromptPrismError(f"Backbone {name!r} cannot be used: {refusal}.")
         self.model = model.float().eval().requires_grad_(False)
+        self.vision, self.text = cast(VisionTower, vision), cast(TextTower, text)
         self.tokenizer = tokenizer
         self.name = name
         self.pretrained = pretrained
-        self.fingerprint = fingerprint(model)
-        self.image_size: int = self.visual.image_size[0]
-        self.vision_width: int = self.visual.transformer.width
-        self.vision_layers: int = self.visual.transformer.layers
-        self.embed_dim: int = self.visual.output_dim
-        self.text_width: int = self.text.transformer.width
-        self.text_layers: int = self.text.transformer.layers
-        self.context_length: int = self.text.context_length
-        self.mean, self.std = _colour_statistics(self.visual)
+        self.fingerprint = fingerprint or fingerprint_of(model)
+        self.image_size = self.vision.image_size
+        self.vision_width, self.vision_layers = self.vision.width, self.vision.layers
+        self.text_width, self.text_layers = self.text.width, self.text.layers
+        self.embed_dim = self.text.embed_dim
+        self.context_length = self.text.context_length
+        self.mean, self.std = _colour_statistics(visual)
         self.logit_scale = float(cast(Tensor, model.logit_scale).exp())
-        quick = isinstance(self.visual.transformer.resblocks[0].mlp.gelu, QuickGELU)
-        self.activation = "quick_gelu" if quick else "gelu"
-        _fold_quick_gelu(model)
+        bias = getattr(model, "logit_bias", None)
+        self.logit_bias = 0.0 if bias is None else float(bias)
+        self.activation = "quick_gelu" if _fold_quick_gelu(model) else "gelu"
         # Cast once here, not by autocast in every step: frozen weights need no float32 copy.
-        self._dtype = getattr(torch, precision)
-        if self._dtype != torch.float32:
-            open_clip.convert_weights_to_lp(model, self._dtype)
+        chosen = choose_precision(precision, torch.device(device), self.width)
+        self._dtype: torch.dtype = getattr(torch, chosen)
+        self.vision.cast(self._dtype)
+        self.text.cast(self._dtype)
         self.to(device)
-
-    @property
-    def visual(self) -> Any:
-        """The vision tower, an open_clip `VisionTransformer`."""
-        return self.model.visual
-
-    @property
-    def text(self) -> Any:
-        """The module that holds the text tower's parts (of `CLIP` that is the model itself)."""
-        return getattr(self.model, "text", self.model)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return cast(torch.device, self.text.positional_embedding.device)
+        return cast(Tensor, self.model.logit_scale).device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the matrix products run in."""
-        return cast(torch.dtype, self._dtype)
+        return self._dtype
+
+    @property
+    def width(self) -> int:
+        """Width of the wider tower."""
+        return max(self.text_width, self.vision_width)
+
+    @property
+    def prompt_layers(self) -> int:
+        """Layers that prompts may enter, of both towers where both have tokens."""
+        return min(self.text_layers, self.vision_layers or self.text_layers)
+
+    def logits(self, image: Tensor, text: Tensor) -> Tensor:
+        """Logits [.., B, K] of normalised image features [.., B, D] and text features [.., K, D].
+
+        For a model that was trained with a sigmoid loss they are its own too, bias included; probabilities
+        are the softmax over the label space nevertheless, which the bias does not change.
+        """
+        return self.logit_scale * (image @ text.transpose(-1, -2)) + self.logit_bias
 
     def train(self, mode: bool = True) -> Backbone:  # noqa: ARG002
         """Stay in evaluation mode: a frozen model has no other."""
@@ -131,17 +157,34 @@ class Backbone(nn.Module):
         return wide[:-1, :length].to(self.device)
 
     def end_positions(self, tokens: Tensor) -> Tensor:
-        """Position of [EOT], where the text feature is read: [N] from tokens [N, L]."""
-        if _pool_type(self.text) == "argmax":
-            return tokens.argmax(dim=-1)
-        return (tokens == _end_token(self.text)).int().argmax(dim=-1)
+        """Position of the last token that the text feature depends on: [N] from tokens [N, L]."""
+        return self.text.end(tokens)
+
+    @cached_property
+    def first_word(self) -> int:
+        """Position of the first word's token in a text: 1 behind a start token, 0 where there is none."""
+        one, other = self.tokenize(["a", "the"])
+        return int((one != other).int().argmax())
+
+    def count_tokens(self, text: str) -> int:
+        """Number of tokens of a text, start and end not counted."""
+        rows = self.tokenize([text, ""])
+        places = torch.arange(1, rows.shape[1] + 1, device=rows.device)
+        length, nothing = ((rows != rows[1, -1]) * places).amax(-1).tolist()
+        return int(length) - int(nothing)
+
+    def word(self, token: int) -> str:
+        """A token as people write it."""
+        tokenizer: Any = self.tokenizer
+        decode = tokenizer.decode if hasattr(tokenizer, "decode") else tokenizer.tokenizer.decode
+        return str(decode([token])).strip()
 
     def extra_repr(self) -> str:
         """One line for people."""
         return f"{self.name}, pretrained={self.pretrained}, {self.activation}, fingerprint={self.fingerprint}"
 
 
-def fingerprint(model: nn.Module) -> str:
+def fingerprint_of(model: nn.Module) -> str:
     """16 hex digits of the SHA-256 over the sorted (key, shape, float32 bytes) of the weights."""
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
@@ -150,47 +193,21 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _fold_quick_gelu(model: nn.Module) -> None:
-    """Write x sigmoid(1.702 x) as silu(1.702 x) / 1.702, one kernel, with both factors in frozen weights."""
+def _fold_quick_gelu(model: nn.Module) -> bool:
+    """Write x sigmoid(1.702 x) as silu(1.702 x) / 1.702, one kernel, with both factors in frozen weights.
+
+    Returns:
+        Whether there was any.
+    """
+    found = False
     for block in model.modules():
         if isinstance(block, ResidualAttentionBlock) and isinstance(block.mlp.gelu, QuickGELU):
             block.mlp.c_fc.weight.data *= 1.702
             block.mlp.c_fc.bias.data *= 1.702
             block.mlp.c_proj.weight.data /= 1.702
             block.mlp.gelu = nn.SiLU()
-
-
-def refusal(model: nn.Module) -> str | None:
-    """Why a model cannot carry prompts, or None if it can."""
-    if not isinstance(model, open_clip.CLIP | open_clip.CustomTextCLIP) or isinstance(model, open_clip.CoCa):
-        return f"{type(model).__name__} is not one of open_clip's CLIP classes"
-    visual, text = model.visual, getattr(model, "text", model)
-    if not isinstance(visual, VisionTransformer):
-        return f"its vision tower is a {type(visual).__name__}; prompts need open_clip's plain ViT"
-    if text is not model and not isinstance(text, TextTransformer):
-        return f"its text tower is a {type(text).__name__}; prompts need open_clip's plain text transformer"
-    if visual.attn_pool is not None or visual.pool_type != "tok":
-        return "its image feature is not read at the class token"
-    if text.attn_mask is None or getattr(text, "cls_emb", None) is not None:
-        return "its text tower is not causal, so class names cannot share the states of the prompts"
-    if _pool_type(text) not in ("argmax", "eos"):
-        return f"its text feature is read by {_pool_type(text)!r} pooling instead of at [EOT]"
-    if isinstance(text.text_projection, nn.Linear):
-        return "its text projection has a bias"
-    if model.logit_bias is not None:
-        return "it was trained with a sigmoid loss (SigLIP); its logits are no softmax logits"
-    blocks = [*visual.transformer.resblocks, *text.transformer.resblocks]
-    if any(type(block) is not ResidualAttentionBlock for block in blocks):
-        return "its transformer blocks are not open_clip's plain ResidualAttentionBlock"
-    return None
-
-
-def _pool_type(text: Any) -> str:
-    return cast(str, text.text_pool_type if hasattr(text, "text_pool_type") else text.pool_type)
-
-
-def _end_token(text: Any) -> int:
-    return cast(int, text.text_eos_id if hasattr(text, "text_eos_id") else text.eos_id)
+            found = True
+    return found
 
 
 def _colour_statistics(visual: Any) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

@@ -3,77 +3,176 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import socket
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import huggingface_hub
 import open_clip
 import torch
+from torch import nn
 
-from promptprism.backbones.backbone import Backbone, Precision, Tokenizer, refusal
+from promptprism.backbones.backbone import Backbone, Tokenizer
+from promptprism.backbones.build import HUGGING_FACE, build_model, hub_free, need_transformers, random_model
+from promptprism.backbones.precision import Precision, warn_if_slow
 from promptprism.errors import PromptPrismError
 
 logger = logging.getLogger(__name__)
 
 MINI = Path(__file__).with_name("mini")
-_LOCAL, _HUB = "local-dir:", "hf-hub:"
+LOCAL, HUB = "local-dir:", "hf-hub:"
+_CONFIG = "open_clip_config.json"
+#: The names that weights have in folders and on hubs, the first one found is taken; as open_clip does.
+_WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+)
 
 
 def load_backbone(
     name: str = "mini",
     pretrained: str | None = None,
     *,
-    precision: Precision = "float32",
+    precision: Precision = "auto",
     device: str = "auto",
 ) -> Backbone:
-    """Load a frozen CLIP.
+    """Load a frozen vision-language model.
 
     Args:
-        name: `"mini"` (shipped), a ViT of open_clip's (`"ViT-B-16"`), `"hf-hub:owner/repository"`, or
-            `"local-dir:folder"` in open_clip's layout: `open_clip_config.json`,
-            `open_clip_model.safetensors`, and `bpe.txt.gz` if the tokenizer has merges of its own.
+        name: `"mini"` (shipped), a name of open_clip's (`"ViT-B-16"`, see `promptprism backbones`),
+            `"hf-hub:owner/repository"`, or `"local-dir:folder"` in open_clip's layout:
+            `open_clip_config.json`, `open_clip_model.safetensors`, and a tokenizer's files if it has one of
+            its own (`bpe.txt.gz` for merges, or what Hugging Face's `save_pretrained` writes).
         pretrained: with a name of open_clip's: one of its tags (`"openai"`) or the path of a weights file.
-        precision: what the matrix products run in; layer norms, prompts and features are float32 in any case.
-        device: `"auto"` takes CUDA where there is one.
+        precision: what the matrix products run in, `"auto"` is what is faster here and safe; layer norms,
+            prompts and features are float32 in any case.
+        device: `"auto"` takes CUDA where there is one, else MPS, else the CPU.
 
     Raises:
-        PromptPrismError: the name, tag or device is unknown, the architecture cannot carry prompts, or the
-            weights are not to be had; the message says which file was wanted and how to supply it.
+        PromptPrismError: the name, tag or device is unknown, the model is of a kind that is not known, a
+            package is missing, or the weights are not to be had; the message says which file was wanted and
+            how to supply it.
     """
     device = find_device(device)
-    source = f"{_LOCAL}{MINI}" if name == "mini" else name
-    wanted, remedy = _check_request(name, source, pretrained)
-    quick_gelu = open_clip.get_pretrained_cfg(source, pretrained or "").get("quick_gelu", False)
+    if name in SHIPPED:
+        if pretrained:
+            raise PromptPrismError(f"pretrained={pretrained!r} has no meaning for {name!r}: leave it out.")
+        model, tokenizer = SHIPPED[name]()
+    else:
+        model, tokenizer = _fetch(name, pretrained)
+    backbone = Backbone(
+        model, tokenizer, name=name, pretrained=pretrained, precision=precision, device=device
+    )
+    if precision != "float32":  # float32 is what results are compared in, and no trap
+        warn_if_slow(precision, backbone.device, backbone.width)
+    return backbone
+
+
+def _fetch(name: str, pretrained: str | None = None) -> tuple[nn.Module, Tokenizer]:
+    """The module and the tokenizer of a model of open_clip's, a hub's or a folder's."""
+    wanted, remedy = _check_request(name, pretrained)
+    quick_gelu = open_clip.get_pretrained_cfg(name, pretrained or "").get("quick_gelu", False)
     try:
-        with _quiet_and_quick_to_fail():
-            _check_architecture(name, open_clip.get_model_config(source))
-            model = open_clip.create_model(
-                source, pretrained, require_pretrained=True, force_quick_gelu=quick_gelu
-            )
-            tokenizer = _tokenizer(source)
+        with _quiet_and_quick_to_fail(name, pretrained):
+            config = _config(name)
+            own = config["text_cfg"].get("hf_tokenizer_name")
+            if own:
+                need_transformers(f"The tokenizer of backbone {name!r}")
+            with hub_free(config) as free:
+                model = open_clip.create_model(
+                    name,
+                    pretrained,
+                    require_pretrained=True,
+                    force_quick_gelu=quick_gelu,
+                    text_cfg=free["text_cfg"],
+                )
+            if own:
+                wanted = f"the tokenizer's files of huggingface.co/{own}"
+                remedy = (
+                    "Without a network, put them and the weights into a folder, and use 'local-dir:FOLDER'."
+                )
+            return model, _tokenizer(name, config)
     except PromptPrismError:
         raise
     except Exception as error:  # open_clip, the hub and safetensors each raise their own
         raise PromptPrismError(
             f"Backbone {name!r} could not be loaded: wanted {wanted}. {remedy} (Cause: {_last_line(error)})"
         ) from error
-    return Backbone(model, tokenizer, name=name, pretrained=pretrained, precision=precision, device=device)
+
+
+#: The models that come with the package: how each module and its tokenizer are made.
+SHIPPED: dict[str, Callable[[], tuple[nn.Module, Tokenizer]]] = {"mini": lambda: _fetch(f"{LOCAL}{MINI}")}
+
+
+def sized_backbone(name: str, pretrained: str | None = None) -> Backbone:
+    """A backbone with its sizes and tokens; weights are loaded only of a model on this disk.
+
+    Raises:
+        PromptPrismError: the model is unknown, or its sizes or its tokenizer are not to be had.
+    """
+    if name in SHIPPED or name.startswith(LOCAL):
+        return load_backbone(name, precision="float32", device="cpu")
+    try:
+        with _quiet_and_quick_to_fail(name, "tag"):
+            config = _config(name)
+            with torch.device("meta"):
+                model = build_model(config)
+            tokenizer = _tokenizer(name, config)
+    except PromptPrismError:
+        raise
+    except Exception as error:  # a hub's many kinds
+        if not name.startswith(HUB):
+            _check_request(name, pretrained or "tag")  # says what is wrong with the name
+        raise PromptPrismError(
+            f"the sizes of backbone '{name}' are not to be had ({_last_line(error)}): check the name and the "
+            "network, or estimate with a model of open_clip's of that size"
+        ) from error
+    # Memory that is reserved and never filled.
+    return Backbone(model.to_empty(device="cpu"), tokenizer, name=name, fingerprint="0" * 16)
+
+
+def random_backbone(name: str, precision: Precision, device: str | torch.device = "cpu") -> Backbone:
+    """A model of open_clip's with random weights, always the same: speed does not depend on them."""
+    tokenizer = open_clip.get_tokenizer(name)
+    return Backbone(random_model(name), tokenizer, name=name, precision=precision, device=device)
+
+
+def names() -> list[str]:
+    """The names of open_clip's models."""
+    return cast(list[str], open_clip.list_models())
+
+
+def plain(name: str) -> str:
+    """A name without case and dashes."""
+    return "".join(filter(str.isalnum, name.casefold()))
+
+
+def near_names(name: str) -> list[str]:
+    """The names that are most like one, whatever its case and dashes."""
+    known = {known: plain(known) for known in (*SHIPPED, *names())}
+    near = difflib.get_close_matches(plain(name), known.values(), n=4, cutoff=0.5)
+    return [each for form in near for each, of in known.items() if of == form][:4]
 
 
 def find_device(device: str) -> str:
-    """The device that is meant; ``"auto"`` takes CUDA where there is one.
+    """The device that is meant; ``"auto"`` takes CUDA where there is one, else MPS, else the CPU.
 
     Raises:
         PromptPrismError: it is unknown or not there.
     """
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # each kind of device has its own
@@ -84,26 +183,22 @@ def find_device(device: str) -> str:
     return device
 
 
-def _check_request(name: str, source: str, pretrained: str | None) -> tuple[str, str]:
+def _check_request(source: str, pretrained: str | None) -> tuple[str, str]:
     """Refuse what cannot work; say which file is wanted and how to supply it should loading fail."""
-    if source.startswith((_LOCAL, _HUB)) and pretrained:
-        raise PromptPrismError(f"pretrained={pretrained!r} has no meaning for {name!r}: leave it out.")
-    if source.startswith(_LOCAL):
-        folder = Path(source.removeprefix(_LOCAL))
-        for file in (folder / "open_clip_config.json", folder / "open_clip_model.safetensors"):
-            if not file.is_file():
-                raise PromptPrismError(f"Backbone folder {folder} has no {file.name}: {file} does not exist.")
-        return f"{folder}/open_clip_model.safetensors", "Check that the file is whole and fits its config."
-    if source.startswith(_HUB):
-        repository = source.removeprefix(_HUB)
+    if source.startswith((LOCAL, HUB)) and pretrained:
+        raise PromptPrismError(f"pretrained={pretrained!r} has no meaning for {source!r}: leave it out.")
+    if source.startswith(LOCAL):
+        weights = _check_folder(Path(source.removeprefix(LOCAL)))
+        return str(weights), "Check that the file is whole and fits its config."
+    if source.startswith(HUB):
+        repository = source.removeprefix(HUB)
         return (
             f"open_clip_config.json and open_clip_model.safetensors of huggingface.co/{repository}",
             "Without a network, copy both into a folder and use 'local-dir:FOLDER'.",
         )
-    if source not in open_clip.list_models():
-        names = ["mini", *open_clip.list_models()]
-        near = difflib.get_close_matches(source, names, n=4, cutoff=0.4)
-        hint = f"Did you mean {', '.join(near)}?" if near else "See open_clip.list_models()."
+    if source not in names():
+        near = near_names(source)
+        hint = f"Did you mean {', '.join(near)}?" if near else "See 'promptprism backbones'."
         raise PromptPrismError(f"Unknown backbone {source!r}. {hint} Or use 'hf-hub:...', 'local-dir:...'.")
     tags = open_clip.list_pretrained_tags_by_model(source)
     if pretrained is None:
@@ -125,7 +220,8 @@ def _check_request(name: str, source: str, pretrained: str | None) -> tuple[str,
             f"pretrained={pretrained!r} of backbone {source!r} is neither a file nor a known tag. "
             f"Tags: {', '.join(near) or 'none'}."
         )
-    if f"{source}-quickgelu" in open_clip.list_models():
+    _check_weights(Path(pretrained), "openai" if "openai" in tags else (tags or ["TAG"])[0])
+    if f"{source}-quickgelu" in names():
         logger.warning(
             "%s runs with GELU. If it comes from OpenAI, its weights need QuickGELU: use the name %s.",
             pretrained,
@@ -134,34 +230,60 @@ def _check_request(name: str, source: str, pretrained: str | None) -> tuple[str,
     return pretrained, f"Check that the file is whole and holds a {source}."
 
 
+def _check_folder(folder: Path) -> Path:
+    """The weights of a folder in open_clip's layout."""
+    file = folder / _CONFIG
+    if not file.is_file():
+        other = ""
+        if (folder / "config.json").is_file():
+            other = " Its config.json is another library's: take the model as open_clip publishes it."
+        raise PromptPrismError(f"Backbone folder {folder} has no {_CONFIG}: {file} does not exist.{other}")
+    try:
+        model = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
+        if missing := {"embed_dim", "vision_cfg", "text_cfg"} - model.keys():
+            raise KeyError(min(missing))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PromptPrismError(
+            f"{file} is no configuration of open_clip's: it must hold 'model_cfg' with 'embed_dim', "
+            f"'vision_cfg' and 'text_cfg' ({type(error).__name__}: {error})."
+        ) from error
+    weights = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if weights is None:
+        raise PromptPrismError(
+            f"Backbone folder {folder} has no {_WEIGHTS[0]}: {folder / _WEIGHTS[0]} does not exist."
+        )
+    _check_weights(weights, "TAG")
+    return weights
+
+
+def _check_weights(file: Path, tag: str) -> None:
+    """Refuse an archive that holds a program: OpenAI published CLIP's weights as TorchScript."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if any(name.endswith("constants.pkl") for name in archive.namelist()):
+                raise PromptPrismError(
+                    f"{file} is a TorchScript archive: a program with weights, which is not run. Take the "
+                    f"weights alone: pretrained={tag!r} fetches OpenAI's as safetensors, or give their file."
+                )
+
+
 def _plain_name(name: str, tag: dict[str, Any]) -> str:
     """The name under which a tag's file has the right activation when it is given by path."""
     quick = f"{name}-quickgelu"
-    return quick if tag.get("quick_gelu") and quick in open_clip.list_models() else name
+    return quick if tag.get("quick_gelu") and quick in names() else name
 
 
-def _check_architecture(name: str, config: dict[str, Any]) -> None:
-    """Refuse before the weights are fetched: build the model on the meta device, without storage."""
-    config = dict(config)
-    custom = config.pop("custom_text", False)
-    reason: str | None
-    if "multimodal_cfg" in config:
-        reason = "it is a CoCa model; prompts need a plain CLIP"
-    elif config["vision_cfg"].get("timm_model_name") or config["text_cfg"].get("hf_model_name"):
-        reason = (
-            "one of its towers is a timm or Hugging Face model; prompts need open_clip's plain transformers"
-        )
-    else:
-        with torch.device("meta"):
-            reason = refusal((open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config))
-    if reason:
-        raise PromptPrismError(f"Backbone {name!r} cannot be used: {reason}. Try 'mini' or 'ViT-B-16'.")
+def _config(source: str) -> dict[str, Any]:
+    config: dict[str, Any] | None = open_clip.get_model_config(source)
+    if config is None:
+        raise KeyError(source)
+    return config
 
 
-def _tokenizer(source: str) -> Tokenizer:
-    merges = Path(source.removeprefix(_LOCAL)) / "bpe.txt.gz"
-    if source.startswith(_LOCAL) and merges.is_file():
-        context = open_clip.get_model_config(source)["text_cfg"].get("context_length", 77)
+def _tokenizer(source: str, config: dict[str, Any]) -> Tokenizer:
+    merges = Path(source.removeprefix(LOCAL)) / "bpe.txt.gz"
+    if source.startswith(LOCAL) and merges.is_file():
+        context = config["text_cfg"].get("context_length", 77)
         tokenizer: Tokenizer = open_clip.SimpleTokenizer(bpe_path=str(merges), context_length=context)
     else:
         tokenizer = open_clip.get_tokenizer(source)
@@ -169,22 +291,37 @@ def _tokenizer(source: str) -> Tokenizer:
 
 
 @contextmanager
-def _quiet_and_quick_to_fail() -> Iterator[None]:
-    """Keep other libraries' logs off the screen, and the hub from retrying for a minute without a network."""
+def _quiet_and_quick_to_fail(source: str, pretrained: str | None) -> Iterator[None]:
+    """Keep other libraries' logs off the screen, and the hub from retrying for a minute without a network.
+
+    What lies on this disk asks no resolver, which may take seconds.
+    """
     constants = huggingface_hub.constants
-    host = urlsplit(constants.ENDPOINT).hostname
     before = logging.root.manager.disable, constants.HF_HUB_OFFLINE
     logging.disable(logging.CRITICAL)
     try:
-        if not getproxies():
-            socket.getaddrinfo(host, 443)
-    except OSError:
-        constants.HF_HUB_OFFLINE = True
-    try:
+        if _asks_hub(source, pretrained) and not (constants.HF_HUB_OFFLINE or getproxies()):
+            try:
+                socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+            except OSError:
+                constants.HF_HUB_OFFLINE = True
         yield
     finally:
         logging.disable(before[0])
         constants.HF_HUB_OFFLINE = before[1]
+
+
+def _asks_hub(source: str, pretrained: str | None) -> bool:
+    """Whether weights, text encoder or tokenizer come from Hugging Face, or from its cache."""
+    if source.startswith(HUB):
+        return True
+    text = _config(source)["text_cfg"]
+    encoder = text.get("hf_model_name")
+    if encoder and encoder not in HUGGING_FACE:
+        return True
+    if source.startswith(LOCAL):
+        return False
+    return bool(text.get("hf_tokenizer_name")) or not (pretrained and Path(pretrained).is_file())
 
 
 def _last_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from promptprism.backbones import Backbone
-    from promptprism.backbones.backbone import Precision as Products
+    from promptprism.backbones import Precision as Products
     from promptprism.cost.speed import Speed
 
 
@@ -40,7 +40,7 @@ def benchmark(
     vision_from: Annotated[
         int, typer.Option(metavar="N", min=0, help="L0, vision layers below the prompts.")
     ] = 0,
-    precision: Precision = "float32",
+    precision: Precision = "auto",
     device: Device = "auto",
     seconds: Annotated[float, typer.Option(metavar="X", min=0, help="To spend on each M, at least.")] = 5.0,
     repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Measurements of each, at least.")] = 3,
@@ -67,10 +67,10 @@ def benchmark(
         seconds=seconds,
         repeats=repeats,
     )
-    cost = Meter(tower.device).cost()
+    cost, facts = Meter(tower.device).cost(), BackboneFacts.of(tower)
     weights = "random weights: speed does not depend on them" if random else f"weights {tower.fingerprint}"
     output.show(
-        f"{tower.name}, {weights}; {precision} on {cost.device}, {cost.threads} threads",
+        f"{tower.name}, {weights}; {facts.precision} on {cost.device}, {cost.threads} threads",
         f"{classes} classes, {batch} images a training step, {predict_batch} predicted at a time, "
         "already decoded",
         _table(rows),
@@ -78,7 +78,7 @@ def benchmark(
         "once per label space in the time shown under text.",
     )
     output.write(
-        backbone=BackboneFacts.of(tower).model_dump() | {"random": random},
+        backbone=facts.model_dump() | {"random": random},
         classes=classes,
         batch=batch,
         predict_batch=predict_batch,
@@ -100,13 +100,10 @@ def _counts(text: str) -> list[int]:
 
 def _load(name: str, pretrained: str | None, precision: Products, device: str) -> tuple[Backbone, bool]:
     """A backbone, and whether its weights are random."""
-    import open_clip
-
     from promptprism.backbones import load_backbone
-    from promptprism.backbones.loading import find_device
-    from promptprism.cost.speed import random_backbone
+    from promptprism.backbones.loading import find_device, names, random_backbone
 
-    if pretrained is not None or name not in open_clip.list_models():
+    if pretrained is not None or name not in names():
         return load_backbone(name, pretrained, precision=precision, device=device), False
     return random_backbone(name, precision, find_device(device)), True
 

@@ -55,7 +55,7 @@ def demo(
         update={"methods": chosen, "datasets": (data,), "shots": (SHOTS,), "seeds": (seed,), "per_data": {}}
     )
     dataset = open_data(data, output, root)
-    frozen = load_backbone(backbone, pretrained, device=device)
+    frozen = load_backbone(backbone, pretrained, precision="float32", device=device)
 
     def show(done: dict[str, Any]) -> None:
         name, row = list(done.items())[-1]

@@ -23,6 +23,7 @@ from promptprism.cli.options import (
     Root,
     SplitColumn,
     Splits,
+    TrustBackbone,
     make_reading,
     open_adapter,
     open_data,
@@ -60,6 +61,7 @@ def evaluate(
     split_column: SplitColumn = "split",
     backbone: AdapterBackbone = None,
     pretrained: Pretrained = None,
+    trust_backbone: TrustBackbone = False,
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
@@ -69,7 +71,7 @@ def evaluate(
 
     reading = make_reading(splits, names, path_column, label_column, split_column)
     dataset = open_data(data, output, root, reading)
-    model = open_adapter(adapter, backbone, pretrained, device, settings)
+    model = open_adapter(adapter, backbone, pretrained, trust_backbone, device, settings)
     if not dataset.test and model.data_:
         output.warn("no test split: all images are scored; those learned from, if any, flatter")
     if data_classes:

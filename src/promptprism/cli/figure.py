@@ -70,7 +70,8 @@ def task(
     from promptprism.reports.drawing import check_figure, save_figure
 
     check_figure(out)
-    found = task_misalignment(load_backbone(backbone, pretrained, device=device), data, scenes)
+    frozen = load_backbone(backbone, pretrained, precision="float32", device=device)
+    found = task_misalignment(frozen, data, scenes)
     save_figure(draw_task_misalignment(found), out)
     output.show(
         f"{scenes} scenes of {data}: {found.full_is_closest:.1%} are closest to their full description",

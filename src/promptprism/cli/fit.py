@@ -27,7 +27,7 @@ from promptprism.cli.options import (
     parse_settings,
 )
 from promptprism.cli.output import Output
-from promptprism.errors import PromptPrismError
+from promptprism.errors import CollapseWarning, PromptPrismError
 
 
 def fit(
@@ -49,9 +49,9 @@ def fit(
     label_column: LabelColumn = "label",
     split_column: SplitColumn = "split",
     seed: Seed = 1,
-    backbone: BackboneName = "mini",
+    backbone: BackboneName = "auto",
     pretrained: Pretrained = None,
-    precision: Precision = "float32",
+    precision: Precision = "auto",
     device: Device = "auto",
     phrase: Annotated[
         str | None,
@@ -96,8 +96,7 @@ def fit(
         **chosen,
     )
     with warnings.catch_warnings():
-        # A collapse is told below, as an error.
-        warnings.filterwarnings("ignore", "the run collapsed", UserWarning)
+        warnings.simplefilter("ignore", CollapseWarning)  # told below, as an error
         model.fit(dataset, checkpoint=checkpoint)
     if model.training_.collapsed:
         checkpoint.unlink(missing_ok=True)

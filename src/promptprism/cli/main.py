@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from promptprism import __version__
+from promptprism.cli.backbones import backbones
 from promptprism.cli.benchmark import benchmark
 from promptprism.cli.data import data_app
 from promptprism.cli.demo import demo
@@ -59,7 +60,7 @@ def _main(
 
 
 _PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
-    "First steps": (demo, datasets, methods, info),
+    "First steps": (demo, datasets, methods, backbones, info),
     "Your images": (fit, predict, evaluate, explain),
     "Experiments": (data_app, suite, results_app, report, figure_app, benchmark),
 }

@@ -59,6 +59,10 @@ AdapterBackbone = Annotated[
         show_default=False,
     ),
 ]
+TrustBackbone = Annotated[
+    bool,
+    typer.Option("--trust-backbone", help="Open the hub, folder or file that the adapter's card names."),
+]
 Pretrained = Annotated[
     str | None,
     typer.Option(
@@ -96,11 +100,17 @@ Data = Annotated[
 Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder that fit made.", show_default=False)]
 BackboneName = Annotated[
     str,
-    typer.Option("--backbone", metavar="NAME", help="mini, an open_clip name, hf-hub:..., or local-dir:..."),
+    typer.Option(
+        "--backbone",
+        metavar="NAME",
+        help="auto, mini, an open_clip name (see backbones), hf-hub:..., or local-dir:...",
+    ),
 ]
 Precision = Annotated[
-    Literal["float32", "bfloat16"],
-    typer.Option(metavar="TYPE", help="float32 or bfloat16, of the matrix products."),
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(
+        metavar="TYPE", help="Of the matrix products: float32, bfloat16, or auto, what is faster here."
+    ),
 ]
 Margin = Annotated[
     float | None,
@@ -180,6 +190,7 @@ def open_adapter(
     adapter: Path,
     backbone: str | None,
     pretrained: str | None,
+    trust_backbone: bool,
     device: str,
     settings: Sequence[str] | None,
     classes: str | None = None,
@@ -195,7 +206,14 @@ def open_adapter(
 
     chosen = parse_settings(settings)
     make_settings(read_card(adapter).method, **chosen)  # a parameter of load_model is no setting
-    model = load_model(adapter, backbone=backbone, pretrained=pretrained, device=device, **chosen)
+    model = load_model(
+        adapter,
+        backbone=backbone,
+        pretrained=pretrained,
+        device=device,
+        trust_backbone=trust_backbone,
+        **chosen,
+    )
     return model if classes is None else model.with_classes(split_names(classes))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 from promptprism import __version__
-from promptprism.errors import DataWarning
+from promptprism.errors import PromptPrismWarning
 
 #: Raised when a field is removed or changes its meaning; new fields may come without.
 SCHEMA_VERSION = 1
@@ -21,14 +21,14 @@ SCHEMA_VERSION = 1
 
 @contextmanager
 def told_warnings() -> Iterator[None]:
-    """Tell each warning of data once, as one line; and escape what a terminal's encoding does not have."""
+    """Tell each of our warnings once, as one line; and escape what a terminal's encoding does not have."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     said: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
-        if not issubclass(category, DataWarning):
+        if not issubclass(category, PromptPrismWarning):
             plain(message, category, *where)
         elif str(message) not in said:
             said.add(str(message))
@@ -36,7 +36,7 @@ def told_warnings() -> Iterator[None]:
 
     with warnings.catch_warnings():
         plain = warnings.showwarning
-        warnings.simplefilter("always", DataWarning)
+        warnings.simplefilter("always", PromptPrismWarning)
         warnings.showwarning = show  # type: ignore[assignment]
         yield
 

@@ -75,6 +75,27 @@ def datasets(entries: Sequence[Row]) -> Table:
     return table
 
 
+def backbones(entries: Sequence[Row]) -> Table:
+    """Backbones that can be used: size, image and text, what they carry, tags of their weights."""
+    table = _grid(caption="tokens of an image and of a text; fit --backbone NAME --pretrained TAG")
+    table.add_column("name", style="bold", no_wrap=True)
+    for column in ("million\nnumbers", "pixels", "image", "text"):
+        table.add_column(column, justify="right")
+    table.add_column("prompts in", no_wrap=True)
+    table.add_column("weights", overflow="fold")
+    for entry in entries:
+        table.add_row(
+            entry["name"],
+            f"{entry['parameters'] / 1e6:,.0f}",
+            str(entry["image_size"]),
+            str(entry["image_tokens"] or "–"),
+            str(entry["context_length"]),
+            "text, image" if entry["vision_prompts"] else "text",
+            Text(", ".join(entry["tags"])),
+        )
+    return table
+
+
 def summaries(rows: Mapping[str, Row]) -> Table:
     """Methods with what they are."""
     table = _grid(caption="promptprism methods METHOD shows the settings of one")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from promptprism.backbones import Backbone
+from promptprism.backbones import Tower
+from promptprism.backbones.block import layer_bytes
 from promptprism.cost.arithmetic import image_flops, shared_image_flops, text_flops
 from promptprism.methods import Method
-from promptprism.prompts.block import layer_bytes
 
 
 def step_flops(method: Method, tokens: Tensor, batch: int) -> float:
@@ -65,7 +65,7 @@ def training_mb(method: Method, tokens: Tensor, batch: int, item: int) -> float:
     backbone, shape = method.backbone, method.shape
     vision = shape.templates * batch * _image_mb(method, item)
     if not shape.vision_prompts:  # no gradient goes through: one layer at a time
-        vision /= backbone.vision_layers
+        vision /= max(1, backbone.vision_layers)
     learned = 12 * sum(parameter.numel() for parameter in method.parameters()) / 2**20
     text = _text_mb(method, tokens, item)
     text = batch * text if shape.texts_per_image else min(text, shape.text_memory_mb)
@@ -76,7 +76,7 @@ def prediction_mb(method: Method, batch: int, item: int) -> float:
     """One layer of a batch of images; arguments as for `training_mb`."""
     shape = method.shape
     images = batch * (shape.templates if shape.vision_prompts else 1)
-    return images * _image_mb(method, item) / method.backbone.vision_layers
+    return images * _image_mb(method, item) / max(1, method.backbone.vision_layers)
 
 
 def _image_flops(method: Method) -> tuple[float, float]:
@@ -88,8 +88,9 @@ def _image_flops(method: Method) -> tuple[float, float]:
 
 def _image_mb(method: Method, item: int) -> float:
     """What autograd keeps of one image in all layers."""
-    tokens = int(method.backbone.visual.positional_embedding.shape[0]) + method.shape.vision_prompts
-    return tokens * _kept_mb(method.backbone, "vision", tokens, item)
+    vision = method.backbone.vision
+    tokens = vision.tokens + method.shape.vision_prompts
+    return tokens * _kept_mb(vision, tokens, item)
 
 
 def _text_mb(method: Method, tokens: Tensor, item: int) -> float:
@@ -97,12 +98,9 @@ def _text_mb(method: Method, tokens: Tensor, item: int) -> float:
     backbone, shape = method.backbone, method.shape
     end = backbone.end_positions(tokens)
     own = int((end - shape.text_prompts).clamp(min=1).sum())
-    return shape.templates * own * _kept_mb(backbone, "text", int(end.max()) + 1, item)
+    return shape.templates * own * _kept_mb(backbone.text, int(end.max()) + 1, item)
 
 
-def _kept_mb(backbone: Backbone, tower: str, keys: int, item: int) -> float:
+def _kept_mb(tower: Tower, keys: int, item: int) -> float:
     """MiB that autograd keeps of one token in all layers."""
-    which = backbone.visual if tower == "vision" else backbone.text
-    blocks, width = which.transformer.resblocks, which.transformer.width
-    heads: int = blocks[0].attn.num_heads
-    return len(blocks) * layer_bytes(width, heads, keys, item) / 2**20
+    return tower.layers * layer_bytes(tower.width, tower.heads, keys, item) / 2**20

@@ -5,22 +5,19 @@ from __future__ import annotations
 import ctypes
 import gc
 import itertools
-import logging
 import statistics
 import sys
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import open_clip
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from promptprism.backbones import Backbone
-from promptprism.backbones.backbone import Precision
 from promptprism.cost.estimate import image_prediction_flops, step_flops
 from promptprism.data.miniworld.scenes import COLOURS
 from promptprism.data.miniworld.sprites import concepts
@@ -48,32 +45,9 @@ def class_names(count: int) -> list[str]:
     return [names[i * len(names) // count] for i in range(count)]
 
 
-def random_model(name: str, precision: Precision = "float32") -> Any:
-    """An open_clip model with random weights, always the same, as open_clip casts it."""
-    logging.disable(logging.WARNING)  # open_clip warns that there are no weights
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            model = open_clip.create_model(name).eval().requires_grad_(False)
-        if precision == "float32":
-            return model
-        low = open_clip.create_model(name, precision="bf16").eval().requires_grad_(False)
-    finally:
-        logging.disable(logging.NOTSET)
-    low.load_state_dict(model.state_dict())
-    return low
-
-
-def random_backbone(name: str, precision: Precision, device: str | torch.device = "cpu") -> Backbone:
-    """The same weights as a backbone."""
-    tokenizer = open_clip.get_tokenizer(name)
-    return Backbone(random_model(name), tokenizer, name=name, precision=precision, device=device)
-
-
 def build(backbone: Backbone, settings: CdcSettings) -> Cdc:
     """CDC; depth is cut to the backbone's layers."""
-    layers = min(backbone.text_layers, backbone.vision_layers)
-    depth = settings.depth and min(settings.depth, layers)
+    depth = settings.depth and min(settings.depth, backbone.prompt_layers)
     return Cdc(backbone, settings.model_copy(update={"depth": depth}))
 
 

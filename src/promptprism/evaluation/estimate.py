@@ -10,10 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 
-from promptprism.backbones import Backbone, load_backbone
+from promptprism.backbones import Backbone, sized_backbone
 from promptprism.cost.estimate import (
     image_prediction_flops,
     prediction_mb,
@@ -124,7 +123,7 @@ def estimate_suite(
     Raises:
         PromptPrismError: invalid settings, or a backbone whose sizes are unknown.
     """
-    backbone = sized_backbone(suite.backbone)
+    backbone = sized_backbone(suite.backbone.name, suite.backbone.pretrained)
     numbers = sum(parameter.numel() for parameter in backbone.model.parameters())
     rate = gigaflops or measure_gigaflops(suite.backbone.precision, device)
     found = {name: _data(name, root, max(suite.shots)) for name in (*suite.datasets, *suite.targets)}
@@ -140,31 +139,6 @@ def estimate_suite(
         hours = (cost["train_flops"] + cost["test_flops"]) / rate / 1e9 / 3600
         cells.append(CellEstimate(row, cell, hours=hours, **cost | {"memory_mb": memory}))
     return Estimate(tuple(cells), states, rate, numbers)
-
-
-def sized_backbone(spec: BackboneSpec) -> Backbone:
-    """The backbone of a suite with its sizes and tokens; weights are loaded only of a model on this disk.
-
-    Raises:
-        PromptPrismError: the model is unknown or cannot carry prompts.
-    """
-    if spec.name == "mini" or spec.name.startswith("local-dir:"):
-        return load_backbone(spec.name, device="cpu")
-    try:
-        config = open_clip.get_model_config(spec.name)
-    except Exception as error:  # a hub's many kinds
-        raise PromptPrismError(
-            f"the sizes of backbone '{spec.name}' are not to be had ({error}): check the name and the "
-            "network, or estimate with a model of open_clip's of that size"
-        ) from error
-    if config is None:
-        load_backbone(spec.name, spec.pretrained)  # says what is wrong with the name
-        raise PromptPrismError(f"the sizes of backbone '{spec.name}' are unknown: use a name of open_clip's")
-    custom = config.pop("custom_text", False)
-    with torch.device("meta"):
-        model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config)
-    # Memory that is reserved and never filled.
-    return Backbone(model.to_empty(device="cpu"), open_clip.get_tokenizer(spec.name), name=spec.name)
 
 
 def measure_gigaflops(precision: str, device: str = "cpu", seconds: float = 1.0) -> float:

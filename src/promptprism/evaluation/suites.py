@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from promptprism.backbones.backbone import Precision
+from promptprism.backbones.precision import Chosen
 from promptprism.data.images import identity
 from promptprism.data.records import Dataset, Record
 from promptprism.errors import PromptPrismError
@@ -41,7 +41,7 @@ class BackboneSpec(_Frozen):
 
     name: str = "mini"
     pretrained: str | None = None
-    precision: Precision = "float32"
+    precision: Chosen = "float32"
 
 
 class Cell(_Frozen):

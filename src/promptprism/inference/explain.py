@@ -152,17 +152,18 @@ def relevance_maps(classifier: Classifier, views: Tensor) -> tuple[Tensor, Tenso
 
     Gradient times patch token, at the door of the last vision block: how far, to first order, each patch
     raises the predicted class's logit above the mean class's. All that a ViT reads of its patches into the
-    class token in the last block passes there; gradients further down are noisier, and attention alone does
-    not tell for from against. The sign matters: positive patches speak for the class, negative ones against.
+    class token in the last block passes there (where the feature is read from all tokens, the door is that of
+    the pooling); gradients further down are noisier, and attention alone does not tell for from against. The
+    sign matters: positive patches speak for the class, negative ones against.
 
     Args:
         classifier: with M templates.
         views: [1, 1, 3, H, W], the plain image.
 
     Returns:
-        Logits [M, 1, K] without gradients, and maps [M, rows, columns].
+        Logits [M, 1, K] without gradients, and maps [M, rows, columns], [M, 0, 0] where there are no patches.
     """
-    visual = classifier.backbone.visual
+    vision = classifier.backbone.vision
     doors: list[Tensor] = []
 
     def open_door(_module: Any, _inputs: Any, output: Tensor) -> Tensor | None:
@@ -172,23 +173,23 @@ def relevance_maps(classifier: Classifier, views: Tensor) -> tuple[Tensor, Tenso
         doors.append(output.detach().requires_grad_())
         return doors[-1]
 
-    handle = visual.transformer.resblocks[-1].ln_1.register_forward_hook(open_door)
+    handle = None if vision.door is None else vision.door.register_forward_hook(open_door)
     try:
         with torch.enable_grad():
             logits = classifier.logits(views)
     finally:
-        handle.remove()
+        if handle is not None:
+            handle.remove()
     best = classifier.probabilities(logits.detach())[0].argmax()
     leads = logits[:, 0, best] - logits[:, 0].mean(-1)
     maps = []
-    side = int(visual.image_size[1]) // int(visual.patch_size[1])
-    patches = side * (int(visual.image_size[0]) // int(visual.patch_size[0]))
-    for lead in leads:
+    patches = slice(vision.first_patch, vision.tokens)
+    for lead in leads if doors else ():
         gradients = torch.autograd.grad(lead, doors, retain_graph=True, materialize_grads=True)
         # Behind the class token come the patches, then the prompts. Other templates' tokens have gradient 0.
         through = [(g * door.detach()).sum((0, -1)) for g, door in zip(gradients, doors, strict=True)]
-        maps.append(torch.stack(through).sum(0)[1 : patches + 1].view(-1, side))
-    return logits.detach(), torch.stack(maps)
+        maps.append(torch.stack(through).sum(0)[patches].view(vision.grid))
+    return logits.detach(), torch.stack(maps) if maps else logits.new_zeros(len(logits), 0, 0)
 
 
 def nearest_words(backbone: Backbone, context: Tensor, count: int) -> tuple[Word, ...]:
@@ -202,14 +203,12 @@ def nearest_words(backbone: Backbone, context: Tensor, count: int) -> tuple[Word
         context: [Dt].
         count: of words.
     """
-    embeddings = backbone.text.token_embedding.weight.float()
+    embeddings = backbone.text.vocabulary
     cosines = F.cosine_similarity(context.float(), embeddings, dim=-1)
-    tokenizer: Any = backbone.tokenizer
-    decode = tokenizer.decode if hasattr(tokenizer, "decode") else tokenizer.tokenizer.decode
     found: list[Word] = []
     # Some tokens are single bytes or marks, which say nothing to a reader.
     for index in cosines.argsort(descending=True).tolist():
-        word = decode([index]).strip()
+        word = backbone.word(index)
         if word.isprintable() and any(map(str.isalnum, word)) and "<" not in word:
             distance = (context.float() - embeddings[index]).norm().item()
             found.append(Word(word=word, cosine=cosines[index].item(), distance=distance))

@@ -24,7 +24,7 @@ from promptprism.evidence import (
     trusted_cross_entropy,
 )
 from promptprism.methods.base import MethodSettings
-from promptprism.methods.classifier import Classifier, Texts, cosine_logits
+from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.objectives import (
     ConsistencyForm,
     DiversityForm,
@@ -125,7 +125,7 @@ class Cdc(TemplateMethod):
         """Trusted loss + beta * diversity + gamma * consistency."""
         settings = self.settings
         image, text = self.image_features(views), self.text_features(texts)
-        logits = cosine_logits(self.backbone, image, text)
+        logits = self.backbone.logits(image, text)
         if settings.head == "evidential":
             loss = self._trusted_loss(logits, labels, epoch)
         else:
@@ -175,7 +175,7 @@ class Cdc(TemplateMethod):
         if self.settings.consistency_form != "kl":
             return consistency_loss(text, anchor, self.settings.consistency_form)
         with torch.no_grad():
-            zero_shot = cosine_logits(self.backbone, encode_image(self.backbone, views), anchor)
+            zero_shot = self.backbone.logits(encode_image(self.backbone, views), anchor)
         return logit_consistency_loss(logits, zero_shot)
 
 

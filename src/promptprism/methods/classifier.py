@@ -57,6 +57,7 @@ class Classifier:
         context: learned context tokens of the text tower's first layer [M, n, Dt], if there are any.
         vision_prompts: for the image tower, [M, J, n, Dv]; None is the plain tower.
         first_layer: of the image tower that has prompts (from 0).
+        pool_prompts: see `encode_image`.
         fusion: how the templates' opinions are fused; None for methods that form none.
     """
 
@@ -66,6 +67,7 @@ class Classifier:
     context: Tensor | None = None
     vision_prompts: Tensor | None = None
     first_layer: int = 0
+    pool_prompts: bool = False
     fusion: FusionRule | None = None
 
     @property
@@ -90,12 +92,12 @@ class Classifier:
 
     def image_features(self, views: Tensor) -> Tensor:
         """Image features [M, B, D] of views [M or 1, B, 3, H, W]; of the plain tower, as many as views."""
-        return encode_image(self.backbone, views, self.vision_prompts, self.first_layer)
+        return encode_image(self.backbone, views, self.vision_prompts, self.first_layer, self.pool_prompts)
 
     def logits(self, views: Tensor) -> Tensor:
         """Logits [M, B, K], float32, of views [M, B, 3, H, W], or [1, B, 3, H, W] that all templates see."""
         assert self.text is not None
-        return cosine_logits(self.backbone, self.image_features(views), self.text)
+        return self.backbone.logits(self.image_features(views), self.text)
 
     def one_by_one(self, views: Tensor) -> Callable[[int, Tensor], Tensor]:
         """Prepare to ask one template at a time; what templates share is computed here, once.
@@ -112,8 +114,8 @@ class Classifier:
 
         def ask(template: int, images: Tensor) -> Tensor:
             own = None if prompts is None else prompts[template : template + 1]
-            image = finish_image(self.backbone, states[:, images], own, first_layer)
-            return cosine_logits(self.backbone, image, text[template : template + 1])
+            image = finish_image(self.backbone, states[:, images], own, first_layer, self.pool_prompts)
+            return self.backbone.logits(image, text[template : template + 1])
 
         return ask
 
@@ -131,8 +133,3 @@ class Classifier:
             f"Method {self.name!r} has no opinions, only probabilities: "
             "opinions come from 'cdc' with head='evidential'."
         )
-
-
-def cosine_logits(backbone: Backbone, image: Tensor, text: Tensor) -> Tensor:
-    """Scaled cosines [M, B, K] of image features [M or 1, B, D] and text features [M or B, K, D]."""
-    return backbone.logit_scale * (image @ text.transpose(-1, -2))

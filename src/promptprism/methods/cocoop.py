@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from promptprism.backbones import Backbone
 from promptprism.data.names import LabelSpace
 from promptprism.methods.base import Method, MethodSettings, Shape
-from promptprism.methods.classifier import Classifier, Texts, cosine_logits
+from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.templated import softmax_loss
 from promptprism.prompts import PromptLearner, encode_image, encode_text
 from promptprism.prompts.learner import linear_start, local_generator
@@ -118,7 +118,7 @@ def _shifted_logits(
     prompts = context + meta_net(image)[:, None, None]
     size = max(1, _TEXTS_AT_ONCE // len(tokens))
     parts = [
-        cosine_logits(backbone, images.unsqueeze(1), encode_text(backbone, tokens, shifted)).squeeze(1)
+        backbone.logits(images.unsqueeze(1), encode_text(backbone, tokens, shifted)).squeeze(1)
         for images, shifted in zip(torch.split(image, size), torch.split(prompts, size), strict=True)
     ]
     return torch.cat(parts).unsqueeze(0)

@@ -27,3 +27,4 @@ class Maple(TemplateMethod):
     name = MapleSettings.method
     Settings: ClassVar[type[MethodSettings]] = MapleSettings
     settings: MapleSettings
+    needs_vision_prompts = True

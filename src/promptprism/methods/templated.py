@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from promptprism.data.names import LabelSpace
 from promptprism.data.views import view_names
 from promptprism.methods.base import Method, MethodSettings, Shape
-from promptprism.methods.classifier import Classifier, Texts, cosine_logits
+from promptprism.methods.classifier import Classifier, Texts
 from promptprism.prompts import PromptLearner, encode_image, encode_text
 from promptprism.prompts.text import TEXT_MEMORY_MB
 
@@ -45,6 +46,11 @@ class TemplateSettings(MethodSettings):
         description="L0, vision layers below the first vision prompts: cheaper to train and, the templates "
         "sharing them, to predict with. 0 is MaPLe.",
     )
+    pool_prompts: bool = Field(
+        default=False,
+        description="Where a backbone reads its image feature from all tokens, as their mean or by "
+        "attention: read it from the vision prompts too.",
+    )
     text_memory_mb: float = Field(
         default=TEXT_MEMORY_MB,
         ge=0,
@@ -58,18 +64,28 @@ class TemplateMethod(Method):
 
     Settings: ClassVar[type[MethodSettings]] = TemplateSettings
     settings: TemplateSettings
+    needs_vision_prompts: ClassVar[bool] = False
+    """Whether the method is none without vision prompts, rather than one with its templates in the text."""
 
     def build(self, seed: int) -> None:
         """Make the learner; choose the views."""
         settings, backbone = self.settings, self.backbone
         self.views = view_names(settings.views, settings.templates)
-        layers = min(backbone.text_layers, backbone.vision_layers)
+        coupled = settings.coupled
+        if coupled and not backbone.vision_layers and not self.needs_vision_prompts:
+            coupled = False
+            warnings.warn(
+                f"the image tower of backbone {backbone.name!r} has no tokens that prompts may join: the "
+                f"templates of {self.name!r} live in the text alone, as with coupled=False",
+                PromptPrismWarning,
+                stacklevel=2,
+            )
         self.learner = PromptLearner(
             backbone,
             templates=settings.templates,
             context_length=settings.context_length,
-            depth=min(_USUAL_DEPTH, layers) if settings.depth is None else settings.depth,
-            coupled=settings.coupled,
+            depth=min(_USUAL_DEPTH, backbone.prompt_layers) if settings.depth is None else settings.depth,
+            coupled=coupled,
             vision_from=settings.vision_from,
             phrase=settings.initial_phrase,
             phrase_init=settings.phrase_init,
@@ -80,11 +96,12 @@ class TemplateMethod(Method):
     def shape(self) -> Shape:
         """M templates with prompts in both towers, or in the text tower alone."""
         settings, n = self.settings, self.settings.context_length
+        coupled = self.learner.to_vision_weight is not None
         return Shape(
             templates=settings.templates,
             text_prompts=n,
-            vision_prompts=n if settings.coupled else 0,
-            vision_from=settings.vision_from if settings.coupled else 0,
+            vision_prompts=n if coupled else 0,
+            vision_from=settings.vision_from if coupled else 0,
             text_memory_mb=settings.text_memory_mb,
         )
 
@@ -99,12 +116,13 @@ class TemplateMethod(Method):
     def image_features(self, views: Tensor) -> Tensor:
         """Image features [M, B, D] of views [M or 1, B, 3, H, W]; uncoupled, as many as there are views."""
         _, vision_prompts = self.learner()
-        return encode_image(self.backbone, views, vision_prompts, self.settings.vision_from)
+        settings = self.settings
+        return encode_image(self.backbone, views, vision_prompts, settings.vision_from, settings.pool_prompts)
 
     def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
         """Cross-entropy, averaged over templates and images."""
         text = self.text_features(texts)
-        return softmax_loss(cosine_logits(self.backbone, self.image_features(views), text), labels)
+        return softmax_loss(self.backbone.logits(self.image_features(views), text), labels)
 
     def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:  # noqa: ARG002
         """M text classifiers on image features under the M templates, softmax head."""
@@ -119,6 +137,7 @@ class TemplateMethod(Method):
             "context": self.learner.context[:, 0].clone(),
             "vision_prompts": self.learner()[1],
             "first_layer": self.settings.vision_from,
+            "pool_prompts": self.settings.pool_prompts,
         }
 
 

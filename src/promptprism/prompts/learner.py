@@ -58,6 +58,11 @@ class PromptLearner(nn.Module):
         seed: int = 1,
     ) -> None:
         super().__init__()
+        if coupled and not backbone.vision_layers:
+            raise PromptPrismError(
+                f"The image tower of backbone {backbone.name!r} has no tokens that prompts may join: learn "
+                "prompts for the texts alone, with coupled=False (coop does)."
+            )
         layers = min(backbone.text_layers, backbone.vision_layers) if coupled else backbone.text_layers
         if depth > layers:
             raise PromptPrismError(
@@ -72,13 +77,13 @@ class PromptLearner(nn.Module):
         self.vision_from = vision_from
         self.phrase = phrase if phrase_init else " ".join(["X"] * context_length + ["{}."])
         before_class = self.phrase.partition("{}")[0]
-        words = backbone.tokenize([before_class])
-        if int(backbone.end_positions(words)) - 1 < context_length:
+        words = backbone.tokenize([before_class])[0, backbone.first_word :]
+        if backbone.count_tokens(before_class) < context_length:
             raise PromptPrismError(
                 f"The phrase {phrase!r} has fewer than context_length={context_length} tokens before the "
                 "class name: set a smaller context_length or phrase_init=False."
             )
-        start = backbone.text.token_embedding(words[0, 1 : context_length + 1]).cpu()
+        start = backbone.text.token_embedding(words[:context_length]).cpu()
         text_width, vision_width, device = backbone.text_width, backbone.vision_width, backbone.device
         shape = (depth, context_length, text_width)
         contexts, weights, biases = [], [], []

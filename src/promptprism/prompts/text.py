@@ -1,10 +1,10 @@
 """The text tower with prompts, computing only what the text feature depends on.
 
-The tower is causal and its feature is read at [EOT]. So what follows an [EOT] is cut, the last layer answers
-only there, and the tokens that all classes begin with, prompts included, run once per template: the classes'
-own tokens attend to their keys and values. All are exact, in values and gradients. Classes of like length
-attend as a group, and all go through the products together; those beyond a memory budget are computed a
-second time in the backward pass, not kept for it.
+Where the tower is causal and its feature is read at [EOT], what follows an [EOT] is cut, the last layer
+answers only there, and the tokens that all classes begin with, prompts included, run once per template: the
+classes' own tokens attend to their keys and values. All are exact, in values and gradients. Classes of like
+length attend as a group, and all go through the products together; those beyond a memory budget are computed
+a second time in the backward pass, not kept for it. Any other tower runs whole contexts, by the same budget.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from promptprism.backbones import Backbone
-from promptprism.prompts.block import (
+from promptprism.backbones.block import (
     KeysValues,
     Run,
     causal_mask,
@@ -50,22 +50,27 @@ def encode_text(
 
     Args:
         backbone: the frozen model.
-        tokens: [K, L]; with prompts, positions 1..n hold placeholders that only keep the place.
-        prompts: [M, J, n, Dt]: layer 1 takes the first of the J in place of the token embeddings at positions
-            1..n, layers 2..J take the others in place of the states there (MaPLe, Khattak et al., CVPR 2023,
-            eqs. 3-5). None is the plain tower, with M = 1.
+        tokens: [K, L]; with prompts, the first n words (positions 1..n behind a start token) are placeholders
+            that only keep the place.
+        prompts: [M, J, n, Dt]: layer 1 takes the first of the J in place of the token embeddings of the first
+            n words, layers 2..J take the others in place of the states there (MaPLe, Khattak et al., CVPR
+            2023, eqs. 3-5). None is the plain tower, with M = 1.
         memory_mb: about how many MiB may be kept for the backward pass. Classes beyond it are recomputed
             there: memory no longer grows with K, and time by a third of what they take.
 
     Returns:
         Features [M, K, D], float32, L2-normalised.
     """
+    if not backbone.text.causal:
+        return _run_whole(backbone, tokens, prompts, memory_mb)
     templates, n = (1, 0) if prompts is None else (prompts.shape[0], prompts.shape[2])
+    first = backbone.first_word
     end = backbone.end_positions(tokens)
     first_end = int(end.min())
-    if first_end <= n:
-        raise ValueError(f"{n} prompts need {n} placeholder tokens; a text has only {first_end - 1} tokens")
-    start = shared_length(tokens, first_end, n)
+    if first_end < first + n:
+        words = first_end - first
+        raise ValueError(f"{n} prompts need {n} placeholder tokens; a text has only {words} tokens")
+    start = shared_length(tokens, first_end, slice(first, first + n))
     prefix = _run_prefix(backbone, tokens[0, :start], prompts)
 
     order = end.argsort(stable=True)
@@ -87,10 +92,10 @@ def encode_text(
     return torch.cat(features, dim=1)[:, order.argsort()]
 
 
-def shared_length(tokens: Tensor, first_end: int, n: int) -> int:
+def shared_length(tokens: Tensor, first_end: int, placeholders: slice) -> int:
     """How many tokens all texts begin with, placeholders counted as equal, ending before the first [EOT]."""
     same = (tokens[:, :first_end] == tokens[:1, :first_end]).all(0)
-    same[1 : n + 1] = True
+    same[placeholders] = True
     return int(same.int().cumprod(0).sum())
 
 
@@ -124,17 +129,16 @@ def _shares(groups: Iterable[_Group], limit_mb: float) -> Iterator[list[_Group]]
 
 def _kept_bytes(backbone: Backbone, keys: int) -> int:
     """Bytes that autograd keeps of one token over all layers; of the last one a state, keys and values."""
-    width, item = backbone.text_width, backbone.dtype.itemsize
-    heads: int = backbone.text.transformer.resblocks[0].attn.num_heads
+    width, heads, item = backbone.text_width, backbone.text.heads, backbone.dtype.itemsize
     return (backbone.text_layers - 1) * layer_bytes(width, heads, keys, item) + (4 + 2 * item) * width
 
 
 def _run_prefix(backbone: Backbone, tokens: Tensor, prompts: Tensor | None) -> list[KeysValues]:
     """Keys and values [M, H, P, Dt / H] of the shared tokens [P] in every layer."""
-    text = backbone.text
-    blocks = text.transformer.resblocks
+    text, first = backbone.text, backbone.first_word
+    blocks = text.blocks
     templates, depth, n = (1, 0, 0) if prompts is None else prompts.shape[:3]
-    states = text.token_embedding(tokens) + text.positional_embedding[: len(tokens)]
+    states = text.token_embedding(tokens) + text.positions(0, len(tokens))
     x = states.expand(templates, 1, -1, -1)
     mask = causal_mask(len(tokens), x.new_empty(0, dtype=backbone.dtype))
     pairs = []
@@ -142,8 +146,8 @@ def _run_prefix(backbone: Backbone, tokens: Tensor, prompts: Tensor | None) -> l
         if prompts is not None and layer < depth:
             inserted = prompts[:, layer, None]
             if layer == 0:
-                inserted = inserted + text.positional_embedding[1 : n + 1]
-            x = torch.cat([x[:, :, :1], inserted, x[:, :, n + 1 :]], dim=2)
+                inserted = inserted + text.positions(first, first + n)
+            x = torch.cat([x[:, :, :first], inserted, x[:, :, first + n :]], dim=2)
         if layer < len(blocks) - 1:
             x, pair = run_block(block, x, mask=mask)
         else:
@@ -160,12 +164,12 @@ def _run_suffixes(
     The K classes are groups of so many, each as long as its last class.
     """
     text = backbone.text
-    blocks = text.transformer.resblocks
+    blocks = text.blocks
     ends = end.split_with_sizes(counts)
     longest = [int(group[-1]) + 1 for group in ends]
     lengths = end.new_tensor(longest).repeat_interleave(end.new_tensor(counts))
     states = text.token_embedding(tokens[:, : longest[-1]])
-    states = states + text.positional_embedding[start : start + longest[-1]]
+    states = states + text.positions(start, start + longest[-1])
     x = states[torch.arange(longest[-1], device=end.device) < lengths[:, None]]
     x = x.expand(len(prefix[0][0]), -1, -1)
     mask = causal_mask(longest[-1], x.new_empty(0, dtype=backbone.dtype))
@@ -176,7 +180,34 @@ def _run_suffixes(
     runs = [Run(*shape, mask[group, None, : shape[1]]) for shape, group in zip(shapes, ends, strict=True)]
     at_end = x[:, lengths.cumsum(0) - lengths + end]
     feature, _ = run_packed(blocks[-1], x, runs, queries=at_end, prefix=prefix[-1])
-    feature = text.ln_final(feature)
-    if text.text_projection is not None:
-        feature = (feature.to(backbone.dtype) @ text.text_projection).float()
-    return F.normalize(feature, dim=-1)
+    return F.normalize(text.read(feature), dim=-1)
+
+
+def _run_whole(backbone: Backbone, tokens: Tensor, prompts: Tensor | None, memory_mb: float) -> Tensor:
+    """Features [M, K, D] of whole contexts [K, L], in parts that keep a quarter of the budget or one text."""
+    text, first = backbone.text, backbone.first_word
+
+    def run(part: Tensor, own: Tensor | None) -> Tensor:
+        return F.normalize(text.run(part, own, first), dim=-1)
+
+    templates = 1
+    if prompts is not None:
+        templates, n = prompts.shape[0], prompts.shape[2]
+        if first + n > tokens.shape[1]:
+            raise ValueError(f"{n} prompts do not fit into {tokens.shape[1]} tokens")
+        prompts = prompts[:, None].expand(-1, len(tokens), -1, -1, -1).flatten(0, 1)
+    rows = tokens.repeat(templates, 1)
+    size_mb = text.layers * tokens.shape[1] * layer_bytes(
+        text.width, text.heads, tokens.shape[1], backbone.dtype.itemsize
+    ) / 2**20  # fmt: skip
+    together = max(1, int(memory_mb / 4 / size_mb))
+    features, kept = [], 0.0
+    for place in range(0, len(rows), together):
+        part = slice(place, place + together)
+        arguments = rows[part], None if prompts is None else prompts[part]
+        kept += len(rows[part]) * size_mb
+        if kept <= memory_mb * 3 / 4:
+            features.append(run(*arguments))
+        else:
+            features.append(checkpoint(run, *arguments, use_reentrant=False, preserve_rng_state=False))
+    return torch.cat(features).view(templates, len(tokens), -1)

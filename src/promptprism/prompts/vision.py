@@ -7,14 +7,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from promptprism.backbones import Backbone
-from promptprism.prompts.block import run_block
 
 # A CPU is faster on passes whose widest states, the MLP's, stay in its caches: about this much.
 _PASS_MB = 24
 
 
 def encode_image(
-    backbone: Backbone, views: Tensor, prompts: Tensor | None = None, first_layer: int = 0
+    backbone: Backbone,
+    views: Tensor,
+    prompts: Tensor | None = None,
+    first_layer: int = 0,
+    pool_prompts: bool = False,
 ) -> Tensor:
     """Image features of B images under M templates, all templates in one forward.
 
@@ -27,47 +30,51 @@ def encode_image(
             tokens (MaPLe, Khattak et al., CVPR 2023, eqs. 6-7). None is the plain tower.
         first_layer: append the first prompts only before this layer (from 0). The layers below are then the
             plain tower's: no gradient goes through them, and templates that share a view share them.
+        pool_prompts: where the feature is read from all tokens, as their mean or by attention, read it from
+            the prompts too.
 
     Returns:
         Features [M, B, D], float32, L2-normalised.
     """
-    return finish_image(backbone, start_image(backbone, views, first_layer), prompts, first_layer)
+    return finish_image(
+        backbone, start_image(backbone, views, first_layer), prompts, first_layer, pool_prompts
+    )
 
 
 def start_image(backbone: Backbone, views: Tensor, first_layer: int = 0) -> Tensor:
     """States [V, B, S, Dv] of views [V, B, 3, H, W] before a layer (from 0) of the plain tower."""
-    visual = backbone.visual
-    patches = visual.conv1(views.flatten(0, 1).to(backbone.dtype)).flatten(2).transpose(1, 2)
-    class_token = visual.class_embedding.expand(len(patches), 1, -1)
-    x: Tensor = torch.cat([class_token, patches.float()], dim=1) + visual.positional_embedding
-    x = visual.ln_pre(x).unflatten(0, (-1, views.shape[1]))
-    for block in visual.transformer.resblocks[:first_layer]:
-        x, _ = run_block(block, x)
+    x = backbone.vision.stem(views.flatten(0, 1))
+    x = x.view(*views.shape[:2], *x.shape[1:])
+    for layer in range(min(first_layer, backbone.vision_layers)):
+        x = backbone.vision.run(layer, x)
     return x
 
 
 def finish_image(
-    backbone: Backbone, x: Tensor, prompts: Tensor | None = None, first_layer: int = 0
+    backbone: Backbone,
+    x: Tensor,
+    prompts: Tensor | None = None,
+    first_layer: int = 0,
+    pool_prompts: bool = False,
 ) -> Tensor:
     """Features [M, B, D] of what `start_image` gave; prompts as for `encode_image`."""
-    visual = backbone.visual
+    vision = backbone.vision
     if prompts is not None and not x.is_cuda:
         together = max(1, int(_PASS_MB * 2**20 / (4 * x[0].numel() * backbone.dtype.itemsize)))
         if together < len(prompts):
             parts = [slice(first, first + together) for first in range(0, len(prompts), together)]
             passes = [(x if len(x) == 1 else x[part], prompts[part]) for part in parts]
-            return torch.cat([finish_image(backbone, *each, first_layer) for each in passes])
-    blocks = visual.transformer.resblocks
-    for layer in range(first_layer, len(blocks)):
+            return torch.cat([finish_image(backbone, *each, first_layer, pool_prompts) for each in passes])
+    for layer in range(first_layer, vision.layers):
         place = layer - first_layer
         if prompts is not None and place < prompts.shape[1]:
             inserted = prompts[:, place, None].expand(-1, x.shape[1], -1, -1)
             if place:
                 x = x[:, :, : -prompts.shape[2]]
             elif layer == 0:
-                inserted = visual.ln_pre(inserted)
+                inserted = vision.enter(inserted)
             x = torch.cat([x.expand(len(prompts), -1, -1, -1), inserted], dim=2)
-        # Only the class token is read after the last layer.
-        x, _ = run_block(blocks[layer], x, queries=x[:, :, :1] if layer == len(blocks) - 1 else None)
-    feature = visual.ln_post(x.squeeze(2)).to(backbone.dtype) @ visual.proj
-    return F.normalize(feature.float(), dim=-1)
+        x = vision.run(layer, x)
+    if vision.layers and not pool_prompts:
+        x = x[:, :, : vision.tokens]
+    return F.normalize(vision.read(x), dim=-1)

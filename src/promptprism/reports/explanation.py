@@ -108,11 +108,18 @@ def _look(axes: Axes, explanation: Explanation, voice: Voice) -> None:
     size = explanation.picture.size[0]
     extent = (0, size, size, 0)
     axes.imshow(np.asarray(explanation.picture.convert("L")), cmap="gray", extent=extent, alpha=0.75)
-    weights = np.array(voice.map)
-    largest = np.abs(weights).max() or 1.0
-    axes.imshow(
-        weights, cmap="bwr", vmin=-largest, vmax=largest, extent=extent, alpha=0.5, interpolation="bilinear"
-    )
+    if voice.map:  # towers without patches have none
+        weights = np.array(voice.map)
+        largest = np.abs(weights).max() or 1.0
+        axes.imshow(
+            weights,
+            cmap="bwr",
+            vmin=-largest,
+            vmax=largest,
+            extent=extent,
+            alpha=0.5,
+            interpolation="bilinear",
+        )
     _bare(axes)
 
 

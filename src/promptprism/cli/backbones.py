@@ -1,0 +1,31 @@
+"""``promptprism backbones``: which frozen models can be used."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from promptprism.cli.options import Json
+from promptprism.cli.output import Output
+
+
+def backbones(
+    like: Annotated[
+        str | None,
+        typer.Option(metavar="WORD", help="Only names that have it in them.", show_default=False),
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """List the models that fit --backbone takes: size, what prompts they can carry, and their weights."""
+    output = Output("backbones", json_file)
+    from promptprism.backbones.catalog import entries
+    from promptprism.cli import tables
+
+    rows = [
+        asdict(entry) | {"text_prompts": True, "vision_prompts": entry.vision_prompts}
+        for entry in entries(like)
+    ]
+    output.show(tables.backbones(rows))
+    output.write(backbones=rows)
