@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import promptprism
 from promptprism import adapter, backbones, estimator
+from promptprism.backbones import choice
 from promptprism.cli import app, demo
 from promptprism.cli.predict import prediction_rows
 from promptprism.estimator import load_model
@@ -28,7 +29,7 @@ HEAD = {"schema", "schema_version", "promptprism"}
 
 @pytest.fixture(autouse=True)
 def backbone(tiny, monkeypatch):
-    for module in (adapter, backbones, estimator):
+    for module in (adapter, backbones, choice):
         monkeypatch.setattr(module, "load_backbone", lambda *_, **__: tiny)
 
 
