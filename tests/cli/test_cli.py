@@ -11,7 +11,7 @@ from toys import COLOURS, picture
 from typer.testing import CliRunner
 
 import promptprism
-from promptprism import adapter, backbones, estimator
+from promptprism import adapter, backbones
 from promptprism.backbones import choice
 from promptprism.cli import app, demo
 from promptprism.cli.predict import prediction_rows
@@ -61,7 +61,7 @@ def documented(command, table=0):
 def fitted(data, tiny, tmp_path_factory):
     out = tmp_path_factory.mktemp("adapters") / "colours"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(estimator, "load_backbone", lambda *_, **__: tiny)
+        patch.setattr(choice, "load_backbone", lambda *_, **__: tiny)
         result = run("fit", data, "--shots", 4, "--out", out, "--json", out.with_suffix(".json"), *QUICK)
     return out, result
 

@@ -28,4 +28,6 @@ def backbones(
         for entry in entries(like)
     ]
     output.show(tables.backbones(rows))
+    if len(rows) == 1 and len(rows[0]["tags"]) > 1:
+        output.show(f"weights: {', '.join(rows[0]['tags'])}")
     output.write(backbones=rows)
