@@ -18,7 +18,10 @@ def backbones(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """List the models that fit --backbone takes: size, what prompts they can carry, and their weights."""
+    """List the models that fit --backbone takes.
+
+    With their size, what prompts they can carry, and the tags of their weights.
+    """
     output = Output("backbones", json_file)
     from promptprism.backbones.catalog import entries
     from promptprism.cli import tables
