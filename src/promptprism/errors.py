@@ -20,5 +20,5 @@ class NotFittedError(PromptPrismError, ValueError, AttributeError):
     """The estimator was used before it was fitted."""
 
 
-class CollapseWarning(UserWarning):
+class CollapseWarning(PromptPrismWarning):
     """A training run has collapsed: what it made is no result."""
