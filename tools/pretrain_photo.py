@@ -102,7 +102,7 @@ def text_batches(
     count = 16 * TEXT_BATCH
     for chunk in range(start // 16, 10**9):
         rng = random.Random(f"{seed}/{chunk}")
-        names = rng.sample(corpus.names, int(0.5 * count)) + rng.sample(corpus.often, int(0.2 * count))
+        names = rng.sample(corpus.names, int(0.5 * count)) + rng.sample(corpus.often, int(0.3 * count))
         phrased = [rng.choice(PHRASES).format(n) for n in names]
         sentences = rng.sample(corpus.sentences, count - len(names))
         texts, keys = phrased + sentences, [PHRASE.format(n) for n in names] + sentences
@@ -251,7 +251,7 @@ def fit(
     rate: float,
     arguments: argparse.Namespace,
 ) -> None:
-    """Train to the last step, with a checkpoint and a row of the log at every hundredth."""
+    """Train to the last step, with a checkpoint and a row of the log at every fiftieth."""
     parameters = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     matrices = [p for n, p in parameters if "blocks" in n and p.ndim == 2]
     chosen = {id(p) for p in matrices}
@@ -283,7 +283,7 @@ def fit(
         nn.utils.clip_grad_norm_([p for _, p in parameters], 1.0)
         for optimiser in optimisers:
             optimiser.step()
-        if (step + 1) % 100 == 0 or step + 1 == arguments.steps or step == 0:
+        if (step + 1) % 50 == 0 or step + 1 == arguments.steps or step == 0:
             model.eval()
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
                 scores = {k: round(v, 4) for k, v in score().items()}
