@@ -2,10 +2,10 @@
 
     python tools/score_photo.py --data DATA --out results/photo-zero-shot.json [PART ...]
 
-Parts: `zero-shot` (Caltech-101, EuroSAT, 12 flowers, and one photo of each ImageNet class), `captions` (photos
-of Flickr8k that nothing was learned from: retrieval, and the task misalignment), `flowers` (CDC and ridge
-regression on the stem's features from 16 images of each of 12 species), `drift` (the data misalignment: base and
-new classes over epochs), `speed`. Parts that the file has already, and that are not asked for, stay as they are.
+Parts: `zero-shot` (Caltech-101, EuroSAT, 12 flowers, and one photo of each ImageNet class), `captions`
+(photos of Flickr8k that nothing was learned from: retrieval, and the task misalignment), `flowers` (CDC and
+ridge regression on the stem's features from 16 images of each of 12 species), `drift` (the data misalignment:
+base and new classes over epochs), `speed`. Parts that the file has and that are not asked for stay.
 """
 
 from __future__ import annotations
