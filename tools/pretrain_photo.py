@@ -1,6 +1,7 @@
 """Train the model for photos: its text tower and its vision blocks, each by the teacher's places of texts.
 
     python tools/pretrain_photo.py --ingredients FOLDER --data DATA --folder photo-run prepare
+    python tools/pretrain_photo.py --ingredients FOLDER --data DATA --folder photo-run words
     python tools/pretrain_photo.py --ingredients FOLDER --data DATA --folder photo-run text    # and
     python tools/pretrain_photo.py --ingredients FOLDER --data DATA --folder photo-run vision
     python tools/pretrain_photo.py --ingredients FOLDER --data DATA --folder photo-run export
@@ -35,6 +36,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from promptprism.backbones import photo
 from promptprism.backbones.photo import PhotoCLIP, PhotoVision, load_photo, photo_tokenizer
+from promptprism.prompts.block import run_block
 
 MERGES = 12000
 CONFIG: dict[str, Any] = {
@@ -54,7 +56,7 @@ PHRASES = (
     "a close-up photo of a {}.", "a photo of a {}, a type of thing.", "a bad photo of a {}.",
     "an image of {}.", "X X {}.",
 )  # fmt: skip
-TEXT_BATCH, VISION_BATCH = 256, 256
+WORDS_BATCH, TEXT_BATCH, VISION_BATCH = 1024, 256, 256
 SCALE = 30.0
 
 
@@ -78,6 +80,24 @@ def encode_text(text: Any, tokens: Tensor) -> Tensor:
     return F.normalize(x.float(), dim=-1)
 
 
+def encode_words(text: Any, tokens: Tensor) -> Tensor:
+    """What `encode_text` gives while blocks 2 to 4 attend to nothing, for a ninth of its products.
+
+    Then only the first block looks at the tokens, and only the last token's state is read.
+    """
+    end = tokens.argmax(-1)
+    length = int(end.max()) + 1
+    x = text.token_embedding(tokens[:, :length]) + text.positional_embedding[:length]
+    unseen = torch.arange(length) > end[:, None]
+    mask = torch.zeros(unseen.shape).masked_fill(unseen, float("-inf"))[:, None]
+    at_end = x[torch.arange(len(x)), end][None, :, None]
+    first, *others = text.transformer.resblocks
+    x = run_block(first, x[None], queries=at_end, mask=mask)[0][0, :, 0]
+    for block in others:
+        x = x + block.mlp(block.ln_2(x))
+    return F.normalize((text.ln_final(x) @ text.text_projection).float(), dim=-1)
+
+
 def start_text(text: Any, tokenizer: SimpleTokenizer, material: Material) -> None:
     """Let the tower start as the mean of its tokens, each that is a word at the teacher's place of it."""
     words = words_of(tokenizer)
@@ -95,20 +115,20 @@ def start_text(text: Any, tokenizer: SimpleTokenizer, material: Material) -> Non
 
 
 def text_batches(
-    material: Material, tokenizer: SimpleTokenizer, start: int, seed: int
+    material: Material, tokenizer: SimpleTokenizer, start: int, seed: str, size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Tokens [B, L] and places [B, D]; sixteen batches are drawn at once, each of like lengths."""
     corpus = material.corpus
-    count = 16 * TEXT_BATCH
+    count = 16 * size
     for chunk in range(start // 16, 10**9):
         rng = random.Random(f"{seed}/{chunk}")
-        names = rng.sample(corpus.names, int(0.5 * count)) + rng.sample(corpus.often, int(0.3 * count))
+        names = rng.sample(corpus.names, int(0.5 * count)) + rng.choices(corpus.often, k=int(0.3 * count))
         phrased = [rng.choice(PHRASES).format(n) for n in names]
         sentences = rng.sample(corpus.sentences, count - len(names))
         texts, keys = phrased + sentences, [PHRASE.format(n) for n in names] + sentences
         tokens, places = tokenizer(texts), material.of(keys)
         # A context of 32 cuts few glosses; their places are those of the whole.
-        batches = list((tokens.argmax(-1) + torch.rand(count)).argsort().split(TEXT_BATCH))
+        batches = list((tokens.argmax(-1) + torch.rand(count)).argsort().split(size))
         rng.shuffle(batches)
         yield from ((tokens[b], places[b]) for b in batches[start % 16 if chunk == start // 16 else 0 :])
 
@@ -120,31 +140,37 @@ def contrast(one: Tensor, other: Tensor, scale: float = SCALE) -> Tensor:
 
 
 def train_text(arguments: argparse.Namespace, material: Material) -> None:
-    """Teach the text tower the places of texts."""
+    """Teach the text tower the places of texts: first one block and one state, then all."""
     torch.manual_seed(arguments.seed)
     tokenizer = photo_tokenizer(arguments.out)
     text = TextTransformer(output_dim=DIM, **CONFIG["text"])
-    start_text(text, tokenizer, material)
+    words = arguments.stage == "words"
+    if words:
+        start_text(text, tokenizer, material)
+    else:
+        text.load_state_dict(load_file(arguments.folder / "words.safetensors"))
+    encode = encode_words if words else encode_text
     names = [PHRASE.format(n) for n in imagenet_names(arguments.data).names]
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
-        out = encode_text(text, batch[0])
+        out = encode(text, batch[0])
         return (1 - (out * batch[1]).sum(-1)).mean() + 0.3 * contrast(out, batch[1])
 
     def score() -> dict[str, float]:
-        out = torch.cat([encode_text(text, tokenizer(some)) for some in (names[:500], names[500:])])
+        out = torch.cat([encode(text, tokenizer(some)) for some in (names[:500], names[500:])])
         photos = material.space.place(
             torch.from_numpy(features(arguments.folder)[1][:1000].astype(np.float32))
         )
         right = (photos @ out.T).argmax(-1) == torch.arange(1000)
         ask = [material.captions[i][0] for i in material.held_out]
-        cosine = (encode_text(text, tokenizer(ask)) * material.of(ask)).sum(-1)
+        cosine = (encode(text, tokenizer(ask)) * material.of(ask)).sum(-1)
         return {"imagenet": right.float().mean().item(), "new captions": cosine.mean().item()}
 
     def batches(start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        return text_batches(material, tokenizer, start, arguments.seed)
+        seed, size = f"{arguments.seed} {arguments.stage}", WORDS_BATCH if words else TEXT_BATCH
+        return text_batches(material, tokenizer, start, seed, size)
 
-    fit("text", text, batches, loss, score, 1.5e-3, arguments)
+    fit(arguments.stage, text, batches, loss, score, 1.5e-3 if words else 1e-3, arguments)
 
 
 class Views(NamedTuple):
@@ -335,7 +361,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("stage", choices=("prepare", "text", "vision", "export"))
+    parser.add_argument("stage", choices=("prepare", "words", "text", "vision", "export"))
     parser.add_argument("--ingredients", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True, help="features, checkpoints and the log")
@@ -347,7 +373,7 @@ def main() -> None:
     torch.set_num_threads(1)
     write_config(arguments.out)
     material = prepare(arguments, photo_tokenizer(arguments.out))
-    stages = {"text": train_text, "vision": train_vision, "export": export}
+    stages = {"words": train_text, "text": train_text, "vision": train_vision, "export": export}
     if arguments.stage in stages:
         stages[arguments.stage](arguments, material)
 

@@ -134,7 +134,7 @@ def flowers(backbone: Backbone, data: Path) -> dict[str, Any]:
     """CDC with its defaults, start to end, and ridge regression on the stem's pooled features."""
     began = time.perf_counter()
     dataset = load_data(data / "flowers12")
-    learned = few_shot(dataset, 16, 1).train
+    learned = few_shot(dataset.train, 16, seed=1)
     method = build_method("cdc", backbone, dataset.class_names)
     train(method, learned)
     result = evaluate(Predictor(method), dataset.test, "flowers12")
@@ -169,7 +169,7 @@ def flowers(backbone: Backbone, data: Path) -> dict[str, Any]:
 def drift(backbone: Backbone, data: Path) -> dict[str, Any]:
     """Accuracy on base and on new classes of the flowers before training and after each fifth epoch."""
     base, new = base_new(load_data(data / "flowers12"))
-    learned = few_shot(base, 16, 1).train
+    learned = few_shot(base.train, 16, seed=1)
     rows: dict[str, Any] = {}
     for name in ("coop", "maple"):
         method = build_method(name, backbone, base.class_names, epochs=20)

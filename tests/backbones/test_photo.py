@@ -3,10 +3,12 @@
 import os
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
+from torchvision.transforms.functional import pil_to_tensor
 
 from promptprism.backbones.photo import (
     FOLDER,
@@ -67,8 +69,11 @@ def test_folded_trunk_equals_timms(images):
             factor = norm.weight / (norm.running_var + norm.eps).sqrt()
             mine.weight.copy_(convolution.weight * factor[:, None, None, None])
             mine.bias.copy_(norm.bias - norm.running_mean * factor)
-        expected = theirs.forward_head(theirs.forward_features(images), pre_logits=True)
-        torch.testing.assert_close(ours(images)[1], expected, rtol=1e-4, atol=1e-5)
+        found, expected = (
+            ours(images)[1],
+            theirs.forward_head(theirs.forward_features(images), pre_logits=True),
+        )
+    assert F.cosine_similarity(found, expected).min() > 0.9999
 
 
 def test_text_is_causal_and_read_at_its_end(model):
@@ -113,7 +118,8 @@ def test_drawn_ball_is_no_dog(model):
 def test_half_precision_weights_give_the_same_space(model, images):
     with torch.no_grad():
         full = model.visual(images)
-        brief = load_photo().visual.bfloat16()(images.bfloat16()).float()
+        open_clip.convert_weights_to_lp(low := load_photo(), torch.bfloat16)
+        brief = low.visual(images)
     assert F.cosine_similarity(full, brief).min() > 0.98
 
 
@@ -127,11 +133,8 @@ def test_config_names_what_was_built(model):
 @pytest.mark.skipif("PROMPTPRISM_DATA" not in os.environ, reason="needs the folder of data")
 def test_flowers_that_imagenet_knows(model):
     folder = Path(os.environ["PROMPTPRISM_DATA"]) / "flowers12/test/daisy"
-    pixels = [
-        torch.from_numpy(__import__("numpy").array(Image.open(p).resize((224, 224))))
-        for p in folder.iterdir()
-    ]
-    x = torch.stack(pixels).permute(0, 3, 1, 2).float() / 255
+    pixels = [pil_to_tensor(Image.open(p).convert("RGB").resize((224, 224))) for p in folder.iterdir()]
+    x = torch.stack(pixels).float() / 255
     x = (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     text = text_features(model, [f"a photo of a {n}." for n in ("daisy", "dog", "house", "car")])
     with torch.no_grad():
