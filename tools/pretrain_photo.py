@@ -58,6 +58,7 @@ PHRASES = (
 )  # fmt: skip
 WORDS_BATCH, TEXT_BATCH, VISION_BATCH = 1024, 256, 256
 SCALE = 30.0
+STEPS = {"words": 540, "text": 400, "vision": 150}
 
 
 def write_config(folder: Path) -> None:
@@ -365,10 +366,11 @@ def main() -> None:
     parser.add_argument("--ingredients", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True, help="features, checkpoints and the log")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, help=f"by default {STEPS}")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=photo.FOLDER, help="where the finished model goes")
     arguments = parser.parse_args()
+    arguments.steps = arguments.steps or STEPS.get(arguments.stage, 0)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     write_config(arguments.out)
