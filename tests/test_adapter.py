@@ -4,9 +4,11 @@ import pytest
 import safetensors.torch
 import torch
 from toys import colours, quick
+from typer.testing import CliRunner
 
 from promptprism import PromptPrism, load_model
 from promptprism.adapter import CARD, TENSORS, read_card
+from promptprism.cli import app
 from promptprism.errors import PromptPrismError
 from promptprism.methods import METHODS
 
@@ -95,6 +97,39 @@ def test_the_backbone_may_be_named(tiny, adapter, monkeypatch):
     assert asked == [("tiny", None), ("local-dir:here", None)]
 
 
+@pytest.mark.parametrize(
+    ("name", "pretrained"), [("local-dir:/etc", None), ("hf-hub:a/b", None), ("ViT-B-32", "/etc/passwd")]
+)
+def test_a_card_opens_nothing_that_its_reader_did_not_name(tiny, adapter, monkeypatch, name, pretrained):
+    card = json.loads((adapter / CARD).read_text())
+    card["backbone"] |= {"name": name, "pretrained": pretrained}
+    (adapter / CARD).write_text(json.dumps(card))
+    asked = []
+    monkeypatch.setattr("promptprism.adapter.load_backbone", lambda *a, **_: asked.append(a) or tiny)
+    with pytest.raises(
+        PromptPrismError, match=f"names a backbone that you did not: {name}.*--trust-backbone"
+    ):
+        load_model(adapter)
+    refused = CliRunner().invoke(app, ["predict", str(adapter), "x.png"])
+    assert refused.exit_code == 2 and "--trust-backbone" in refused.stderr and not asked
+    load_model(adapter, trust_backbone=True)
+    load_model(adapter, backbone="mini")
+    assert asked == [(name, pretrained), ("mini", None)]
+    if pretrained:
+        load_model(adapter, pretrained="mine.safetensors")
+        assert asked[-1] == (name, "mine.safetensors")
+
+
+def test_the_precision_it_was_learned_in_does_not_bind(tiny_factory, adapter, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "promptprism.adapter.load_backbone", lambda *a, **k: asked.append(k) or tiny_factory()
+    )
+    load_model(adapter)
+    assert load_model(adapter, precision="bfloat16").precision == "bfloat16"
+    assert [one["precision"] for one in asked] == ["auto", "bfloat16"]
+
+
 def test_weights_that_moved_are_asked_for(adapter):
     card = json.loads((adapter / CARD).read_text())
     card["backbone"] |= {"name": "ViT-B-32", "pretrained": "gone.safetensors"}
@@ -102,11 +137,11 @@ def test_weights_that_moved_are_asked_for(adapter):
     with pytest.raises(
         PromptPrismError, match=r"'gone\.safetensors'.*say where: pretrained=FILE or backbone="
     ):
-        load_model(adapter)
+        load_model(adapter, trust_backbone=True)
     card["backbone"] |= {"name": "local-dir:gone", "pretrained": None}
     (adapter / CARD).write_text(json.dumps(card))
     with pytest.raises(PromptPrismError, match=r"folder gone has no open_clip_config.json.*say where"):
-        load_model(adapter)
+        load_model(adapter, trust_backbone=True)
     with pytest.raises(PromptPrismError, match=r"folder away has no [^']*$"):
         load_model(adapter, backbone="local-dir:away")
 

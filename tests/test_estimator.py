@@ -12,8 +12,7 @@ from toys import colours
 import promptprism
 from promptprism import Opinion, PromptPrism, load_model
 from promptprism.data.records import Dataset
-from promptprism.errors import PromptPrismError
-from promptprism.estimator import NotFittedError
+from promptprism.errors import NotFittedError, PromptPrismError
 
 DATA = colours()
 SOURCES = [record.source for record in DATA.test]

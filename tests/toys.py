@@ -1,6 +1,10 @@
-"""Noisy squares of plain colours, which a random CLIP can learn in seconds; and a protocol by hand."""
+"""Noisy squares of plain colours, which a random CLIP can learn in seconds; folders; a protocol by hand."""
+
+import os
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from promptprism.data.records import Dataset, Record
 from promptprism.evaluation.protocols import PROTOCOLS, draw, score
@@ -46,3 +50,20 @@ def base_to_new(method, backbone, dataset, *, shots, seed=1, **settings):
     base, records = draw(protocol, dataset, shots, seed)
     trained = learn(make_settings(method, **settings), backbone, base.label_space, records, seed=seed)
     return trained, score(trained.method, trained.space, protocol.scored(dataset, {}))
+
+
+def put(root, *names):
+    """Files in a folder: images that all differ, or else text."""
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix in {".png", ".jpg", ".JPG"}:
+            Image.new("RGB", (4, 4), (number, 0, 0)).save(path)
+        else:
+            path.write_text("not an image")
+    return root
+
+
+def listed(root, records):
+    """Paths below a folder, and labels."""
+    return [(Path(os.path.relpath(r.source, root)).as_posix(), r.label) for r in records]

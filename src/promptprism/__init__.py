@@ -3,14 +3,13 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from promptprism.errors import PromptPrismError
+from promptprism.errors import NotFittedError, PromptPrismError
 
 if TYPE_CHECKING:
     from promptprism.backbones import load_backbone as load_backbone
     from promptprism.data.names import LabelSpace as LabelSpace
     from promptprism.data.records import Dataset as Dataset
     from promptprism.data.registry import load_data as load_data
-    from promptprism.estimator import NotFittedError as NotFittedError
     from promptprism.estimator import PromptPrism as PromptPrism
     from promptprism.estimator import load_model as load_model
     from promptprism.evaluation.run_suite import run_suite as run_suite
@@ -24,7 +23,6 @@ __version__ = "0.1.0"
 _PLACES = {
     "Dataset": "data.records",
     "LabelSpace": "data.names",
-    "NotFittedError": "estimator",
     "Opinion": "evidence",
     "PromptPrism": "estimator",
     "load_backbone": "backbones",
@@ -35,7 +33,7 @@ _PLACES = {
     "run_suite": "evaluation.run_suite",
 }
 
-__all__ = ["PromptPrismError", "__version__", *_PLACES]
+__all__ = ["NotFittedError", "PromptPrismError", "__version__", *_PLACES]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import promptprism
-from promptprism.backbones import Backbone, load_backbone
+from promptprism.backbones import Backbone, Precision, check_trusted, load_backbone
 from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
 from promptprism.files import read_tensors, write_tensors, write_text
@@ -160,7 +160,9 @@ def load_adapter(
     path: Path,
     backbone: str | Backbone | None = None,
     pretrained: str | None = None,
+    precision: Precision = "auto",
     device: str = "auto",
+    trust_backbone: bool = False,
     settings: MethodSettings | None = None,
 ) -> tuple[Trained, Card]:
     """Read an adapter folder and build its method; see `promptprism.load_model`.
@@ -181,7 +183,8 @@ def load_adapter(
     if not isinstance(backbone, Backbone):
         facts = card.backbone
         name, weights = (facts.name, facts.pretrained) if backbone is None else (backbone, None)
-        precision: Literal["float32", "bfloat16"] = "bfloat16" if facts.precision == "bfloat16" else "float32"
+        if backbone is None and not trust_backbone:
+            check_trusted(name, None if pretrained else weights, f"adapter '{path}'")
         try:
             backbone = load_backbone(name, pretrained or weights, precision=precision, device=device)
         except PromptPrismError as error:

@@ -16,24 +16,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from promptprism.adapter import Card, DataSummary, load_adapter, read_card, save_adapter
-from promptprism.backbones import Backbone, Precision, load_backbone
+from promptprism.backbones import Backbone, Precision, as_backbone
+from promptprism.data.content import distinct
 from promptprism.data.images import ImageSource
 from promptprism.data.inputs import Images, Labels, as_dataset, as_sources
-from promptprism.data.names import LabelSpace, check_class_names, name_key
+from promptprism.data.names import LabelSpace, check_class_names, check_tokens, name_key
 from promptprism.data.records import Dataset, Record, Records
 from promptprism.data.splits import few_shot
-from promptprism.errors import PromptPrismError
+from promptprism.errors import CollapseWarning, NotFittedError, PromptPrismError
 from promptprism.evaluation.evaluate import Evaluation, evaluate
 from promptprism.evidence import Opinion
-from promptprism.inference.early import EarlyOpinions, check_early, fused_so_far, lead, margin_for
+from promptprism.inference.early import EarlyOpinions, EarlyScore, check_early, fused_so_far, lead, margin_for
 from promptprism.inference.explain import Explanation, explain
 from promptprism.inference.predictor import Predictor
 from promptprism.methods import Classifier, MethodSettings, make_settings
 from promptprism.training.loop import Trained, learn
-
-
-class NotFittedError(PromptPrismError, ValueError, AttributeError):
-    """The estimator was used before it was fitted."""
 
 
 class Opinions(NamedTuple):
@@ -48,20 +45,6 @@ class Opinions(NamedTuple):
     templates: Opinion
 
 
-class EarlyScore(NamedTuple):
-    """What stopping early is worth.
-
-    Attributes:
-        accuracy: of the predictions.
-        templates_used: per image, on average.
-        images_per_second: reading the images included.
-    """
-
-    accuracy: float
-    templates_used: float
-    images_per_second: float
-
-
 class PromptPrism:
     """Adapts a frozen CLIP to your classes from a few labelled images.
 
@@ -71,10 +54,10 @@ class PromptPrism:
 
     Args:
         method: ``"cdc"``, ``"maple"``, ``"cocoop"``, ``"coop"`` or ``"zero-shot"``.
-        backbone: a name for `load_backbone`, or a backbone.
+        backbone: a name for `load_backbone`, or a backbone; ``"auto"`` is the shipped one for the data.
         pretrained: tag or file of the weights; see `load_backbone`.
-        precision: what the matrix products run in.
-        device: ``"auto"`` takes CUDA where there is one.
+        precision: what the matrix products run in; ``"auto"`` is what is faster here, and safe.
+        device: ``"auto"`` takes CUDA where there is one, else MPS.
         shots: training images drawn per class; None takes all.
         allow_fewer: take what there is of classes with fewer images than shots.
         seed: of the draw, the start values, the order and the views.
@@ -89,10 +72,10 @@ class PromptPrism:
     def __init__(
         self,
         method: str = "cdc",
-        backbone: str | Backbone = "mini",
+        backbone: str | Backbone = "auto",
         pretrained: str | None = None,
         *,
-        precision: Precision = "float32",
+        precision: Precision = "auto",
         device: str = "auto",
         shots: int | None = None,
         allow_fewer: bool = False,
@@ -155,33 +138,29 @@ class PromptPrism:
                 there.
 
         Raises:
-            PromptPrismError: unusable images, labels, class names or settings.
+            PromptPrismError: unusable images, labels, class names or settings, or a picture under two labels.
             KeyboardInterrupt: Ctrl-C, with a message that says what was kept.
         """
         settings, seed = _settings(self.method, self.settings), _whole("seed", self.seed)
         shots = None if self.shots is None else _whole("shots", self.shots)
-        dataset = as_dataset(images, labels, class_names)
+        dataset = distinct(as_dataset(images, labels, class_names))
         records = dataset.train
         if shots is not None:
             records = few_shot(records, shots, seed, self.allow_fewer, dataset.class_names)
-        backbone = self.backbone
-        if isinstance(backbone, str):
-            backbone = load_backbone(backbone, self.pretrained, precision=self.precision, device=self.device)
-        elif not isinstance(backbone, Backbone):
-            raise PromptPrismError(f"backbone is {backbone!r}: give a name, or what load_backbone makes")
+        backbone = as_backbone(self.backbone, dataset.name, self.pretrained, self.precision, self.device)
         phrase = dataset.phrase if self.phrase is None else self.phrase
         trained = learn(
             settings,
             backbone,
-            LabelSpace(dataset.class_names, phrase),
+            _label_space(backbone, dataset.class_names, phrase),
             records,
             seed=seed,
             validation=dataset.val,
             checkpoint=Path(checkpoint) if checkpoint is not None else None,
             progress=self.progress,
         )
-        if trained.training.collapsed:
-            warnings.warn(f"the run collapsed: {trained.training.collapsed}. It is no result", stacklevel=2)
+        if why := trained.training.collapsed:
+            warnings.warn(f"the run collapsed: {why}. It is no result", CollapseWarning, stacklevel=2)
         data = DataSummary(name=dataset.name, images=dataset.counts(records), shots=shots, seed=seed)
         self._set_fitted(trained, trained.space, data if settings.learns else None)
         return self
@@ -286,7 +265,7 @@ class PromptPrism:
             PromptPrismError: unusable class names.
         """
         phrase = self._classifier.space.phrase
-        space = LabelSpace(check_class_names(class_names), phrase)
+        space = _label_space(self.backbone_, class_names, phrase)
         estimator = type(self)(**self.get_params())
         estimator._set_fitted(self.trained_, space, self.data_)
         return estimator
@@ -345,6 +324,13 @@ class PromptPrism:
         return dataset, tuple(records)
 
 
+def _label_space(backbone: Backbone, class_names: Sequence[str], phrase: str) -> LabelSpace:
+    """A label space whose classes the backbone can tell apart."""
+    space = LabelSpace(check_class_names(class_names), phrase)
+    check_tokens(space.names, backbone.tokenize(space.texts("{}")).tolist())
+    return space
+
+
 def _whole(name: str, value: Any) -> int:
     if not isinstance(value, Integral):
         raise PromptPrismError(f"{name} is {value!r}: give a whole number")
@@ -363,7 +349,9 @@ def load_model(
     *,
     backbone: str | Backbone | None = None,
     pretrained: str | None = None,
+    precision: Precision = "auto",
     device: str = "auto",
+    trust_backbone: bool = False,
     **settings: Any,
 ) -> PromptPrism:
     """Read an adapter folder that `PromptPrism.save` wrote; nothing is unpickled.
@@ -372,7 +360,9 @@ def load_model(
         path: the folder.
         backbone: the frozen model, if it is at hand, or its name; None loads the one that the card names.
         pretrained: where its weights are on this machine, if not where the card says.
+        precision: of the backbone; what the adapter was learned in does not bind.
         device: where to load the backbone.
+        trust_backbone: open a hub, a folder or a file that the card names, and you did not.
         settings: other values of settings that training does not see, such as ``distance_aware``.
 
     Raises:
@@ -383,12 +373,13 @@ def load_model(
     if settings:
         card = read_card(Path(path))
         chosen = make_settings(card.method, **card.settings | settings)
-    trained, card = load_adapter(Path(path), backbone, pretrained, device, chosen)
+    where = Path(path), backbone, pretrained
+    trained, card = load_adapter(*where, precision, device, trust_backbone, chosen)
     model = PromptPrism(
         card.method,
         backbone or card.backbone.name,
         pretrained or card.backbone.pretrained,
-        precision="bfloat16" if card.backbone.precision == "bfloat16" else "float32",
+        precision=precision,
         device=device,
         shots=card.data.shots if card.data else None,
         seed=card.seed,

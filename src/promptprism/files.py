@@ -1,8 +1,10 @@
-"""Files that are whole or not there: written under a temporary name, then renamed."""
+"""Files that are whole or not there: written under a temporary name, then renamed. Read are only files."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,6 +16,36 @@ import safetensors.torch
 from torch import Tensor
 
 from promptprism.errors import PromptPrismError
+
+_NO_FILES = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def check_regular(path: Path) -> int:
+    """Refuse what only looks like a file before it is opened: a pipe hangs, a device may never end.
+
+    Returns:
+        the file's size in bytes.
+
+    Raises:
+        PromptPrismError: it is a pipe, a socket or a device.
+        OSError: it is not there, is a folder, or must not be looked at.
+    """
+    status = path.stat()
+    if what := _NO_FILES.get(stat.S_IFMT(status.st_mode)):
+        raise PromptPrismError(f"'{path}' is {what}, not a file: copy what it gives into a file first")
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    return status.st_size
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether there is anything; a name that no file can have is not there, where `Path.exists` raises."""
+    return os.path.exists(path)  # noqa: PTH110
 
 
 def check_place(path: Path) -> None:

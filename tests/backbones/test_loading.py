@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from promptprism.backbones import build, load_backbone, loading
+from promptprism.backbones import build, choice, load_backbone, loading
 from promptprism.backbones.backbone import fingerprint_of
 from promptprism.backbones.build import build_model, random_model
 from promptprism.errors import PromptPrismError
@@ -258,23 +258,24 @@ def test_weights_of_another_architecture_are_refused(folder, tmp_path):
         ("hf-hub:a/b", None, False),
         ("local-dir:/etc", None, False),
         ("ViT-Z", "openai", False),
+        ("custom", None, True),
     ],
 )
 def test_only_what_is_shipped_or_published_is_trusted_unasked(name, pretrained, trusted):
     if trusted:
-        loading.check_trusted(name, pretrained, "adapter 'x'")
+        choice.check_trusted(name, pretrained, "adapter 'x'")
         return
     words = f"adapter 'x' names a backbone that you did not: {name}.*--trust-backbone"
     with pytest.raises(PromptPrismError, match=words):
-        loading.check_trusted(name, pretrained, "adapter 'x'")
+        choice.check_trusted(name, pretrained, "adapter 'x'")
 
 
 def test_drawings_meet_mini_and_photos_the_model_for_photos_once_it_is_there(monkeypatch):
-    assert loading.backbone_for("mini/food") == "mini"
-    monkeypatch.setattr(loading, "SHIPPED", {"mini": None, "photo": None})
-    assert loading.backbone_for("mini/food") == "mini" and loading.backbone_for("flowers") == "photo"
-    monkeypatch.setattr(loading, "SHIPPED", {"mini": None})
-    assert loading.backbone_for("flowers") == "mini"
+    assert choice.backbone_for("mini/food") == "mini"
+    monkeypatch.setattr(choice, "SHIPPED", {"mini": None, "photo": None})
+    assert choice.backbone_for("mini/food") == "mini" and choice.backbone_for("flowers") == "photo"
+    monkeypatch.setattr(choice, "SHIPPED", {"mini": None})
+    assert choice.backbone_for("flowers") == "mini"
 
 
 def test_the_nearest_names_are_shown_whatever_the_case():

@@ -11,7 +11,8 @@ from toys import COLOURS, picture
 from typer.testing import CliRunner
 
 import promptprism
-from promptprism import adapter, backbones, estimator
+from promptprism import adapter, backbones
+from promptprism.backbones import choice
 from promptprism.cli import app, demo
 from promptprism.cli.predict import prediction_rows
 from promptprism.estimator import load_model
@@ -28,7 +29,7 @@ HEAD = {"schema", "schema_version", "promptprism"}
 
 @pytest.fixture(autouse=True)
 def backbone(tiny, monkeypatch):
-    for module in (adapter, backbones, estimator):
+    for module in (adapter, backbones, choice):
         monkeypatch.setattr(module, "load_backbone", lambda *_, **__: tiny)
 
 
@@ -60,7 +61,7 @@ def documented(command, table=0):
 def fitted(data, tiny, tmp_path_factory):
     out = tmp_path_factory.mktemp("adapters") / "colours"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(estimator, "load_backbone", lambda *_, **__: tiny)
+        patch.setattr(choice, "load_backbone", lambda *_, **__: tiny)
         result = run("fit", data, "--shots", 4, "--out", out, "--json", out.with_suffix(".json"), *QUICK)
     return out, result
 

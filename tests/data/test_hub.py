@@ -5,7 +5,10 @@ import pytest
 from PIL import Image
 
 from promptprism.data import hub
+from promptprism.data.content import same_pictures
+from promptprism.data.hub import read_hub
 from promptprism.data.images import load_image
+from promptprism.data.reading import Reading
 from promptprism.data.registry import load_data
 from promptprism.errors import PromptPrismError
 
@@ -110,3 +113,24 @@ def test_what_cannot_be_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(hub.importlib, "import_module", lambda name: __import__("no_such_module"))
     with pytest.raises(PromptPrismError, match=r"pip install 'promptprism\[hf\]'"):
         load_data("hf:x")
+
+
+def test_several_labels_per_image_are_refused(tmp_path):
+    feature = datasets.List(NAMES) if hasattr(datasets, "List") else datasets.Sequence(NAMES)
+    column = table([[0], [0, 1]], feature).rename_column("y", "labels")
+    with pytest.raises(PromptPrismError, match=r"column 'labels' of 'hf:.*' has several labels per image"):
+        load(tmp_path, train=column)
+
+
+def test_splits_may_be_named(tmp_path):
+    load(tmp_path, train=table([0, 1]), test=table([1]))
+    name = f"{tmp_path}/saved"
+    data = read_hub(name, Reading({"train": "test"}))
+    assert len(data.train) == 1 and not data.test
+    with pytest.raises(PromptPrismError, match=r"has no split 'extra' \(it has: train, test\)"):
+        read_hub(name, Reading({"train": "extra"}))
+
+
+def test_pictures_in_tables_are_compared(tmp_path):
+    data = load(tmp_path, train=table([0, 1]), test=table([0, 1]))
+    assert len(same_pictures(data).splits) == 2

@@ -1,15 +1,22 @@
+import base64
+import os
 import re
 import struct
+import sys
+import warnings
 import zlib
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from promptprism.data.images import check_images, load_image, unreadable
+from promptprism.data import images, pixels
+from promptprism.data.images import check_images, load_image, looks_like_image, unreadable
 from promptprism.data.names import LabelSpace
 from promptprism.data.records import Record
-from promptprism.errors import PromptPrismError
+from promptprism.errors import DataWarning, PromptPrismError
 from promptprism.methods import CoOp, CoOpSettings
 from promptprism.training.loop import learn
 
@@ -263,3 +270,177 @@ def test_a_damaged_training_image_is_found_before_training(tmp_path, tiny, monke
         PromptPrismError, match=r"1 of 4 training images cannot be read: image '.*blue1\.png'"
     ):
         learn(CoOpSettings(epochs=1), tiny, LabelSpace(("red", "blue")), records)
+
+
+@pytest.fixture
+def nothing_said(monkeypatch):
+    monkeypatch.setattr(pixels, "_SAID", set())
+
+
+RAMP = np.linspace(0, 1, 64 * 64).reshape(64, 64)
+
+
+@pytest.mark.usefixtures("nothing_said")
+@pytest.mark.parametrize("bits", [8, 10, 11, 12, 14, 16])
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_grey_of_any_depth_is_scaled_by_its_bits(tmp_path, bits, name):
+    array = np.rint(RAMP * (2**bits - 1)).astype(np.uint16)
+    array[5, 7] = 65535  # a hot pixel
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loaded = saved(Image.fromarray(array), tmp_path / name)
+    found = np.asarray(loaded, int)[:, :, 0]
+    found[5, 7] = np.rint(RAMP[5, 7] * 255)
+    assert np.abs(found - np.rint(RAMP * 255)).max() <= 1
+    said = [str(warning.message) for warning in caught if warning.category is DataWarning]
+    assert len(said) == (bits < 16) and all(name in text and f"for {bits} bits" in text for text in said)
+    np.testing.assert_array_equal(np.asarray(load_image(array)), np.asarray(loaded))
+
+
+@pytest.mark.usefixtures("nothing_said")
+@pytest.mark.parametrize(
+    "low, high, black, white, says",
+    [
+        (0, 1, 0, 1, None),
+        (0.2, 0.9, 0, 1, None),
+        (0.5, 0.52, 0, 1, "hardly use the range of 0 to 1"),
+        (0, 255, 0, 255, "taken for a range of 0 to 255"),
+        (3, 9, 3, 9, "are stretched"),
+        (-25, -3, -25, -3, "are stretched"),
+        (0, 4000, 0, 4000, "are stretched"),
+    ],
+)
+def test_floats_are_scaled_over_their_finite_values(tmp_path, low, high, black, white, says):
+    array = (low + RAMP * (high - low)).astype(np.float32)
+    wanted = np.rint((array - black) / (white - black) * 255)
+    array[3, 3], array[4, 4], array[5, 5], array[6, 6] = np.nan, np.inf, -np.inf, 1e30
+    wanted[3, 3], wanted[4, 4], wanted[5, 5], wanted[6, 6] = 0, 255, 0, 255
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = np.asarray(saved(Image.fromarray(array), tmp_path / "f.tif"), int)[:, :, 0]
+    # The outermost thousandth, 5 pixels at each end, is set aside.
+    assert np.abs(found - wanted).max() <= 1
+    said = [str(warning.message) for warning in caught]
+    assert len(said) == (says is not None) and all(says in text and "f.tif" in text for text in said)
+
+
+@pytest.mark.usefixtures("nothing_said")
+def test_a_range_is_said_once_for_its_kind(tmp_path):
+    array = np.rint(RAMP * 2047).astype(np.uint16)
+    with pytest.warns(DataWarning, match=r"image '.*0\.png': values from .* are taken for 11 bits") as caught:
+        for place in range(3):
+            saved(Image.fromarray(array), tmp_path / f"{place}.png")
+    assert len(caught) == 1
+
+
+def test_an_image_without_a_finite_value_is_named(tmp_path):
+    Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(tmp_path / "nan.tif")
+    with pytest.raises(PromptPrismError, match=r"image '.*nan\.tif' has no finite value: replace"):
+        load_image(tmp_path / "nan.tif")
+
+
+MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("least", [None, 10])
+def test_strips_give_what_the_whole_gives(mode, least, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, (83, 47, 4), dtype=np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray(noise[:, :, 0].astype(np.uint16) * 257)
+    elif mode == "F":
+        image = Image.fromarray(noise[:, :, 0].astype(np.float32) / 255)
+    else:
+        image = Image.fromarray(noise).convert("RGB" if mode == "P" else mode)
+        image = image.quantize(16) if mode == "P" else image
+    whole = load_image(image, least)
+    monkeypatch.setattr(pixels, "STRIP", 400)
+    np.testing.assert_array_equal(np.asarray(load_image(image, least)), np.asarray(whole))
+
+
+def test_hostile_postscript_starts_no_program(tmp_path, monkeypatch):
+    (tmp_path / "cat.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    started = []
+    sys.addaudithook(lambda event, _: started.append(event) if event == "subprocess.Popen" else None)
+    with pytest.raises(PromptPrismError, match=r"cat\.png' is not an image that can be read"):
+        load_image(tmp_path / "cat.png")
+    assert not started
+    for name, save in (("a.tga", "TGA"), ("a.ico", "ICO"), ("a.pcx", "PCX"), ("a.jp2", "JPEG2000")):
+        Image.new("RGB", (16, 16)).save(tmp_path / name, save)
+        with pytest.raises(PromptPrismError, match="is not an image that can be read"):
+            load_image(tmp_path / name)
+
+
+def test_hostile_header_that_claims_millions_of_pixels(tmp_path):
+    gif = b"GIF89a" + struct.pack("<HHBBB", 14_000, 14_000, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    gif += b"," + struct.pack("<HHHHB", 0, 0, 14_000, 14_000, 0) + b"\2\2\x4c\1\0;"
+    (tmp_path / "bomb.gif").write_bytes(gif)
+    assert len(gif) < 45
+    with pytest.raises(PromptPrismError, match=rf"claims 14000 x 14000 pixels in {len(gif)} bytes"):
+        load_image(tmp_path / "bomb.gif")
+    with pytest.raises(PromptPrismError, match="image 'cell 7' claims 14000 x 14000 pixels"):
+        load_image(Cell(gif))
+
+
+def test_hostile_pipes_and_devices_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path, what in ((tmp_path / "pipe.png", "a named pipe"), ("/dev/zero", "a device")):
+        with pytest.raises(PromptPrismError, match=f"'{path}' is {what}, not a file"):
+            load_image(path)
+    with pytest.raises(PromptPrismError, match="a named pipe"):
+        check_images([tmp_path / "pipe.png"])
+
+
+HEIC = (
+    "c-muNV30{GsVvAy%}izhg51nBLl8SRGck>Ufw3kxwIq=N0u(b+a*CjAhJwuG5(YG&l$nzcHpIn&fe{FSfN=qY1_EOsR?f`KO"
+    "9S&jqM|@fDif5KQI>27V)7MamgK^f{K+gRDge@VG7FOPfpjTQnKL6ZNN56Bk=zG{KYxGxU|`^9P5|nVaA4$N{Qn=MfElEM8H"
+    "D6^F*zgxB{iKG8PQ}GC^WK8d$n%Xvj>U`4m2<@@HBvgTatjP*<2V879Z>c+98~rpHq~VoKpc5<z-+4Dq#@GEG|feddvZeHIj"
+    "1@K@Jmux*bga|Ns92kY<9>An}6CicFA3W)2PxASIDmkP8cAV6d?^GBLBZ0NK{LDT$yk*4JQMFRYl7?C?Y2d;0&UXT<-`TJry"
+    "3-SOqtin0eTDKyM>@R%GMz%3@w&|bDQ?9LAWH$`PH"
+)
+
+
+def test_heic(tmp_path, monkeypatch):
+    content = zlib.decompress(base64.b85decode(HEIC))
+    (tmp_path / "red.jpg").write_bytes(content)
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    with pytest.raises(PromptPrismError, match=r"red\.jpg' is a HEIC: pip install 'promptprism\[heif\]'"):
+        load_image(tmp_path / "red.jpg")
+    monkeypatch.undo()
+    pytest.importorskip("pi_heif")
+    assert np.abs(np.subtract(pixel(load_image(tmp_path / "red.jpg")), (220, 30, 30))).max() < 6
+    assert np.abs(np.subtract(pixel(load_image(Cell(content))), (220, 30, 30))).max() < 6
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "PPM"])
+def test_contents_are_known_without_their_names(tmp_path, kind):
+    Image.new("RGB", (32, 32), RED).save(tmp_path / "x", kind)
+    assert looks_like_image((tmp_path / "x").read_bytes()[:32])
+    for text in (b"", b"BMW and others, not pictures", b"P5 is a class", b"RIFF\0\0\0\0WAVE", b"II, a text"):
+        assert not looks_like_image(text)
+
+
+def encodings():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 16, 3), dtype=np.uint8))
+    return [(kind, noise) for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(st.sampled_from(encodings()), st.data())
+def test_fuzz_damaged_images_are_errors_or_pictures(tmp_path, encoding, data):
+    kind, picture = encoding
+    picture.save(tmp_path / "x", kind)
+    content = bytearray((tmp_path / "x").read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.one_of(st.none(), st.integers(0, len(content))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = load_image(Cell(bytes(content[:cut])), least=data.draw(st.sampled_from([None, 4])))
+        except PromptPrismError as error:
+            assert "cell 7" in str(error)
+        else:
+            assert image.mode == "RGB" and image.width * image.height <= images.MOST_PIXELS

@@ -19,11 +19,11 @@ from promptprism.errors import PromptPrismError
 @pytest.fixture
 def data(tmp_path):
     for split, count in (("train", 4), ("test", 1)):
-        for name in ("red_fox", "wolf"):
+        for shade, name in enumerate(("red_fox", "wolf")):
             for i in range(count):
                 path = tmp_path / "data" / split / name / f"{i}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.new("RGB", (4, 4)).save(path)
+                Image.new("RGB", (4, 4), (i, shade, count)).save(path)
     return load_data(tmp_path / "data")
 
 
@@ -151,7 +151,7 @@ def test_check(tmp_path):
     _, report = check("eurosat", "--root", tmp_path, "--quick")
     assert report["faults"][1] == "1 classes have none of their images, first: 'class 9'"
     run, _ = check("euro", "--root", tmp_path)
-    assert run.exit_code == 2 and "no data set 'euro' among the field's. Did" in run.stderr
+    assert run.exit_code == 2 and "no data 'euro': there is no such folder, CSV" in run.stderr
 
 
 def test_list(tmp_path):

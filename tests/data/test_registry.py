@@ -19,6 +19,8 @@ def test_near_names_are_suggested():
         load_data("mini/fod")
     with pytest.raises(PromptPrismError, match="`promptprism datasets` lists the names"):
         load_data("nowhere")
+    with pytest.raises(PromptPrismError, match=r"no data 'x+': there is no such folder"):
+        load_data("x" * 5000)
     with pytest.raises(PromptPrismError, match="no data ''"):
         load_data("")
 

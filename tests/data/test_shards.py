@@ -108,3 +108,31 @@ def test_compressed_and_cut_shards(tmp_path):
     path.write_bytes(path.read_bytes()[:1500])
     with pytest.raises(PromptPrismError, match=r"cannot read shard .*b\.tar"):
         read_shards(str(path))
+
+
+def test_a_folder_of_shards(folder):
+    data = load_data(f"wds:{folder}")
+    assert [record.label for record in data.test] == [0, 2, 1, 2, 2, 2, 0, 2]
+    with pytest.raises(PromptPrismError, match=r"has no shards: their names must end in \.tar"):
+        read_shards(str(folder.parent))
+
+
+def test_a_dot_in_a_key_is_named(tmp_path):
+    path = shard(tmp_path / "a.tar", {"x/shelf 2.0 0.jpg": png(1), "x/shelf 2.0 0.cls": b"fox"})
+    with pytest.raises(
+        PromptPrismError,
+        match=r"member 'x/shelf 2\.0 0\.cls' of .*, so this is 'shelf 2' and a field '0 0\.cls'",
+    ):
+        read_shards(str(path))
+
+
+def test_labels_below_zero_are_named(folder):
+    shard(folder / "b.tar", sample(1, 0) | sample(2, -1))
+    with pytest.raises(PromptPrismError, match=r"b\.tar: s002\.png' has label -1, which is no class"):
+        read_shards(f"{folder}/b.tar")
+
+
+@pytest.mark.parametrize("pattern", ["{0..999999999}", "{1..0}", "{0..999}-{0..999}", f"{{0..{'9' * 5000}}}"])
+def test_hostile_counts_of_shards(pattern):
+    with pytest.raises(PromptPrismError, match=r"shards: name 1 to 100,000"):
+        read_shards(pattern + ".tar")

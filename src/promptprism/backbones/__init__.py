@@ -1,8 +1,19 @@
 """Frozen two-tower models behind one protocol."""
 
 from promptprism.backbones.backbone import Backbone
+from promptprism.backbones.choice import as_backbone, check_trusted
 from promptprism.backbones.loading import load_backbone, sized_backbone
 from promptprism.backbones.precision import Precision
 from promptprism.backbones.tower import TextTower, Tower, VisionTower
 
-__all__ = ["Backbone", "Precision", "TextTower", "Tower", "VisionTower", "load_backbone", "sized_backbone"]
+__all__ = [
+    "Backbone",
+    "Precision",
+    "TextTower",
+    "Tower",
+    "VisionTower",
+    "as_backbone",
+    "check_trusted",
+    "load_backbone",
+    "sized_backbone",
+]

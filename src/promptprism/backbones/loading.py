@@ -27,7 +27,7 @@ from promptprism.errors import PromptPrismError
 logger = logging.getLogger(__name__)
 
 MINI = Path(__file__).with_name("mini")
-_LOCAL, _HUB = "local-dir:", "hf-hub:"
+LOCAL, HUB = "local-dir:", "hf-hub:"
 _CONFIG = "open_clip_config.json"
 #: The names that weights have in folders and on hubs, the first one found is taken; as open_clip does.
 _WEIGHTS = (
@@ -110,33 +110,7 @@ def _fetch(name: str, pretrained: str | None = None) -> tuple[nn.Module, Tokeniz
 
 
 #: The models that come with the package: how each module and its tokenizer are made.
-SHIPPED: dict[str, Callable[[], tuple[nn.Module, Tokenizer]]] = {"mini": lambda: _fetch(f"{_LOCAL}{MINI}")}
-
-
-def backbone_for(data: str) -> str:
-    """The name of the shipped model for data: `mini` knows MiniWorld's drawings, `photo` everything else."""
-    return "photo" if "photo" in SHIPPED and not data.startswith("mini/") else "mini"
-
-
-def check_trusted(name: str, pretrained: str | None, where: str) -> None:
-    """Refuse to open what a file names and its reader has not: a hub, or a place on this disk.
-
-    Args:
-        name: of the backbone that the file names.
-        pretrained: its weights.
-        where: what names it, such as "adapter 'x'".
-
-    Raises:
-        PromptPrismError: it is neither shipped nor published by a tag that open_clip knows.
-    """
-    if name in SHIPPED or (name in names() and open_clip.get_pretrained_cfg(name, pretrained or "")):
-        return
-    place = f"{name} with the weights {pretrained}" if pretrained else name
-    raise PromptPrismError(
-        f"{where} names a backbone that you did not: {place}. It would be opened, or fetched. If you trust "
-        "who made it, say so: trust_backbone=True (--trust-backbone), or name the backbone yourself: "
-        "backbone=..., pretrained=... (--backbone, --pretrained)"
-    )
+SHIPPED: dict[str, Callable[[], tuple[nn.Module, Tokenizer]]] = {"mini": lambda: _fetch(f"{LOCAL}{MINI}")}
 
 
 def sized_backbone(name: str, pretrained: str | None = None) -> Backbone:
@@ -145,7 +119,7 @@ def sized_backbone(name: str, pretrained: str | None = None) -> Backbone:
     Raises:
         PromptPrismError: the model is unknown, or its sizes or its tokenizer are not to be had.
     """
-    if name in SHIPPED or name.startswith(_LOCAL):
+    if name in SHIPPED or name.startswith(LOCAL):
         return load_backbone(name, precision="float32", device="cpu")
     try:
         with _quiet_and_quick_to_fail(name, "tag"):
@@ -156,7 +130,7 @@ def sized_backbone(name: str, pretrained: str | None = None) -> Backbone:
     except PromptPrismError:
         raise
     except Exception as error:  # a hub's many kinds
-        if not name.startswith(_HUB):
+        if not name.startswith(HUB):
             _check_request(name, pretrained or "tag")  # says what is wrong with the name
         raise PromptPrismError(
             f"the sizes of backbone '{name}' are not to be had ({_last_line(error)}): check the name and the "
@@ -211,13 +185,13 @@ def find_device(device: str) -> str:
 
 def _check_request(source: str, pretrained: str | None) -> tuple[str, str]:
     """Refuse what cannot work; say which file is wanted and how to supply it should loading fail."""
-    if source.startswith((_LOCAL, _HUB)) and pretrained:
+    if source.startswith((LOCAL, HUB)) and pretrained:
         raise PromptPrismError(f"pretrained={pretrained!r} has no meaning for {source!r}: leave it out.")
-    if source.startswith(_LOCAL):
-        weights = _check_folder(Path(source.removeprefix(_LOCAL)))
+    if source.startswith(LOCAL):
+        weights = _check_folder(Path(source.removeprefix(LOCAL)))
         return str(weights), "Check that the file is whole and fits its config."
-    if source.startswith(_HUB):
-        repository = source.removeprefix(_HUB)
+    if source.startswith(HUB):
+        repository = source.removeprefix(HUB)
         return (
             f"open_clip_config.json and open_clip_model.safetensors of huggingface.co/{repository}",
             "Without a network, copy both into a folder and use 'local-dir:FOLDER'.",
@@ -307,8 +281,8 @@ def _config(source: str) -> dict[str, Any]:
 
 
 def _tokenizer(source: str, config: dict[str, Any]) -> Tokenizer:
-    merges = Path(source.removeprefix(_LOCAL)) / "bpe.txt.gz"
-    if source.startswith(_LOCAL) and merges.is_file():
+    merges = Path(source.removeprefix(LOCAL)) / "bpe.txt.gz"
+    if source.startswith(LOCAL) and merges.is_file():
         context = config["text_cfg"].get("context_length", 77)
         tokenizer: Tokenizer = open_clip.SimpleTokenizer(bpe_path=str(merges), context_length=context)
     else:
@@ -339,13 +313,13 @@ def _quiet_and_quick_to_fail(source: str, pretrained: str | None) -> Iterator[No
 
 def _asks_hub(source: str, pretrained: str | None) -> bool:
     """Whether weights, text encoder or tokenizer come from Hugging Face, or from its cache."""
-    if source.startswith(_HUB):
+    if source.startswith(HUB):
         return True
     text = _config(source)["text_cfg"]
     encoder = text.get("hf_model_name")
     if encoder and encoder not in HUGGING_FACE:
         return True
-    if source.startswith(_LOCAL):
+    if source.startswith(LOCAL):
         return False
     return bool(text.get("hf_tokenizer_name")) or not (pretrained and Path(pretrained).is_file())
 

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch.nn import functional as F
 
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, PromptPrismWarning
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Chosen = Literal["float32", "bfloat16"]
@@ -23,7 +23,7 @@ _CHOICES: tuple[Chosen, ...] = ("float32", "bfloat16")
 _CLEAR = 1.5
 #: An explicit choice that is so much slower than the other is warned about.
 _SLOW = 3.0
-_ROWS, _REPEATS, _SECONDS = 256, 5, 0.02
+_ROWS, _FEW, _REPEATS, _SECONDS = 256, 16, 5, 0.02
 #: Windows counts a thread's time in steps of a sixtieth of a second.
 _fine = time.get_clock_info("thread_time").resolution < 1e-4
 _clock = time.thread_time if _fine else time.perf_counter
@@ -63,6 +63,7 @@ def warn_if_slow(precision: Precision, device: torch.device, width: int) -> None
         warnings.warn(
             f"products in {precision} take {seconds[precision] / seconds[other]:.0f} times as long as in "
             f"{other} on this processor: leave precision at 'auto', unless results must be equal to others'",
+            PromptPrismWarning,
             stacklevel=3,
         )
 
@@ -77,7 +78,14 @@ def product_seconds(width: int) -> dict[Chosen, float]:
     torch.set_num_threads(1)
     try:
         states, weight = torch.randn(_ROWS, width), torch.randn(4 * width, width)
-        return {name: _best(states, weight.to(getattr(torch, name))) for name in _CHOICES}
+        float32 = _best(states, weight)
+        few, low = states[: _ROWS // _FEW], weight.bfloat16()
+        bfloat16 = _FEW * _best(few, low)
+        # Where bfloat16 is emulated the whole product would take seconds, and nothing is left to find out.
+        return {
+            "float32": float32,
+            "bfloat16": bfloat16 if bfloat16 > 2 * _SLOW * float32 else _best(states, low),
+        }
     finally:
         torch.set_num_threads(threads)
 

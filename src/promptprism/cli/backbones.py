@@ -18,7 +18,10 @@ def backbones(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """List the models that fit --backbone takes: size, what prompts they can carry, and their weights."""
+    """List the models that fit --backbone takes.
+
+    With their size, what prompts they can carry, and the tags of their weights.
+    """
     output = Output("backbones", json_file)
     from promptprism.backbones.catalog import entries
     from promptprism.cli import tables
@@ -28,4 +31,6 @@ def backbones(
         for entry in entries(like)
     ]
     output.show(tables.backbones(rows))
+    if len(rows) == 1 and len(rows[0]["tags"]) > 1:
+        output.show(f"weights: {', '.join(rows[0]['tags'])}")
     output.write(backbones=rows)

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from promptprism.cli.options import Json, Root
+from promptprism.cli.options import (
+    Json,
+    LabelColumn,
+    Names,
+    PathColumn,
+    Root,
+    SplitColumn,
+    Splits,
+    make_reading,
+)
 from promptprism.cli.output import Output
 
 if TYPE_CHECKING:
@@ -65,22 +74,33 @@ def list_data(root: Root = None, json_file: Json = None) -> None:
 
 @data_app.command()
 def check(
-    name: Name,
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA", help="Name such as caltech101, folder, CSV or hf:NAME.", show_default=False
+        ),
+    ],
     root: Root = None,
+    splits: Splits = None,
+    names: Names = None,
+    path_column: PathColumn = "path",
+    label_column: LabelColumn = "label",
+    split_column: SplitColumn = "split",
     quick: Annotated[bool, typer.Option("--quick", help="Do not decode the images.")] = False,
     json_file: Json = None,
 ) -> None:
     """Compare files with lists, decode every image, say what to do."""
-    from promptprism.data.catalog import find_dataset
-    from promptprism.data.check import check_data
+    from promptprism.data.catalog import ALTERNATIVES, CATALOG, find_dataset
+    from promptprism.data.check import check_data, check_own
     from promptprism.data.published import find_root
 
     output = Output("data-check", json_file)
-    dataset, place = find_dataset(name), find_root(root, name)
+    reading = make_reading(splits, names, path_column, label_column, split_column)
     with _progress() as step:
-        report = check_data(
-            dataset, place, decode=not quick, step=lambda done, total: step("decoding", done, total)
-        )
+        if data in CATALOG or data in ALTERNATIVES:
+            report = check_data(find_dataset(data), find_root(root, data), not quick, step)
+        else:
+            report = check_own(data, reading, not quick, step)
     _show(output, report)
     if not report.usable:
         raise typer.Exit(1)
@@ -121,7 +141,8 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("")
         yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
 
@@ -133,8 +154,10 @@ def _show(output: Output, report: DataReport, **more: Any) -> None:
     for column in ("split", "listed", "on disk", "should be"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for split, counts in report.splits.items():
-        table.add_row(split, f"{counts.listed:,}", f"{counts.present:,}", f"{counts.expected:,}")
-    classes = f"{report.classes} classes (should be {report.expected_classes})"
+        expected = "–" if counts.expected is None else f"{counts.expected:,}"
+        table.add_row(split, f"{counts.listed:,}", f"{counts.present:,}", expected)
+    known = report.expected_classes is not None
+    classes = f"{report.classes} classes{f' (should be {report.expected_classes})' if known else ''}"
     output.show(f"{report.name} in {report.folder}", table, classes)
     if report.decoded:
         output.show(f"{len(report.unreadable)} images cannot be read")
@@ -155,6 +178,11 @@ def split(
         Path, typer.Option("--out", "-o", metavar="FILE", help="File of JSON lines.", show_default=False)
     ],
     root: Root = None,
+    splits: Splits = None,
+    names: Names = None,
+    path_column: PathColumn = "path",
+    label_column: LabelColumn = "label",
+    split_column: SplitColumn = "split",
     shots: Annotated[int, typer.Option(metavar="N", min=1, help="Images drawn per class.")] = 16,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the draw.")] = 1,
     allow_fewer: Annotated[bool, typer.Option("--allow-fewer", help="Take what short classes have.")] = False,
@@ -169,12 +197,15 @@ def split(
 
     Or those of a list of others.
     """
+    from promptprism.data.content import distinct
     from promptprism.data.lists import read_list, write_list
     from promptprism.data.registry import load_data
     from promptprism.data.splits import few_shot
 
-    dataset = load_data(data, root)
+    reading = make_reading(splits, names, path_column, label_column, split_column)
+    dataset = load_data(data, root, reading)
     if published is None:
+        dataset = distinct(dataset)
         records = few_shot(dataset.train, shots, seed, allow_fewer, dataset.class_names)
     else:
         records = read_list(published, dataset)

@@ -25,6 +25,8 @@ SHOTS = 16
 _IMAGES = 3
 #: What tells the story within two minutes: no training, one template, several. Settings beside the suite's.
 QUICK: dict[str, dict[str, Any]] = {"zero-shot": {}, "maple": {"epochs": 4}, "cdc": {"epochs": 4}}
+#: What grew out of what, each the start of the next.
+FULL = ("zero-shot", "coop", "cocoop", "maple", "cdc")
 
 
 def demo(
@@ -47,9 +49,8 @@ def demo(
     from promptprism.backbones import load_backbone
     from promptprism.cli import tables
     from promptprism.evaluation.suites import load_suite
-    from promptprism.methods import METHODS
 
-    suite, names = load_suite("mini/base-to-new"), METHODS if full else QUICK
+    suite, names = load_suite("mini/base-to-new"), FULL if full else QUICK
     chosen = {name: suite.methods[name] | ({} if full else QUICK[name]) for name in names}
     suite = suite.model_copy(
         update={"methods": chosen, "datasets": (data,), "shots": (SHOTS,), "seeds": (seed,), "per_data": {}}
@@ -72,7 +73,7 @@ def demo(
         tables.album(rows, pictures) if colours else tables.predictions(rows),
     )
     if not full:
-        others = " and ".join(name for name in METHODS if name not in QUICK)
+        others = " and ".join(name for name in FULL if name not in QUICK)
         output.show(
             f"Left out: {others}, and most epochs of the others. promptprism demo --full has them all"
         )

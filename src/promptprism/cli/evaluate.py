@@ -15,9 +15,16 @@ from promptprism.cli.options import (
     Data,
     Device,
     Json,
+    LabelColumn,
     Margin,
+    Names,
+    PathColumn,
     Pretrained,
     Root,
+    SplitColumn,
+    Splits,
+    TrustBackbone,
+    make_reading,
     open_adapter,
     open_data,
 )
@@ -47,8 +54,14 @@ def evaluate(
         ),
     ] = None,
     root: Root = None,
+    splits: Splits = None,
+    names: Names = None,
+    path_column: PathColumn = "path",
+    label_column: LabelColumn = "label",
+    split_column: SplitColumn = "split",
     backbone: AdapterBackbone = None,
     pretrained: Pretrained = None,
+    trust_backbone: TrustBackbone = False,
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
@@ -56,8 +69,9 @@ def evaluate(
     output = Output("evaluate", json_file)
     from promptprism.cli import tables
 
-    dataset = open_data(data, output, root)
-    model = open_adapter(adapter, backbone, pretrained, device, settings)
+    reading = make_reading(splits, names, path_column, label_column, split_column)
+    dataset = open_data(data, output, root, reading)
+    model = open_adapter(adapter, backbone, pretrained, trust_backbone, device, settings)
     if not dataset.test and model.data_:
         output.warn("no test split: all images are scored; those learned from, if any, flatter")
     if data_classes:

@@ -15,6 +15,7 @@ from promptprism.cli.options import (
     Device,
     Json,
     Pretrained,
+    TrustBackbone,
     open_adapter,
 )
 from promptprism.cli.output import Output
@@ -33,6 +34,7 @@ def explain(
     settings: AdapterSettings = None,
     backbone: AdapterBackbone = None,
     pretrained: Pretrained = None,
+    trust_backbone: TrustBackbone = False,
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
@@ -45,7 +47,9 @@ def explain(
     from promptprism.reports.explanation import draw_explanation
 
     check_figure(out)
-    explanation = open_adapter(adapter, backbone, pretrained, device, settings, classes).explain(image)
+    explanation = open_adapter(
+        adapter, backbone, pretrained, trust_backbone, device, settings, classes
+    ).explain(image)
     save_figure(draw_explanation(explanation), out)
     best = explanation.top[0]
     output.show(f"{image}: {best.name}, probability {best.probability:.1%}. See {out}")

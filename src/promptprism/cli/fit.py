@@ -13,15 +13,21 @@ from promptprism.cli.options import (
     Data,
     Device,
     Json,
+    LabelColumn,
+    Names,
+    PathColumn,
     Precision,
     Pretrained,
     Root,
     Seed,
+    SplitColumn,
+    Splits,
+    make_reading,
     open_data,
     parse_settings,
 )
 from promptprism.cli.output import Output
-from promptprism.errors import PromptPrismError
+from promptprism.errors import CollapseWarning, PromptPrismError
 
 
 def fit(
@@ -37,8 +43,13 @@ def fit(
     ] = "cdc",
     shots: Annotated[int, typer.Option(metavar="N", min=1, help="Training images drawn per class.")] = 16,
     root: Root = None,
+    splits: Splits = None,
+    names: Names = None,
+    path_column: PathColumn = "path",
+    label_column: LabelColumn = "label",
+    split_column: SplitColumn = "split",
     seed: Seed = 1,
-    backbone: BackboneName = "mini",
+    backbone: BackboneName = "auto",
     pretrained: Pretrained = None,
     precision: Precision = "auto",
     device: Device = "auto",
@@ -67,7 +78,8 @@ def fit(
     from promptprism.methods import make_settings
 
     make_settings(method, **chosen)
-    dataset = open_data(data, output, root)
+    reading = make_reading(splits, names, path_column, label_column, split_column)
+    dataset = open_data(data, output, root, reading)
     if resume and not checkpoint.exists():
         output.warn(f"no '{checkpoint}' to go on from: starting from the beginning")
     model = PromptPrism(
@@ -84,7 +96,7 @@ def fit(
         **chosen,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a collapse is told below, as an error
+        warnings.simplefilter("ignore", CollapseWarning)  # told below, as an error
         model.fit(dataset, checkpoint=checkpoint)
     if model.training_.collapsed:
         checkpoint.unlink(missing_ok=True)

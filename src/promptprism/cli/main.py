@@ -18,6 +18,7 @@ from promptprism.cli.explain import explain
 from promptprism.cli.figure import figure_app
 from promptprism.cli.fit import fit
 from promptprism.cli.info import datasets, info, methods
+from promptprism.cli.output import told_warnings
 from promptprism.cli.predict import predict
 from promptprism.cli.report import report
 from promptprism.cli.results import results_app
@@ -30,7 +31,8 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with told_warnings():
+                return super().invoke(ctx)
         except PromptPrismError as error:
             typer.secho(f"error: {error}", fg="red", err=True)
             raise typer.Exit(2) from None

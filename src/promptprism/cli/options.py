@@ -13,6 +13,7 @@ from promptprism.errors import PromptPrismError
 
 if TYPE_CHECKING:
     from promptprism.cli.output import Output
+    from promptprism.data.reading import Reading
     from promptprism.data.records import Dataset
     from promptprism.estimator import PromptPrism
 
@@ -25,6 +26,26 @@ Root = Annotated[
         show_default=False,
     ),
 ]
+Splits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--split",
+        metavar="SPLIT=NAME",
+        help="What DATA calls train, val or test, such as train=seg_train; all else is left out.",
+        show_default=False,
+    ),
+]
+Names = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="CSV, TSV or JSON: what DATA calls each class (a number, a synset), and its name.",
+        show_default=False,
+    ),
+]
+PathColumn = Annotated[str, typer.Option(metavar="NAME", help="Column of a CSV with the images' paths.")]
+LabelColumn = Annotated[str, typer.Option(metavar="NAME", help="Column of a CSV with the class names.")]
+SplitColumn = Annotated[str, typer.Option(metavar="NAME", help="Column of a CSV with the splits.")]
 Json = Annotated[
     str | None,
     typer.Option("--json", metavar="FILE", help="Write the result as JSON; - means standard output."),
@@ -38,6 +59,10 @@ AdapterBackbone = Annotated[
         show_default=False,
     ),
 ]
+TrustBackbone = Annotated[
+    bool,
+    typer.Option("--trust-backbone", help="Open the hub, folder or file that the adapter's card names."),
+]
 Pretrained = Annotated[
     str | None,
     typer.Option(
@@ -49,7 +74,8 @@ Classes = Annotated[
     str | None,
     typer.Option(
         metavar="A,B,...",
-        help="Names to choose among instead of those learned, separated by commas; also such never trained.",
+        help="Names to choose among instead of those learned, separated by commas, or "
+        "@FILE with one a line; also such never trained.",
         show_default=False,
     ),
 ]
@@ -74,7 +100,11 @@ Data = Annotated[
 Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder that fit made.", show_default=False)]
 BackboneName = Annotated[
     str,
-    typer.Option("--backbone", metavar="NAME", help="mini, an open_clip name, hf-hub:..., or local-dir:..."),
+    typer.Option(
+        "--backbone",
+        metavar="NAME",
+        help="auto, mini, an open_clip name (see backbones), hf-hub:..., or local-dir:...",
+    ),
 ]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16"],
@@ -97,8 +127,41 @@ Seed = Annotated[
 
 
 def split_names(text: str | None) -> list[str]:
-    """Names separated by commas."""
-    return [name.strip() for name in (text or "").split(",") if name.strip()]
+    """Names separated by commas, or one a line in a file after an @.
+
+    Raises:
+        PromptPrismError: the file cannot be read.
+    """
+    text = text or ""
+    # A class may be called so; a file is only what follows an @, or a path that is there.
+    if text.startswith("@") or (text and "," not in text and Path(text).is_file()):
+        from promptprism.data.reading import read_text
+
+        names = read_text(Path(text.removeprefix("@")), "file of class names").splitlines()
+    else:
+        names = text.split(",")
+    return [name.strip() for name in names if name.strip()]
+
+
+def make_reading(
+    splits: Sequence[str] | None, names: Path | None, path_column: str, label_column: str, split_column: str
+) -> Reading:
+    """What the user says of the data.
+
+    Raises:
+        PromptPrismError: a split is none of train, val and test, or is named without what the data calls it.
+    """
+    from promptprism.data.reading import Reading
+
+    given: dict[str, str] = {}
+    for pair in splits or ():
+        split, equals, name = pair.partition("=")
+        if not equals or not name.strip():
+            raise PromptPrismError(
+                f"--split '{pair}' names no split: write SPLIT=NAME, such as train=seg_train"
+            )
+        given[split.strip().lower()] = name.strip()
+    return Reading(given, names, path_column, label_column, split_column)
 
 
 def parse_settings(pairs: Sequence[str] | None) -> dict[str, Any]:
@@ -127,6 +190,7 @@ def open_adapter(
     adapter: Path,
     backbone: str | None,
     pretrained: str | None,
+    trust_backbone: bool,
     device: str,
     settings: Sequence[str] | None,
     classes: str | None = None,
@@ -142,15 +206,22 @@ def open_adapter(
 
     chosen = parse_settings(settings)
     make_settings(read_card(adapter).method, **chosen)  # a parameter of load_model is no setting
-    model = load_model(adapter, backbone=backbone, pretrained=pretrained, device=device, **chosen)
+    model = load_model(
+        adapter,
+        backbone=backbone,
+        pretrained=pretrained,
+        device=device,
+        trust_backbone=trust_backbone,
+        **chosen,
+    )
     return model if classes is None else model.with_classes(split_names(classes))
 
 
-def open_data(data: str, output: Output, root: Path | None = None) -> Dataset:
+def open_data(data: str, output: Output, root: Path | None = None, reading: Reading | None = None) -> Dataset:
     """Load data by name or place, and say what of it is left out."""
     from promptprism.data.registry import load_data
 
-    dataset = load_data(data, root)
+    dataset = load_data(data, root, reading)
     if dataset.skipped:
         output.warn(
             f"{len(dataset.skipped)} files are left out, such as '{dataset.skipped[0]}': they are no images, "

@@ -4,13 +4,41 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from promptprism import __version__
+from promptprism.errors import PromptPrismWarning
 
 #: Raised when a field is removed or changes its meaning; new fields may come without.
 SCHEMA_VERSION = 1
+
+
+@contextmanager
+def told_warnings() -> Iterator[None]:
+    """Tell each of our warnings once, as one line; and escape what a terminal's encoding does not have."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    said: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if not issubclass(category, PromptPrismWarning):
+            plain(message, category, *where)
+        elif str(message) not in said:
+            said.add(str(message))
+            typer.secho(f"warning: {message}", fg="yellow", err=True)
+
+    with warnings.catch_warnings():
+        plain = warnings.showwarning
+        warnings.simplefilter("always", PromptPrismWarning)
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 class Output:
@@ -46,7 +74,8 @@ class Output:
         if self.target == "-":
             sys.stdout.write(text)
         else:
-            write_bytes(Path(self.target), text.encode())
+            # A file name may be no UTF-8; \udce9 is how JSON writes such a byte.
+            write_bytes(Path(self.target), text.encode(errors="backslashreplace"))
 
 
 def document(command: str, **content: Any) -> dict[str, Any]:

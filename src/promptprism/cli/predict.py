@@ -17,6 +17,7 @@ from promptprism.cli.options import (
     Json,
     Margin,
     Pretrained,
+    TrustBackbone,
     open_adapter,
 )
 from promptprism.cli.output import Output
@@ -41,6 +42,7 @@ def predict(
     margin: Margin = None,
     backbone: AdapterBackbone = None,
     pretrained: Pretrained = None,
+    trust_backbone: TrustBackbone = False,
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
@@ -48,7 +50,7 @@ def predict(
     output = Output("predict", json_file)
     from promptprism.cli import tables
 
-    model = open_adapter(adapter, backbone, pretrained, device, settings, classes)
+    model = open_adapter(adapter, backbone, pretrained, trust_backbone, device, settings, classes)
     rows = prediction_rows(model, images, [str(image) for image in images], templates, margin)
     output.show(tables.predictions(rows))
     if margin is not None:

@@ -77,11 +77,11 @@ def datasets(entries: Sequence[Row]) -> Table:
 
 def backbones(entries: Sequence[Row]) -> Table:
     """Backbones that can be used: size, image and text, what they carry, tags of their weights."""
-    table = _grid(caption="tokens of an image and of a text; fit --backbone NAME --pretrained TAG")
+    table = _grid(caption="M: million numbers; image, text: tokens; weights: first tag, and how many more")
     table.add_column("name", style="bold", no_wrap=True)
-    for column in ("million\nnumbers", "pixels", "image", "text"):
-        table.add_column(column, justify="right")
-    table.add_column("prompts in", no_wrap=True)
+    for column in ("M", "pixels", "image", "text"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("prompts", no_wrap=True)
     table.add_column("weights", overflow="fold")
     for entry in entries:
         table.add_row(
@@ -90,8 +90,8 @@ def backbones(entries: Sequence[Row]) -> Table:
             str(entry["image_size"]),
             str(entry["image_tokens"] or "–"),
             str(entry["context_length"]),
-            "text, image" if entry["vision_prompts"] else "text",
-            Text(", ".join(entry["tags"])),
+            "both" if entry["vision_prompts"] else "text",
+            " + ".join(filter(None, (*entry["tags"][:1], str(len(entry["tags"][1:]) or "")))),
         )
     return table
 

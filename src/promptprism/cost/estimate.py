@@ -29,13 +29,23 @@ def step_flops(method: Method, tokens: Tensor, batch: int) -> float:
     text = text_flops(method.backbone, tokens, shape.text_prompts)
     if shape.texts_per_image:
         return batch * (own + 2 * text)
-    image = shape.templates * (shared + 2 * own) if shape.vision_prompts else own
-    return batch * image + 2 * shape.templates * text
+    image = shape.templates * (shared + 2 * own) if shape.vision_prompts else (1 + shape.image_learns) * own
+    image += shape.plain_images * image_flops(method.backbone)
+    if not shape.text_learns:
+        return batch * image
+    return batch * image + (1 + shape.backward_passes) * shape.templates * text
+
+
+def look_flops(method: Method, images: int) -> float:
+    """Operations of looking at so many training images before the first step."""
+    return method.shape.looks * images * image_flops(method.backbone)
 
 
 def recomputed_flops(method: Method, tokens: Tensor, item: int) -> float:
     """Operations of the texts that a step computes a second time, for want of `Shape.text_memory_mb`."""
     shape = method.shape
+    if not shape.text_learns:
+        return 0.0
     share = max(0.0, 1 - shape.text_memory_mb / max(_text_mb(method, tokens, item), 1e-9))
     return share * shape.templates * text_flops(method.backbone, tokens, shape.text_prompts)
 
@@ -54,7 +64,7 @@ def text_prediction_flops(method: Method, tokens: Tensor, images: int) -> float:
 
 
 def training_mb(method: Method, tokens: Tensor, batch: int, item: int) -> float:
-    """What the backward pass needs, and the trainable parameters with gradients and momentum.
+    """What the backward pass needs, and the trainable parameters with gradients and the optimizer's state.
 
     Args:
         method: at any values.
@@ -64,10 +74,11 @@ def training_mb(method: Method, tokens: Tensor, batch: int, item: int) -> float:
     """
     backbone, shape = method.backbone, method.shape
     vision = shape.templates * batch * _image_mb(method, item)
-    if not shape.vision_prompts:  # no gradient goes through: one layer at a time
+    if not shape.through_images:  # one layer at a time
         vision /= max(1, backbone.vision_layers)
-    learned = 12 * sum(parameter.numel() for parameter in method.parameters()) / 2**20
-    text = _text_mb(method, tokens, item)
+    copies = 4 if method.settings.optimizer == "adamw" else 3
+    learned = 4 * copies * sum(parameter.numel() for parameter in method.parameters()) / 2**20
+    text = _text_mb(method, tokens, item) if shape.text_learns else 0.0
     text = batch * text if shape.texts_per_image else min(text, shape.text_memory_mb)
     return learned + text + vision
 

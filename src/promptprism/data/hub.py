@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promptprism.data.readers import SPLITS
+from promptprism.data.reading import Reading
 from promptprism.data.records import Dataset, Record, Records
 from promptprism.errors import PromptPrismError
 
@@ -45,7 +45,7 @@ class Cell:
         return f"{self.place}/{self.row}"
 
 
-def read_hub(name: str) -> Dataset:
+def read_hub(name: str, reading: Reading | None = None) -> Dataset:
     """Read an image classification data set of Hugging Face; images are decoded when they are needed.
 
     Only tables are read: the package's ``datasets`` from version 4 on run no code of a data set.
@@ -53,12 +53,13 @@ def read_hub(name: str) -> Dataset:
     Args:
         name: a folder that ``save_to_disk`` wrote, or anything ``datasets.load_dataset`` takes: a folder of
             images or Parquet files, or a name on the hub; ``NAME#CONFIGURATION`` where there are several.
+        reading: what its splits are called.
 
     Raises:
         PromptPrismError: the package is not there, the data cannot be had, or it has not one column of images
             and one of labels.
     """
-    tables = _tables(name)
+    tables = _tables(name, reading or Reading())
     features = next(iter(tables.values())).features
     image, label = _columns(features, name)
     values = {split: list(table[label]) for split, table in tables.items()}
@@ -84,7 +85,7 @@ def read_hub(name: str) -> Dataset:
     return Dataset(f"hf:{name}", tuple(names or ()), records("train"), records("val"), records("test"))
 
 
-def _tables(name: str) -> dict[str, Any]:
+def _tables(name: str, reading: Reading) -> dict[str, Any]:
     """The splits that have labels, by our names, their images not decoded."""
     try:
         datasets = importlib.import_module("datasets")
@@ -111,19 +112,24 @@ def _tables(name: str) -> dict[str, Any]:
             "files, or what its save_to_disk wrote"
         ) from error
     tables = found if isinstance(found, dict) else {"train": found}
-    if unknown := sorted(split for split in tables if split.lower() not in SPLITS):
+    known = {split: ours for split in tables if (ours := reading.split(split))}
+    if lacking := sorted(set(reading.splits.values()) - known.keys()):
+        raise PromptPrismError(f"'hf:{name}' has no split {lacking[0]!r} (it has: {', '.join(tables)})")
+    if not reading.splits and (unknown := sorted(tables.keys() - known.keys())):
         raise PromptPrismError(
             f"'hf:{name}' has the splits {', '.join(tables)}, and nothing says what {unknown[0]!r} is for: "
-            "rename it to train, validation or test and save_to_disk, then give that folder"
+            "say which are meant, such as --split train=NAME --split test=NAME, or rename it to train, "
+            "validation or test and save_to_disk, then give that folder"
         )
     image = datasets.Image(decode=False)
     plain = {}
-    for split, table in tables.items():
+    for split, ours in known.items():
+        table = tables[split]
         column, label = _columns(table.features, name)
         table = table.cast_column(column, image).with_format(None)
         # Competitions publish test images with the label -1.
         if len(table) and table[0][label] not in (None, -1):
-            plain[SPLITS[split.lower()]] = table
+            plain[ours] = table
     if not plain:
         raise PromptPrismError(f"'hf:{name}' has no labelled image in any of the splits {', '.join(tables)}")
     return plain
@@ -141,5 +147,10 @@ def _columns(features: Any, name: str) -> tuple[str, str]:
         raise PromptPrismError(
             f"'hf:{name}' must have one column of images and one of labels (ClassLabel, or named label), but "
             f"has {listed}: remove or rename the others and save_to_disk, then give that folder"
+        )
+    if kinds[labels[0]] in ("List", "Sequence", "LargeList", "list"):
+        raise PromptPrismError(
+            f"the column '{labels[0]}' of 'hf:{name}' has several labels per image: labels are one per "
+            "image. Make a column with the one that matters and save_to_disk, then give that folder"
         )
     return images[0], labels[0]

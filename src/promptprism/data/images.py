@@ -1,9 +1,12 @@
 """One door for every image: whatever the user holds becomes an 8-bit RGB picture."""
 
 import hashlib
+import importlib
 import os
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
@@ -13,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from promptprism.data.pixels import Range, grey_range, say, scaled, to_rgb
 from promptprism.errors import PromptPrismError
+from promptprism.files import check_regular
 
 #: File endings taken for images; other files in a data folder are skipped and reported.
 IMAGE_SUFFIXES = frozenset(
@@ -21,8 +26,22 @@ IMAGE_SUFFIXES = frozenset(
     | {".ppm", ".pgm", ".pbm"}
 )
 
+#: Decoders that are ever asked. Others start programs (EPS) or are seldom looked after.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "AVIF", "PPM")
+_HEIF = re.compile(rb"....ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL)
+_SIGNATURES = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|BM.{4}\0{4}|RIFF.{4}WEBP|II\*\0|MM\0\*|P[1-6]\s+[\d#]|....ftypavi[fs]|"
+    + _HEIF.pattern,
+    re.DOTALL,
+)
+
 #: Pixels of the largest file that is decoded; the largest cameras make half of that.
 MOST_PIXELS = 200_000_000
+# From here on, images are decoded one at a time, whatever the number of threads.
+_LARGE = 25_000_000
+_ONE_LARGE = Lock()
+# A PNG of one colour has 8,256 pixels in a byte; a header alone may claim millions.
+_MOST_PER_BYTE = 20_000
 
 # Pillow warns of files from 89 million pixels on, and has one limit for the whole process.
 _PILLOW_LIMIT = Lock()
@@ -79,9 +98,9 @@ def load_image(source: ImageSource, least: int | None = None) -> Image.Image:
     if isinstance(source, Image.Image):
         return _read_image(source, least)
     if isinstance(source, np.ndarray):
-        return _to_rgb(_from_array(source), least)
+        return _upright(_from_array(source), least, "given as an array")
     if isinstance(source, Drawable):
-        return _to_rgb(source.image(), least)
+        return _upright(source.image(), least, str(source))
     raise PromptPrismError(
         f"cannot take an image from {type(source).__name__}: give a path, a PIL image or a numpy array"
     )
@@ -129,15 +148,20 @@ def check_images(sources: Sequence[ImageSource]) -> None:
 
 
 def _read_file(source: Path | Stored, least: int | None) -> Image.Image:
+    size = 0
     try:
-        with _open(source if isinstance(source, Path) else BytesIO(source.content())) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise Image.DecompressionBombError(
-                    f"{image.width} x {image.height} pixels, {MOST_PIXELS // 10**6} million are the most"
-                )
+        if isinstance(source, Path):
+            size = check_regular(source)
+            image = _open(source)
+        else:
+            content = source.content()
+            size = len(content)
+            image = _open(BytesIO(content))
+        with image, _ONE_LARGE if image.width * image.height > _LARGE else nullcontext():
+            _check_claim(image, size)
             if least is not None:
                 image.draft(None, (least, least))  # a JPEG can be decoded at 1/2, 1/4 or 1/8
-            return _to_rgb(image, least)
+            return _upright(image, least, str(source))
     except FileNotFoundError as error:
         raise PromptPrismError(f"no such image: '{source}'. Check the path and its spelling") from error
     except IsADirectoryError as error:
@@ -145,7 +169,6 @@ def _read_file(source: Path | Stored, least: int | None) -> Image.Image:
     except PermissionError as error:
         raise PromptPrismError(f"not allowed to read image '{source}': change its permissions") from error
     except UnidentifiedImageError as error:
-        size = source.stat().st_size if isinstance(source, Path) else len(source.content())
         what = "is not an image that can be read" if size else "is empty"
         raise PromptPrismError(
             f"image '{source}' {what}: replace or remove it, or convert it to PNG or JPEG"
@@ -154,6 +177,9 @@ def _read_file(source: Path | Stored, least: int | None) -> Image.Image:
         raise PromptPrismError(
             f"image '{source}' is too large ({error}): shrink it, models see far fewer pixels"
         ) from error
+    except PromptPrismError as error:
+        named = str(source) in str(error)
+        raise PromptPrismError(str(error) if named else f"image '{source}' {error}") from error
     # A decoder may raise nearly anything on damaged bytes: OSError, SyntaxError, struct.error, ...
     except Exception as error:
         raise PromptPrismError(
@@ -162,49 +188,67 @@ def _read_file(source: Path | Stored, least: int | None) -> Image.Image:
 
 
 def _read_image(image: Image.Image, least: int | None) -> Image.Image:
+    name = str(getattr(image, "filename", "")) or "given as a PIL image"
     try:
-        return _to_rgb(image, least)
+        return _upright(image, least, name)
+    except PromptPrismError as error:
+        raise PromptPrismError(f"image '{name}' {error}") from error
     except Exception as error:  # Pillow opens a file without reading its pixels
-        name = getattr(image, "filename", "") or "given as a PIL image"
         raise PromptPrismError(
             f"image '{name}' is truncated or damaged ({error}): replace or remove it"
         ) from error
 
 
 def _open(file: Path | BytesIO) -> Image.Image:
-    """Read an image's header without Pillow's limit, which is left as it was."""
+    """Read an image's header without Pillow's limit, which is left as it was, and with no other decoders."""
     with _PILLOW_LIMIT:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(file)
+            Image.init()  # loads all decoders, the first time
+            return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+        except UnidentifiedImageError:
+            if not looks_like_image(_head(file), _HEIF):
+                raise
+            try:
+                heif = importlib.import_module("pi_heif")
+            except ImportError as error:
+                raise PromptPrismError(
+                    "is a HEIC: pip install 'promptprism[heif]' to read it, or convert it to PNG or JPEG"
+                ) from error
+            heif.register_heif_opener()
+            return Image.open(file, formats=("HEIF",))
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _to_rgb(image: Image.Image, least: int | None) -> Image.Image:
-    image.load()
+def _head(file: Path | BytesIO) -> bytes:
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return opened.read(32)
+    file.seek(0)
+    return file.read(32)
+
+
+def looks_like_image(head: bytes, signatures: re.Pattern[bytes] | None = None) -> bool:
+    """Whether a file that begins with these 32 bytes is an image, whatever its name."""
+    return (signatures or _SIGNATURES).match(head) is not None
+
+
+def _check_claim(image: Image.Image, size: int) -> None:
+    """Refuse more pixels than are decoded, or than so few bytes can honestly hold, before memory is taken."""
+    pixels = image.width * image.height
+    claim = f"{image.width} x {image.height} pixels"
+    if pixels > MOST_PIXELS:
+        raise Image.DecompressionBombError(f"{claim}, {MOST_PIXELS // 10**6} million are the most")
+    if pixels > _LARGE and pixels > _MOST_PER_BYTE * size:
+        raise PromptPrismError(f"claims {claim} in {size} bytes: it is damaged or no picture, remove it")
+
+
+def _upright(image: Image.Image, least: int | None, name: str) -> Image.Image:
     turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
-    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
-        image = Image.fromarray(_to_bytes(np.asarray(image)))
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    image = image.convert("RGB")
-    if least is not None and min(image.size) >= 2 * least:
-        image = image.reduce(min(image.size) // least)
-    return image if turn is None else image.transpose(turn)
-
-
-def _to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Bring grey values of 16 or 32 bit to 8: integers by bit depth, floats from 0..1 or else 0..255."""
-    top = float(values.max(initial=0))
-    if values.dtype.kind == "f":
-        scale = 255.0 if top <= 1 else 1.0
-    else:
-        # Mode "I" holds 8-, 16- and 32-bit files alike.
-        wide = 65535 if values.dtype.itemsize == 2 or top > 255 else 255
-        scale = 255.0 / (wide if top <= wide else top)
-    return np.clip(np.rint(np.nan_to_num(values.astype(np.float64)) * scale), 0, 255).astype(np.uint8)
+    factor = 1 if least is None else max(1, min(image.size) // least)
+    rgb = to_rgb(image, factor, name)
+    return rgb if turn is None else rgb.transpose(turn)
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:
@@ -220,9 +264,11 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
                 f"{where} has values from {array.min():g} to {array.max():g}: floats must lie in 0..1, "
                 "or give uint8 values 0..255"
             )
-        return Image.fromarray(_to_bytes(np.minimum(array, 1)))
+        return Image.fromarray(scaled(array, Range(0, 1)))
     if array.dtype == np.uint16:
-        return Image.fromarray(_to_bytes(array))
+        scale = grey_range(array)
+        say(scale, where)
+        return Image.fromarray(scaled(array, scale))
     if array.dtype != np.uint8:
         raise PromptPrismError(f"{where} is not an image: give uint8 values 0..255 or floats 0..1")
     return Image.fromarray(array)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,8 +16,12 @@ _WORDNET_ID = re.compile(r" \[n\d{8}\]$")
 
 
 def spoken(class_name: str) -> str:
-    """A class name as prompts say it: underscores are spaces, no space is doubled, no WordNet id."""
-    return " ".join(_WORDNET_ID.sub("", class_name).replace("_", " ").split())
+    """A class name as prompts say it: underscores are spaces, no space is doubled, no WordNet id.
+
+    Letters are composed (NFC): macOS writes those of file names in parts.
+    """
+    plain = _WORDNET_ID.sub("", unicodedata.normalize("NFC", class_name))
+    return " ".join(plain.replace("_", " ").split())
 
 
 def name_key(class_name: str) -> str:
@@ -31,16 +36,21 @@ def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
     Any script will do. Whether a name is too long is up to the backbone: `Backbone.tokenize` says so.
 
     Raises:
-        PromptPrismError: there is no name, one is no text or empty, or two differ only in case, underscores
-            or spaces, so that prompts could not tell them apart.
+        PromptPrismError: there is no name, they have no order of their own or are no list, one is no text or
+            empty, or two differ only in case, underscores, spaces or how letters are composed, so that
+            prompts could not tell them apart.
     """
-    if isinstance(class_names, str) or not len(class_names):
+    # Labels are places in the list: a set has none, and a mapping may mean its keys or its values.
+    ordered = isinstance(class_names, Sequence) or hasattr(class_names, "__array__")
+    if isinstance(class_names, str | bytes) or not ordered or not len(class_names):
         raise PromptPrismError(f"Class names must be a list of at least one name, got {class_names!r}.")
     seen: dict[str, str] = {}
     for position, name in enumerate(class_names):
         if not isinstance(name, str):
             raise PromptPrismError(f"Class {position} is {name!r}: class names must be text.")
         key = name_key(name)
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise PromptPrismError(f"Class {position} is {name!r}, which is no UTF-8: rename it.")
         if not spoken(name):
             raise PromptPrismError(f"Class {position} has the empty name {name!r}: give it a name.")
         if key in seen:
@@ -49,6 +59,27 @@ def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
             )
         seen[key] = name
     return tuple(class_names)
+
+
+def check_tokens(class_names: Sequence[str], tokens: Sequence[Sequence[int]]) -> None:
+    """Refuse classes that a tokenizer makes the same: no prompt can tell them apart.
+
+    Args:
+        class_names: the label space.
+        tokens: of each name, as prompts say it.
+
+    Raises:
+        PromptPrismError: which two are the same, and what can be done.
+    """
+    seen: dict[tuple[int, ...], str] = {}
+    for name, own in zip(class_names, tokens, strict=True):
+        # Two that the data set tells apart by their WordNet ids are spoken the same on purpose.
+        other = name if _WORDNET_ID.search(name) else seen.setdefault(tuple(own), name)
+        if other is not name:
+            raise PromptPrismError(
+                f"Classes {other!r} and {name!r} are the same to the backbone's tokenizer: give one of them "
+                "another name."
+            )
 
 
 def check_phrase(phrase: str) -> str:

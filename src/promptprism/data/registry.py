@@ -1,20 +1,27 @@
 """Data by name: what the registered names are, and one way in for folders, CSVs and names."""
 
 import difflib
+import re
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
 from promptprism.data.catalog import ALTERNATIVES, CATALOG
+from promptprism.data.folders import read_folder
 from promptprism.data.hub import read_hub
 from promptprism.data.miniworld import worlds
-from promptprism.data.readers import read_csv, read_folder
+from promptprism.data.reading import Reading, renamed
 from promptprism.data.records import Dataset
 from promptprism.data.shards import read_shards
-from promptprism.errors import PromptPrismError
+from promptprism.data.tables import read_csv
+from promptprism.errors import DataWarning, PromptPrismError
+from promptprism.files import check_regular, is_there
 
-_READERS: dict[str, Callable[[str], Dataset]] = {"hf": read_hub, "wds": read_shards}
+_READERS: dict[str, Callable[[str, Reading], Dataset]] = {"hf": read_hub, "wds": read_shards}
+# What lists and folders of others call classes that they only number.
+_NUMBERED = re.compile(r"(?:(?:class|label|category|cat)?[ _-]?\d+|n\d{8})", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -42,13 +49,23 @@ def registered() -> dict[str, Entry]:
     return {entry.name: entry for entry in (*_miniworld(), *_field())}
 
 
-def load_data(source: str | Path | Dataset, root: str | Path | None = None) -> Dataset:
+def load_data(
+    source: str | Path | Dataset, root: str | Path | None = None, reading: Reading | None = None
+) -> Dataset:
     """Read data from a folder with one subfolder per class, a CSV of path and label, or by name.
 
     A registered name comes before a folder of the same name; write ``./mini/food`` for the folder. The
     field's data sets, such as ``caltech101``, lie below ``root``, or where ``PROMPTPRISM_DATA`` says.
     ``hf:NAME`` is a data set of Hugging Face or a folder with one, ``wds:shards-{000..003}.tar`` are
     WebDataset shards to score on. ``mini/food@0.9`` is MiniWorld with another rho.
+
+    Args:
+        source: the data; a `Dataset` is returned as it is.
+        root: folder of the field's data sets.
+        reading: what the data calls its splits, columns and classes, where that is not what is expected.
+
+    Warns:
+        DataWarning: the data can be read, but something in it is probably not meant so.
 
     Raises:
         PromptPrismError: nothing of that name, or unusable data; see `read_folder`, `read_csv`, `read_hub`
@@ -58,27 +75,53 @@ def load_data(source: str | Path | Dataset, root: str | Path | None = None) -> D
         return source
     if not str(source).strip():
         raise PromptPrismError("no data '': give a folder, a CSV or a registered name")
+    if isinstance(source, str) and (known := _registered(source, root)):
+        if reading not in (None, Reading()):
+            raise PromptPrismError(
+                f"'{source}' is a registered data set, which says itself what its splits and classes are: "
+                "leave --split, --names and the columns out"
+            )
+        return known
+    reading = reading or Reading()
+    dataset = _read(source, reading)
+    if reading.names:
+        return renamed(dataset, reading.names)
+    numbered = [name for name in dataset.class_names if _NUMBERED.fullmatch(name)]
+    if len(numbered) > len(dataset.class_names) / 2:
+        warnings.warn(
+            f"{len(numbered)} of {len(dataset.class_names)} classes of '{source}' have names such as "
+            f"'{numbered[0]}', which say nothing to a model that reads them: give their names with --names "
+            "FILE (Reading(names=...) in Python), one line for each: what the data calls it, and its name",
+            DataWarning,
+            stacklevel=2,
+        )
+    return dataset
+
+
+def _registered(source: str, root: str | Path | None) -> Dataset | None:
     entries = registered()
-    if isinstance(source, str):
-        if source in entries:
-            return entries[source].load(root)
-        kind, colon, name = source.partition(":")
-        if colon and kind in _READERS:
-            return _READERS[kind](name)
-        name, at, rho = source.partition("@")
-        if at and name in worlds.ELEVEN:
-            return _confounded(name, rho)
+    if source in entries:
+        return entries[source].load(root)
+    name, at, rho = source.partition("@")
+    return _confounded(name, rho) if at and name in worlds.ELEVEN else None
+
+
+def _read(source: str | Path, reading: Reading) -> Dataset:
+    kind, colon, name = str(source).partition(":")
+    if isinstance(source, str) and colon and kind in _READERS:
+        return _READERS[kind](name, reading)
     path = Path(source)
-    if path.is_dir():
-        return read_folder(path)
-    if path.is_file():
+    if is_there(path):
+        if path.is_dir():
+            return read_folder(path, reading=reading)
+        check_regular(path)
         if path.suffix.lower() in {".csv", ".tsv"}:
-            return read_csv(path)
+            return read_csv(path, reading=reading)
         raise PromptPrismError(
             f"data '{source}' is a file but no CSV: give a folder with one subfolder per class, a CSV of "
             "path and label whose name ends in .csv, or WebDataset shards with wds: before their path"
         )
-    near = difflib.get_close_matches(str(source), entries, n=3, cutoff=0.7)
+    near = difflib.get_close_matches(str(source), registered(), n=3, cutoff=0.7)
     hint = f"Did you mean {' or '.join(near)}?" if near else "`promptprism datasets` lists the names."
     raise PromptPrismError(f"no data '{source}': there is no such folder, CSV or registered data set. {hint}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import re
 import tarfile
 from collections.abc import Iterator
@@ -11,8 +12,15 @@ from pathlib import Path
 
 from promptprism.data.images import IMAGE_SUFFIXES
 from promptprism.data.layouts import CLASS_NAMES, read_lines
+from promptprism.data.reading import Reading
 from promptprism.data.records import Dataset, Record
 from promptprism.errors import PromptPrismError
+from promptprism.files import is_there
+
+#: The largest published sets have a tenth of that.
+MOST_SHARDS = 100_000
+# Bytes of a label.
+_LONGEST = 4096
 
 
 @dataclass(frozen=True)
@@ -46,24 +54,35 @@ class Member:
         return f"{self.shard}: {self.name}"
 
 
-def read_shards(pattern: str) -> Dataset:
+def read_shards(pattern: str, reading: Reading | None = None) -> Dataset:
     """List the samples of WebDataset shards as test images; nothing is unpacked, and no image read.
 
     A sample's label, its member ``.cls``, is the name of its class, or a number into the names in
     ``classnames.txt`` beside the shards or in the folder above: one per line, label 0 first.
 
     Args:
-        pattern: path of a shard, of several as in ``shards-{000..003}.tar`` or ``shards/*.tar``.
+        pattern: path of a shard, of several as in ``shards-{000..003}.tar`` or ``shards/*.tar``, or of a
+            folder of shards.
+        reading: shards have neither splits nor columns to name.
 
     Raises:
         PromptPrismError: a shard is missing, compressed or damaged, a sample lacks its image or label, or
             labels have no names.
     """
+    if reading and reading.splits:
+        raise PromptPrismError(
+            f"shards have no splits: give the shards to score on alone, not '{pattern}' and --split"
+        )
     paths = _shards(pattern)
     samples = [sample for path in paths for sample in _samples(path)]
     if not samples:
         raise PromptPrismError(f"no samples in '{pattern}': members must come as KEY.jpg and KEY.cls")
-    numbered = all(label.isdecimal() for _, label in samples)
+    numbered = all(label.lstrip("-").isdecimal() for _, label in samples)
+    if numbered and (below := next((sample for sample in samples if sample[1].startswith("-")), None)):
+        raise PromptPrismError(
+            f"'{below[0]}' has label {below[1]}, which is no class: labels count from 0. Leave samples "
+            "without a label out of the shards"
+        )
     names = _class_names(paths[0]) if numbered else tuple(sorted({label for _, label in samples}))
     if names is None:
         raise PromptPrismError(
@@ -83,8 +102,13 @@ def read_shards(pattern: str) -> Dataset:
 
 
 def _shards(pattern: str) -> list[Path]:
+    if is_there(pattern) and Path(pattern).is_dir():
+        paths = sorted(Path(pattern).glob("*.tar"))
+        if not paths:
+            raise PromptPrismError(f"folder '{pattern}' has no shards: their names must end in .tar")
+        return paths
     paths = [Path(path) for path in expand(pattern)]
-    missing = [str(path) for path in paths if not path.is_file()]
+    missing = [str(path) for path in paths if not is_there(path) or not path.is_file()]
     if not paths:
         raise PromptPrismError(f"no shard is like '{pattern}'. Check the path and its spelling")
     if missing:
@@ -96,7 +120,17 @@ def _shards(pattern: str) -> list[Path]:
 
 
 def expand(pattern: str) -> list[str]:
-    """Write out ``{000..003}``, in order, then wild cards."""
+    """Write out ``{000..003}``, in order, then wild cards.
+
+    Raises:
+        PromptPrismError: that is none, or more than there ever are.
+    """
+    ranges = re.findall(r"\{(\d+)\.\.(\d+)\}", pattern)
+    count = math.prod(max(0, int(last[:20]) - int(first[:20]) + 1) for first, last in ranges)
+    if not 0 < count <= MOST_SHARDS:
+        raise PromptPrismError(
+            f"'{pattern}' stands for {count:,} shards: name 1 to {MOST_SHARDS:,}, the lower number first"
+        )
     if found := re.search(r"\{(\d+)\.\.(\d+)\}", pattern):
         first, last = found.groups()
         numbers = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
@@ -121,7 +155,13 @@ def _samples(path: Path) -> Iterator[tuple[Member, str]]:
                     images[key] = Member(str(path), member.name, member.offset_data, member.size)
                 elif kind == ".cls":
                     content = shard.extractfile(member)
-                    labels[key] = content.read().decode().strip() if content else ""
+                    labels[key] = content.read(_LONGEST).decode().strip() if content else ""
+                elif kind.endswith(".cls"):
+                    raise PromptPrismError(
+                        f"member '{member.name}' of shard '{path}' has a dot in its key: WebDataset ends a "
+                        f"key at the first dot, so this is '{key[len(folder + slash) :]}' and a field "
+                        f"'{kind[1:]}'. Rename the members before packing, with no dot but that of the ending"
+                    )
     except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
         raise PromptPrismError(
             f"cannot read shard '{path}' ({error}): it must be a whole tar file that is not compressed"

@@ -15,6 +15,7 @@ import torch
 from promptprism.backbones import Backbone, sized_backbone
 from promptprism.cost.estimate import (
     image_prediction_flops,
+    look_flops,
     prediction_mb,
     recomputed_flops,
     step_flops,
@@ -201,6 +202,7 @@ class _Arithmetic:
         method = build_method(settings, self.backbone)
         tokens = method.texts(learning.label_space).tokens
         images = len(records) if settings.learns else 0
+        method.allot(len(learning.class_names), images)
         steps = settings.epochs * max(1, images // settings.batch_size) if images else 0
         batch = min(settings.batch_size, images)
         step = step_flops(method, tokens, batch) + recomputed_flops(method, tokens, self.item)
@@ -213,7 +215,7 @@ class _Arithmetic:
             "trainable": sum(parameter.numel() for parameter in method.parameters()),
             "images": images,
             "steps": steps,
-            "train_flops": steps * step,
+            "train_flops": steps * step + look_flops(method, images),
             "test_flops": self._score(method, calibration, None)
             + sum(self._score(method, part, parts[home] if home else None) for part in parts.values()),
             "memory_mb": max(
@@ -224,7 +226,8 @@ class _Arithmetic:
 
     def _score(self, method: Method, part: Dataset, home: Dataset | None) -> float:
         """Operations of scoring the test images, in their own label space and in home's."""
-        images, passes = len(part.test), 1 if home is None or home.phrase == part.phrase else 2
+        once = home is None or (home.phrase == part.phrase and method.separable)
+        images, passes = len(part.test), 1 if once else 2
         space = home.label_space.joined(part.label_space) if home else part.label_space
         texts = text_prediction_flops(method, method.texts(space).tokens, images)
         return passes * images * image_prediction_flops(method) + texts

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from promptprism.data.names import LabelSpace
 from promptprism.data.views import view_names
+from promptprism.errors import PromptPrismWarning
 from promptprism.methods.base import Method, MethodSettings, Shape
 from promptprism.methods.classifier import Classifier, Texts
 from promptprism.prompts import PromptLearner, encode_image, encode_text
@@ -89,6 +90,7 @@ class TemplateMethod(Method):
             warnings.warn(
                 f"the image tower of backbone {backbone.name!r} has no tokens that prompts may join: the "
                 f"templates of {self.name!r} live in the text alone, as with coupled=False",
+                PromptPrismWarning,
                 stacklevel=2,
             )
         self.learner = PromptLearner(
