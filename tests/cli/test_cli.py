@@ -299,7 +299,7 @@ def test_datasets_and_info():
     assert "mini/food" in run("datasets").output
     content = json.loads(run("info", "--json", "-").stdout)
     assert content.keys() == documented("info") | HEAD
-    assert content["methods"] == ["zero-shot", "coop", "cocoop", "maple", "cdc"]
+    assert content["methods"] == list(METHODS)
 
 
 def test_methods():
@@ -318,7 +318,7 @@ def test_methods():
         (["mini/fod"], r"no data 'mini/fod'.*Did you mean mini/food"),
         (
             ["DATA", "--method", "cdd"],
-            "Unknown method 'cdd': choose one of zero-shot, coop, cocoop, maple, cdc",
+            "Unknown method 'cdd': choose one of zero-shot, linear-probe, ",
         ),
         (["DATA", "--set", "epoch=3"], "has no setting 'epoch'. Did you mean epochs"),
         (["DATA", "--set", "epochs=many"], "Setting epochs='many' of method 'cdc' is refused"),

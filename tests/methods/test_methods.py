@@ -56,7 +56,8 @@ def test_shapes_probabilities_and_only_what_is_learned(tiny, name):
     assert all(value.requires_grad for value in learned.values())
     if name in LEARNING:
         loss_of(method, pixels(), 0).backward()
-        assert all(value.grad.isfinite().all() and value.grad.any() for value in learned.values())
+        for key, value in learned.items():
+            assert value.grad.isfinite().all() and value.grad.any() != key.endswith("down"), key  # B is 0 yet
 
 
 @pytest.mark.parametrize("name", METHODS)

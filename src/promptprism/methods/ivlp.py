@@ -19,6 +19,7 @@ class IvlpSettings(TemplateSettings):
     epochs: int = Field(default=20, ge=0, description="Passes over the training images.")
     templates: Literal[1] = Field(default=1, description="IVLP has one template.")
     coupled: Literal[False] = Field(default=False, description="Nothing couples the prompts of both towers.")
+    learn_text: Literal[True] = Field(default=True, description="Both towers have prompts.")
     context_length: int = Field(default=4, ge=1, description="n, text prompts per layer.")
     vision_tokens: int = Field(default=4, ge=1, description="m, vision prompts per layer.")
 

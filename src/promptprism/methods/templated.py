@@ -131,7 +131,7 @@ class TemplateMethod(Method):
         """Text features [M, K, D]."""
         settings = self.settings
         if not settings.learn_text:
-            return encode_text(self.backbone, texts.tokens).expand(settings.templates, -1, -1)
+            return texts.zero_shot_features.expand(settings.templates, -1, -1)
         return encode_text(self.backbone, texts.tokens, self.learner.context, settings.text_memory_mb)
 
     def image_features(self, views: Tensor) -> Tensor:
@@ -151,12 +151,13 @@ class TemplateMethod(Method):
 
     def learned_parts(self, texts: Texts) -> dict[str, Any]:
         """What every classifier of such a method is made of."""
+        _, vision_prompts = self.learner()
         return {
             "name": self.name,
             "texts": texts,
             "text": self.text_features(texts),
             "context": self.learner.context[:, 0].clone() if self.settings.learn_text else None,
-            "vision_prompts": self.learner()[1],
+            "vision_prompts": None if vision_prompts is None else vision_prompts.clone(),
             "first_layer": self.settings.vision_from,
             "pool_prompts": self.settings.pool_prompts,
         }
