@@ -21,6 +21,7 @@ from torch import nn
 
 from promptprism.backbones.backbone import Backbone, Tokenizer
 from promptprism.backbones.build import HUGGING_FACE, build_model, hub_free, need_transformers, random_model
+from promptprism.backbones.photo import load_photo, photo_tokenizer
 from promptprism.backbones.precision import Precision, warn_if_slow
 from promptprism.errors import PromptPrismError
 
@@ -110,7 +111,10 @@ def _fetch(name: str, pretrained: str | None = None) -> tuple[nn.Module, Tokeniz
 
 
 #: The models that come with the package: how each module and its tokenizer are made.
-SHIPPED: dict[str, Callable[[], tuple[nn.Module, Tokenizer]]] = {"mini": lambda: _fetch(f"{LOCAL}{MINI}")}
+SHIPPED: dict[str, Callable[[], tuple[nn.Module, Tokenizer]]] = {
+    "mini": lambda: _fetch(f"{LOCAL}{MINI}"),
+    "photo": lambda: (load_photo(), photo_tokenizer()),
+}
 
 
 def sized_backbone(name: str, pretrained: str | None = None) -> Backbone:

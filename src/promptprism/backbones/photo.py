@@ -125,6 +125,7 @@ class PhotoVision(nn.Module):
             raise ValueError(f"image_size={image_size} is no multiple of {_STRIDE}: give one, such as 224")
         self.image_size, self.width, self.layers, self.heads = image_size, width, layers, heads
         self.output_dim = output_dim
+        self.preprocess_cfg = {"mean": MEAN, "std": STD}
         self.tokens = 1 + (image_size // _STRIDE) ** 2
         self.trunk = LiteTrunk()
         self.class_projection = nn.Linear(_POOLED, width)
