@@ -53,7 +53,7 @@ class PromptPrism:
     these classes), ``training_`` (what training was and cost).
 
     Args:
-        method: ``"cdc"``, ``"maple"``, ``"cocoop"``, ``"coop"`` or ``"zero-shot"``.
+        method: ``"cdc"``, ``"maple"``, ``"coop"``, ``"zero-shot"``...; ``promptprism methods`` lists all.
         backbone: a name for `load_backbone`, or a backbone; ``"auto"`` is the shipped one for the data.
         pretrained: tag or file of the weights; see `load_backbone`.
         precision: what the matrix products run in; ``"auto"`` is what is faster here, and safe.

@@ -18,7 +18,7 @@ from promptprism.cli.predict import prediction_rows
 from promptprism.estimator import load_model
 from promptprism.evaluation import suites
 from promptprism.evidence import Opinion
-from promptprism.methods import Cdc
+from promptprism.methods import METHODS, Cdc
 from promptprism.reports.formats import FORMATS
 from promptprism.training import loop
 

@@ -1,6 +1,8 @@
 """What the further methods promise beside the figures of their public code."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from promptprism.methods import METHODS, build_method, make_settings
 from promptprism.prompts import encode_image, encode_text
 from promptprism.training.loop import learn
 
+README = Path(__file__).parents[2] / "README.md"
 DATA = colours()
 SPACE = DATA.label_space
 LABELS = torch.tensor([0, 3, 1])
@@ -201,7 +204,7 @@ def test_one_prediction_of_every_method_can_be_explained(tiny, name):
     assert len(found.templates[0].map) == 4 and any(any(row) for row in found.templates[0].map)
 
 
-#: Of ViT-B/16, for 100 classes and 1,600 images; the README and docs/method.md say them.
+#: Of ViT-B/16, for 100 classes with 16 shots.
 TRAINABLE = {
     "zero-shot": 0,
     "linear-probe": 100 * 513,
@@ -235,3 +238,5 @@ def test_trainable_parameters_of_vit_b_16():
         method.allot(100, 1600)
         found[name] = sum(value.numel() for value in method.parameters())
     assert found == TRAINABLE
+    rows = re.findall(r"^\| `([\w-]+)` \| .* \| ([\d,]+) \| [\w ]+ \|$", README.read_text(), re.MULTILINE)
+    assert {name: int(count.replace(",", "")) for name, count in rows} == TRAINABLE

@@ -37,7 +37,7 @@ def demo(
     device: Device = "auto",
     seed: Seed = 1,
     full: Annotated[
-        bool, typer.Option("--full", help="All five methods with all their epochs: 5 to 6 minutes.")
+        bool, typer.Option("--full", help="Five methods with all their epochs: 5 to 6 minutes.")
     ] = False,
     json_file: Json = None,
 ) -> None:
