@@ -5,6 +5,7 @@ import torch
 from promptprism.backbones import Backbone
 from promptprism.backbones.backbone import fingerprint_of
 from promptprism.errors import PromptPrismError
+from promptprism.prompts import encode_image
 
 
 def test_sizes_are_read_from_the_model(tiny):
@@ -100,3 +101,32 @@ def test_what_is_not_known_is_refused(tiny_factory, changes, words):
 def test_no_clip_at_all():
     with pytest.raises(PromptPrismError, match="Linear is not one of open_clip's CLIP classes"):
         Backbone(torch.nn.Linear(2, 2), open_clip.SimpleTokenizer())
+
+
+class Staged(torch.nn.Module):
+    """A vision module of its own that says `stem`, `blocks` and `read`."""
+
+    def __init__(self, visual):
+        super().__init__()
+        self.of, self.blocks, self.image_size = visual, visual.transformer.resblocks, visual.image_size
+        self.width, self.heads, self.tokens = 64, 2, 17
+
+    def stem(self, images):
+        return self.of._embeds(images)
+
+    def read(self, x):
+        return self.of.ln_post(x) @ self.of.proj
+
+
+def test_a_module_that_has_stem_blocks_and_read_is_taken_as_it_is(tiny_factory):
+    plain = tiny_factory(vision_cfg={"no_ln_pre": True})
+    model = torch.nn.Module()
+    model.visual, model.logit_scale = Staged(plain.model.visual), plain.model.logit_scale
+    model.text = open_clip.model._build_text_tower(24, {"width": 48, "heads": 2, "layers": 2})
+    staged = Backbone(model, plain.tokenizer, name="staged")
+    assert (staged.vision.reads, staged.vision.grid, staged.vision.tokens) == ("class token", (4, 4), 17)
+    assert (staged.vision_width, staged.vision_layers, staged.text.causal) == (64, 2, True)
+    views, prompts = torch.randn(1, 3, 3, 32, 32), 0.3 * torch.randn(2, 2, 3, 64)
+    for own in (None, prompts):
+        ours, expected = (encode_image(backbone, views, own) for backbone in (staged, plain))
+        torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from promptprism.backbones import sized_backbone
 from promptprism.backbones.catalog import CATALOG, describe, entries
+from promptprism.backbones.loading import SHIPPED
 from promptprism.cli import app
 from promptprism.errors import PromptPrismError
 
@@ -22,25 +23,26 @@ def run(*arguments, code=0):
 
 def test_all_of_open_clips_names_can_be_used():
     found = {entry.name: entry for entry in entries()}
-    assert found.keys() == {"mini", *open_clip.list_models()}
+    assert found.keys() == {*SHIPPED, *open_clip.list_models()}
     assert found.keys() == json.loads(CATALOG.read_text()).keys()
-    assert sum(entry.vision_prompts for entry in found.values()) == 117
+    assert sum(entry.vision_prompts for entry in found.values()) == 118
     assert found["ViT-B-16"].parameters == 149_620_737 and "openai" in found["ViT-B-16"].tags
     assert found["ViT-B-16-SigLIP"].context_length == 64 and not found["ViT-B-16-SigLIP"].causal
     assert found["roberta-ViT-B-32"].needs == "transformers" and not found["RN50"].vision_prompts
 
 
 @pytest.mark.parametrize(
-    "name", ["mini", "ViT-B-16", "RN50", "ViT-B-16-SigLIP2", "PE-Core-T-16-384", "coca_ViT-B-32"]
+    "name", [*SHIPPED, "ViT-B-16", "RN50", "ViT-B-16-SigLIP2", "PE-Core-T-16-384", "coca_ViT-B-32"]
 )
 def test_the_catalog_is_what_the_models_are(name):
     (known,) = [entry for entry in entries(name) if entry.name == name]
     assert describe(name) == known
 
 
-def test_sizes_are_those_of_the_loaded_backbone():
-    (known,) = entries("mini")
-    mini = sized_backbone("mini")
+@pytest.mark.parametrize("name", SHIPPED)
+def test_sizes_are_those_of_the_loaded_backbone(name):
+    (known,) = entries(name)
+    mini = sized_backbone(name)
     assert (mini.image_size, mini.vision.tokens, mini.context_length) == (
         known.image_size,
         known.image_tokens,

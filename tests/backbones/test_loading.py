@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from promptprism.backbones import build, choice, load_backbone, loading
 from promptprism.backbones.backbone import fingerprint_of
 from promptprism.backbones.build import build_model, random_model
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, PromptPrismWarning
+from promptprism.prompts import encode_image, encode_text
 
 CONFIG = {
     "embed_dim": 16,
@@ -65,6 +66,17 @@ def test_shipped_mini():
     mini = load_backbone("mini")
     tokens = mini.tokenize(["a photo of a fox."])
     assert tokens.shape == (1, mini.context_length)
+
+
+def test_shipped_photo_is_its_own_forward():
+    photo = load_backbone("photo", precision="float32", device="cpu")
+    pixels = torch.randn(2, 3, photo.image_size, photo.image_size)
+    tokens = photo.tokenize(["a photo of a cat.", "a photo of a red fox."])
+    with torch.no_grad():
+        image, text = photo.model.encode_image(pixels, True), photo.model.encode_text(tokens, True)
+        torch.testing.assert_close(encode_image(photo, pixels[None])[0], image, atol=1e-5, rtol=0)
+        torch.testing.assert_close(encode_text(photo, tokens)[0], text, atol=1e-5, rtol=0)
+    assert (photo.vision.grid, photo.vision.layers, photo.text.causal) == ((7, 7), 4, True)
 
 
 def test_plain_name_with_a_local_file_says_which_activation_runs(monkeypatch, tmp_path, folder, caplog):
@@ -274,6 +286,10 @@ def test_drawings_meet_mini_and_photos_the_model_for_photos_once_it_is_there(mon
     assert choice.backbone_for("mini/food") == "mini"
     monkeypatch.setattr(choice, "SHIPPED", {"mini": None, "photo": None})
     assert choice.backbone_for("mini/food") == "mini" and choice.backbone_for("flowers") == "photo"
+    monkeypatch.setattr(choice, "load_backbone", lambda name, *_, **__: name)
+    assert choice.as_backbone("auto", "flowers", None, "auto", "cpu") == "photo"
+    with pytest.warns(PromptPrismWarning, match="'mini' knows MiniWorld's drawings, and 'flowers' is none"):
+        assert choice.as_backbone("mini", "flowers", None, "auto", "cpu") == "mini"
     monkeypatch.setattr(choice, "SHIPPED", {"mini": None})
     assert choice.backbone_for("flowers") == "mini"
 

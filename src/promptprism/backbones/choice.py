@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import open_clip
@@ -9,7 +10,7 @@ import open_clip
 from promptprism.backbones.backbone import Backbone
 from promptprism.backbones.loading import HUB, LOCAL, SHIPPED, load_backbone
 from promptprism.backbones.precision import Precision, warn_if_slow
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, PromptPrismWarning
 
 
 def as_backbone(
@@ -31,7 +32,14 @@ def as_backbone(
         return chosen
     if not isinstance(chosen, str):
         raise PromptPrismError(f"backbone is {chosen!r}: give a name, or what load_backbone makes")
-    name = backbone_for(data) if chosen == "auto" else chosen
+    suited = backbone_for(data)
+    name = suited if chosen == "auto" else chosen
+    if name == "mini" != suited:
+        warnings.warn(
+            f"backbone 'mini' knows MiniWorld's drawings, and '{data}' is none: for photos take '{suited}'",
+            PromptPrismWarning,
+            stacklevel=3,
+        )
     backbone = load_backbone(name, pretrained, precision=precision, device=device)
     if precision == "float32":  # `load_backbone` warns about others
         warn_if_slow(precision, backbone.device, backbone.width)

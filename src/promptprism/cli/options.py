@@ -103,7 +103,7 @@ BackboneName = Annotated[
     typer.Option(
         "--backbone",
         metavar="NAME",
-        help="auto, mini, an open_clip name (see backbones), hf-hub:..., or local-dir:...",
+        help="auto, mini, photo, an open_clip name (see backbones), hf-hub:..., or local-dir:...",
     ),
 ]
 Precision = Annotated[
