@@ -55,6 +55,7 @@ class Backbone(nn.Module):
         std: standard deviation of each colour channel that images are normalised with.
         logit_scale: factor from cosine to logit (100 in CLIP).
         logit_bias: added to all logits; 0 but for models that were trained with a sigmoid loss (SigLIP).
+        few_names: whether the text tower was taught so few names that classes had better learn their place.
         activation: `"quick_gelu"` (OpenAI's weights) or `"gelu"`.
 
     Raises:
@@ -97,6 +98,7 @@ class Backbone(nn.Module):
         self.mean, self.std = _colour_statistics(visual)
         self.logit_scale = float(cast(Tensor, model.logit_scale).exp())
         bias = getattr(model, "logit_bias", None)
+        self.few_names = bool(getattr(model, "few_names", False))
         self.logit_bias = 0.0 if bias is None else float(bias)
         self.activation = "quick_gelu" if _fold_quick_gelu(model) else "gelu"
         # Cast once here, not by autocast in every step: frozen weights need no float32 copy.

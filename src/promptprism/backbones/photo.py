@@ -173,6 +173,8 @@ class PhotoCLIP(nn.Module):
         config: `{"embed_dim": D, "vision": {...}, "text": {...}}`, as in `photo/config.json`.
     """
 
+    few_names = True
+
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.visual = PhotoVision(output_dim=config["embed_dim"], **config["vision"])

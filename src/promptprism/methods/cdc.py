@@ -125,7 +125,7 @@ class Cdc(TemplateMethod):
         """Trusted loss + beta * diversity + gamma * consistency."""
         settings = self.settings
         image, text = self.image_features(views), self.text_features(texts)
-        logits = self.backbone.logits(image, text)
+        logits = self.backbone.logits(image, self.with_offsets(text, texts.space))
         if settings.head == "evidential":
             loss = self._trusted_loss(logits, labels, epoch)
         else:
@@ -140,13 +140,14 @@ class Cdc(TemplateMethod):
 
     def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
         """M templates whose opinions are fused, each by its distance from the classes learned if wanted."""
-        parts, settings = self.learned_parts(texts), self.settings
+        text, settings = self.text_features(texts), self.settings
+        parts = self.learned_parts(text, texts, learned)
         factors = None
         if settings.distance_aware and learned and not set(texts.space.names) <= set(learned.names):
             # In the phrase of both: another one would look like a distance.
             near = self.texts(replace(learned, phrase=texts.space.phrase))
             zero_shot = texts.zero_shot_features, near.zero_shot_features
-            factors = distance_factors(parts["text"], self.text_features(near), *zero_shot).float()
+            factors = distance_factors(text, self.text_features(near), *zero_shot).float()
         if settings.head == "softmax":
             return CdcClassifier(**parts, settings=settings, factors=factors)
         return CdcClassifier(**parts, settings=settings, factors=factors, fusion=settings.fusion)

@@ -36,5 +36,6 @@ class KgCoOp(CoOp):
     def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
         """Cross-entropy + weight * mean over all classes of 1 - cosine (eq. 6)."""
         text = self.text_features(texts)
-        loss = softmax_loss(self.backbone.logits(self.image_features(views), text), labels)
+        logits = self.backbone.logits(self.image_features(views), self.with_offsets(text, texts.space))
+        loss = softmax_loss(logits, labels)
         return loss + self.settings.knowledge_weight * consistency_loss(text, texts.zero_shot_features)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -21,6 +21,9 @@ class ProGradSettings(CoOpSettings):
 
     method: ClassVar[str] = "prograd"
 
+    class_offsets: Literal[False] = Field(
+        default=False, description="What is learned is held to the frozen text features."
+    )
     epochs: int = Field(default=100, ge=0, description="Passes over the training images.")
     context_length: int = Field(default=16, ge=1, description="n, context tokens, shared by all classes.")
     initial_phrase: str = Field(

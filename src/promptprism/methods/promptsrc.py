@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -26,6 +26,9 @@ class PromptSrcSettings(IvlpSettings):
 
     method: ClassVar[str] = "promptsrc"
 
+    class_offsets: Literal[False] = Field(
+        default=False, description="What is learned is held to the frozen text features."
+    )
     text_weight: float = Field(
         default=25.0, ge=0, description="Weight of the L1 distance of text features to the frozen ones."
     )

@@ -5,15 +5,18 @@ from __future__ import annotations
 import warnings
 from typing import Any, ClassVar
 
+import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from promptprism.data.names import LabelSpace
+from promptprism.data.records import Records
 from promptprism.data.views import view_names
 from promptprism.errors import PromptPrismWarning
 from promptprism.methods.base import Method, MethodSettings, Shape
 from promptprism.methods.classifier import Classifier, Texts
+from promptprism.methods.frozen import frozen_features, labels_of
 from promptprism.prompts import PromptLearner, encode_image, encode_text
 from promptprism.prompts.text import TEXT_MEMORY_MB
 
@@ -64,6 +67,13 @@ class TemplateSettings(MethodSettings):
         description="Where a backbone reads its image feature from all tokens, as their mean or by "
         "attention: read it from the vision prompts too.",
     )
+    class_offsets: bool | None = Field(
+        default=None,
+        description="Learn for each class and template a vector that is added to its text feature (TaskRes, "
+        "Yu et al., CVPR 2023); it starts so that the class is at the mean of its plain training images. "
+        "None is true for a backbone that knows few names, such as photo. Classes that were not learned go "
+        "without.",
+    )
     text_memory_mb: float = Field(
         default=TEXT_MEMORY_MB,
         ge=0,
@@ -109,6 +119,28 @@ class TemplateMethod(Method):
         )
 
     @property
+    def has_offsets(self) -> bool:
+        """Whether each class learned has an offset of its own."""
+        wanted = self.settings.class_offsets
+        return self.backbone.few_names if wanted is None else wanted
+
+    def allot(self, classes: int, images: int) -> None:  # noqa: ARG002
+        """Make room for the offsets."""
+        if self.has_offsets:
+            shape = self.settings.templates, classes, self.backbone.embed_dim
+            self.offsets = nn.Parameter(torch.zeros(shape, device=self.backbone.device))
+
+    def prepare(self, texts: Texts, records: Records) -> None:
+        """Start the offsets at the mean of each class's plain images."""
+        if not self.has_offsets:
+            return
+        with torch.inference_mode(False), torch.no_grad():
+            images = F.normalize(frozen_features(self.backbone, records), dim=-1)
+            sums = images.new_zeros(len(texts.space), images.shape[1])
+            sums.index_add_(0, labels_of(records, images), images)
+            self.offsets.copy_(F.normalize(sums, dim=-1) - self.text_features(texts))
+
+    @property
     def shape(self) -> Shape:
         """M templates with prompts in both towers, or in the text tower alone."""
         settings, n = self.settings, self.settings.context_length
@@ -121,6 +153,7 @@ class TemplateMethod(Method):
             vision_from=settings.vision_from if tokens else 0,
             text_memory_mb=settings.text_memory_mb,
             text_learns=settings.learn_text,
+            looks=int(self.has_offsets),
         )
 
     def prompt_phrase(self, space: LabelSpace) -> str:
@@ -128,7 +161,7 @@ class TemplateMethod(Method):
         return self.learner.phrase if self.settings.learn_text else space.phrase
 
     def text_features(self, texts: Texts) -> Tensor:
-        """Text features [M, K, D]."""
+        """Text features [M, K, D] under the templates, without offsets."""
         settings = self.settings
         if not settings.learn_text:
             return texts.zero_shot_features.expand(settings.templates, -1, -1)
@@ -140,22 +173,33 @@ class TemplateMethod(Method):
         settings = self.settings
         return encode_image(self.backbone, views, vision_prompts, settings.vision_from, settings.pool_prompts)
 
+    def with_offsets(self, text: Tensor, space: LabelSpace, learned: LabelSpace | None = None) -> Tensor:
+        """Text features [M, K, D] of a space, with the offsets of the classes learned (None: the same)."""
+        if not self.has_offsets:
+            return text
+        offsets: Tensor = self.offsets
+        if learned is not None:
+            places = {key: place for place, key in enumerate(learned.keys)}
+            rows = torch.tensor([places.get(key, -1) for key in space.keys], device=text.device)
+            offsets = offsets[:, rows] * (rows >= 0).unsqueeze(-1)
+        return F.normalize(text + offsets, dim=-1)
+
     def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
         """Cross-entropy, averaged over templates and images."""
-        text = self.text_features(texts)
+        text = self.with_offsets(self.text_features(texts), texts.space)
         return softmax_loss(self.backbone.logits(self.image_features(views), text), labels)
 
-    def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:  # noqa: ARG002
+    def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
         """M text classifiers on image features under the M templates, softmax head."""
-        return Classifier(**self.learned_parts(texts))
+        return Classifier(**self.learned_parts(self.text_features(texts), texts, learned))
 
-    def learned_parts(self, texts: Texts) -> dict[str, Any]:
-        """What every classifier of such a method is made of."""
+    def learned_parts(self, text: Tensor, texts: Texts, learned: LabelSpace | None) -> dict[str, Any]:
+        """What every classifier of such a method is made of; of its text features without offsets."""
         _, vision_prompts = self.learner()
         return {
             "name": self.name,
             "texts": texts,
-            "text": self.text_features(texts),
+            "text": self.with_offsets(text, texts.space, learned),
             "context": self.learner.context[:, 0].clone() if self.settings.learn_text else None,
             "vision_prompts": None if vision_prompts is None else vision_prompts.clone(),
             "first_layer": self.settings.vision_from,
