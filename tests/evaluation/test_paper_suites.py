@@ -6,6 +6,7 @@ import open_clip
 import pytest
 import torch
 from miniatures import miniature
+from toys import quick as less_training
 
 from promptprism.backbones import Backbone
 from promptprism.data import registry
@@ -36,7 +37,7 @@ def quick(name, rows=(), **changes):
     suite = load_suite(name)
     methods = {}
     for row, given in suite.methods.items():
-        less = {"epochs": 1} if row != "zero-shot" else {}
+        less = less_training(given.get("method", row), epochs=1)
         methods[row] = given | less | ({"depth": 2} if "depth" in given else {})
     changes |= {"methods": methods, "per_data": {}, "allow_fewer": True}
     return suite.model_copy(update=changes).only(methods=rows, seeds=[1])
@@ -51,7 +52,13 @@ def test_base_to_new_and_few_shot(shallow, tmp_path):
     assert {result.phrase for result in outcome.results} == {"a centered satellite photo of {}."}
     trainable = {result.cell.method: result.training.trainable for result in outcome.results}
     one = 2 * (512 * 768 + 768) + 2 * 2 * 512
-    assert trainable == {"zero-shot": 0, "coop": 2048, "cocoop": 35360, "maple": one, "cdc": 4 * one}
+    apart = 2 * 4 * (768 + 512)
+    assert trainable == {
+        "zero-shot": 0, "coop": 2048, "cocoop": 35360, "maple": one, "cdc": 4 * one, "tip-adapter": 0,
+        "linear-probe": 5 * 513, "tip-adapter-f": outcome.results[1].training.images * 512, "kgcoop": 2048,
+        "prograd": 16 * 512, "vpt": 2 * 4 * 768, "ivlp": apart, "promptsrc": apart,
+        "mmrl": 5 * 512 + 513 * (512 + 768) + 768 * 512, "clip-lora": 2 * 3 * 2 * 2 * (512 + 768),
+    }  # fmt: skip
     assert all(
         result.images["new"].keys() == {f"class {i}" for i in range(5, 10)} for result in outcome.results
     )

@@ -11,7 +11,7 @@ from promptprism.adapter import Card, load_adapter, save_adapter
 from promptprism.data.names import LabelSpace
 from promptprism.methods import build_method, make_settings
 from promptprism.methods.frozen import frozen_features
-from promptprism.methods.linear_probe import solve
+from promptprism.methods.logistic import solve
 from promptprism.training.loop import learn
 
 DATA = colours()

@@ -7,7 +7,7 @@ from golden_runs import assert_gradient, five_steps, logits_of, loss_of, space_o
 
 from promptprism.data.names import LabelSpace
 from promptprism.methods import build_method, make_settings
-from promptprism.methods.mmrl import both_features
+from promptprism.prompts.representation import both_features
 from promptprism.training.schedule import make_optimizer, step_rate
 
 OURS = {"compound_rep_tokens_r2vproj": "to_vision", "compound_rep_tokens_r2tproj": "to_text"}

@@ -8,17 +8,15 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
-from promptprism.backbones import Backbone
 from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
 from promptprism.methods.base import Method, MethodSettings, Shape
 from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.objectives import consistency_loss
 from promptprism.methods.templated import softmax_loss
-from promptprism.prompts import encode_image, encode_text, run_layers, start_image
-from promptprism.prompts.representation import RepresentationLearner
+from promptprism.prompts import encode_image, encode_text
+from promptprism.prompts.representation import RepresentationLearner, both_features
 
 
 class MmrlSettings(MethodSettings):
@@ -150,14 +148,3 @@ class MmrlClassifier(Classifier):
         both = both_features(self.backbone, views, self.vision_prompts, self.first_layer, self.projection)
         image, own = (self.backbone.logits(features, self.text) for features in both)
         return self.alpha * image + (1 - self.alpha) * own
-
-
-def both_features(
-    backbone: Backbone, views: Tensor, tokens: Tensor, first_layer: int, projection: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Features [1, B, D] of the class token and of the representation tokens, normalised."""
-    assert backbone.vision.norm is not None
-    states = run_layers(backbone, start_image(backbone, views, first_layer), tokens, first_layer, whole=True)
-    mean = backbone.vision.norm(states[:, :, -tokens.shape[2] :]).mean(2)
-    image = backbone.vision.read(states[:, :, :1])
-    return F.normalize(image, dim=-1), F.normalize(mean @ projection, dim=-1)

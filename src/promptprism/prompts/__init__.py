@@ -2,6 +2,6 @@
 
 from promptprism.prompts.learner import PromptLearner
 from promptprism.prompts.text import encode_text
-from promptprism.prompts.vision import encode_image, finish_image, run_layers, start_image
+from promptprism.prompts.vision import encode_image, finish_image, start_image
 
-__all__ = ["PromptLearner", "encode_image", "encode_text", "finish_image", "run_layers", "start_image"]
+__all__ = ["PromptLearner", "encode_image", "encode_text", "finish_image", "start_image"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from promptprism.backbones import Backbone
 from promptprism.prompts.learner import linear_start, local_generator
+from promptprism.prompts.vision import run_layers, start_image
 
 _TOKEN_STD = 0.02
 
@@ -52,3 +54,22 @@ class RepresentationLearner(nn.Module):
         text = self.tokens @ self.to_text_weight.transpose(-1, -2) + self.to_text_bias.unsqueeze(1)
         vision = self.tokens @ self.to_vision_weight.transpose(-1, -2) + self.to_vision_bias.unsqueeze(1)
         return text.unsqueeze(0), vision.unsqueeze(0)
+
+
+def both_features(
+    backbone: Backbone, views: Tensor, tokens: Tensor, first_layer: int, projection: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Features [1, B, D] of the class token and of the representation tokens, normalised.
+
+    Args:
+        backbone: the frozen model.
+        views: [1, B, 3, H, W].
+        tokens: of the layers from `first_layer` on, [1, J, R, Dv].
+        first_layer: from 0.
+        projection: of the mean of the tokens' last states, [Dv, D].
+    """
+    assert backbone.vision.norm is not None
+    states = run_layers(backbone, start_image(backbone, views, first_layer), tokens, first_layer, whole=True)
+    mean = backbone.vision.norm(states[:, :, -tokens.shape[2] :]).mean(2)
+    image = backbone.vision.read(states[:, :, :1])
+    return F.normalize(image, dim=-1), F.normalize(mean @ projection, dim=-1)
