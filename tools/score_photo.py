@@ -34,6 +34,7 @@ from promptprism.backbones.photo import PhotoCLIP
 from promptprism.causality.misalignment import accuracy_over_epochs
 from promptprism.cost.speed import class_names, draw, interleave, prediction
 from promptprism.data.batches import plain_batches, view_batches
+from promptprism.data.content import distinct
 from promptprism.data.images import ImageSource
 from promptprism.data.names import LabelSpace
 from promptprism.data.records import Records
@@ -121,7 +122,7 @@ def captions(backbone: Backbone, data: Path) -> dict[str, Any]:
 def flowers(backbone: Backbone, data: Path) -> dict[str, Any]:
     """CDC with its defaults, start to end, and ridge regression on the stem's pooled features."""
     began = time.perf_counter()
-    dataset = load_data(data / "flowers12")
+    dataset = distinct(load_data(data / "flowers12"))
     result = PromptPrism("cdc", backbone, shots=16, seed=1).fit(dataset).evaluate(dataset)
     seconds = time.perf_counter() - began
     learned = few_shot(dataset.train, 16, seed=1)
