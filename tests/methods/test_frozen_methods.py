@@ -9,6 +9,7 @@ from toys import colours
 
 from promptprism.adapter import Card, load_adapter, save_adapter
 from promptprism.data.names import LabelSpace
+from promptprism.errors import PromptPrismWarning
 from promptprism.methods import build_method, make_settings
 from promptprism.methods.frozen import frozen_features
 from promptprism.methods.logistic import solve
@@ -69,7 +70,7 @@ def test_an_adapter_holds_all_that_was_learned(tiny, tmp_path, name):
 @pytest.mark.parametrize("name", FROZEN)
 def test_without_validation_images_it_says_what_it_used(tiny, name):
     used = "0.316" if name == "linear-probe" else "alpha=1.17, beta=1"
-    with pytest.warns(UserWarning, match=f"{name} has no validation images .*{used}"):
+    with pytest.warns(PromptPrismWarning, match=f"{name} has no validation images .*{used}"):
         trained = train(tiny, name, **({"epochs": 1} if name == "tip-adapter-f" else {}))
     if name == "linear-probe":
         weight, _ = solve(

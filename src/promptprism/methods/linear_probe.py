@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from promptprism.data.names import LabelSpace
 from promptprism.data.records import Records
+from promptprism.errors import PromptPrismWarning
 from promptprism.methods.base import Method, MethodSettings, Shape
 from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.frozen import frozen_features, labels_of
@@ -84,6 +85,7 @@ class LinearProbe(Method):
             warnings.warn(
                 "linear-probe has no validation images to choose its strength by: it takes 0.316; give a "
                 "validation split, or --set strength=...",
+                PromptPrismWarning,
                 stacklevel=2,
             )
         weight, bias = solve(features, labels, classes, strength)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from promptprism.data.names import LabelSpace
 from promptprism.data.records import Records
+from promptprism.errors import PromptPrismWarning
 from promptprism.methods.base import Method, MethodSettings, Shape
 from promptprism.methods.cache import CacheClassifier, search
 from promptprism.methods.classifier import Classifier, Texts
@@ -100,6 +101,7 @@ class TipAdapter(Method):
                 f"{self.name} has no validation images to choose alpha and beta by: it takes "
                 f"alpha={self.settings.alpha:g}, beta={self.settings.beta:g}; give a validation split, or "
                 "--set alpha=... --set beta=...",
+                PromptPrismWarning,
                 stacklevel=2,
             )
             return
