@@ -17,8 +17,7 @@ from typer.testing import CliRunner
 
 import promptprism.backbones
 from promptprism.cli import app
-from promptprism.data.catalog import CATALOG
-from promptprism.data.registry import load_data, registered
+from promptprism.data.registry import load_data
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation import run_suite as running
 from promptprism.evaluation.metrics import harmonic_mean
@@ -27,8 +26,6 @@ from promptprism.evaluation.store import Store, read_failures, read_result, read
 from promptprism.evaluation.suites import (
     Suite,
     fingerprint,
-    load_suite,
-    named_suites,
 )
 from promptprism.reports.results import group
 
@@ -295,33 +292,6 @@ def test_a_checkpoint_beside_a_finished_adapter_is_taken_away(tiny, data, tmp_pa
     assert [path.name for path in (tmp_path / "adapters").iterdir()] == [adapter.name]
 
 
-LAUGHS = "n0: &n0 [x]\n" + "".join(f"n{i + 1}: &n{i + 1} [*n{i}, *n{i}]\n" for i in range(60))
-SOUND = "protocol: base-to-new\nmethods: {zero-shot: {}}\ndatasets: [mini/food]\nnote: a\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (LAUGHS, "stand for more than 100,000 values"),
-        ("a: &a [*a]", "stand for more than"),
-        ("[" * 5000, "recursion"),
-        ("a: 2024-13-45", "month must be in"),
-        ("a: !!python/object/apply:os.system [true]", "could not determine a constructor"),
-        ("? [a, b]\n: c", "unhashable key"),
-        ("a: 'b", "end of stream"),
-        ("a: \xff", "no YAML"),
-        ("- a", "must be a mapping"),
-        (SOUND + "1: 2", "not valid: 1"),
-        (SOUND + "mood: good", "not valid: mood"),
-    ],
-)  # fmt: skip
-def test_hostile_suites_are_one_clear_line(tmp_path, text, words):
-    (tmp_path / "s.yaml").write_bytes(text.encode("latin-1"))
-    with pytest.raises(PromptPrismError, match=words) as caught:
-        load_suite(str(tmp_path / "s.yaml"))
-    assert "s.yaml" in str(caught.value) and "\n" not in str(caught.value)
-
-
 def test_a_cell_whose_data_is_missing_is_recorded_until_it_is_there(tiny, data, tmp_path):
     link = tmp_path / "later"
     suite = make(str(link), methods={"zero-shot": {}})
@@ -359,36 +329,6 @@ def test_fingerprints_follow_images_and_names(data):
     )
 
 
-@pytest.mark.parametrize("name", named_suites())
-def test_named_suites_name_what_there_is(name):
-    suite = load_suite(name)
-    cells = list(suite.cells())
-    assert cells and set(suite.datasets) | set(suite.targets) <= registered().keys()
-    if name.startswith("paper/"):
-        assert suite.backbone.name == "ViT-B-16" and {*suite.datasets} <= CATALOG.keys()
-    assert len({cell.model_dump_json() for cell in cells}) == len(cells)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("a: [", "is no YAML"),
-        ("[1]", "must be a mapping"),
-        ("{protocol: nope, methods: {cdc: {}}, datasets: [x]}", "protocol: .*unknown protocol 'nope'"),
-        ("{protocol: base-to-new, methods: {cdc: {}}}", "datasets: Field required"),
-        ("{protocol: base-to-new, methods: {cdc: {}}, datasets: [x], seed: 1}", "seed: Extra inputs"),
-        (
-            "{protocol: base-to-new, methods: {cdc: {}}, datasets: [x], per_data: {x: {coop: {}}}}",
-            "per_data: 'coop' is no data set or row",
-        ),
-    ],
-)
-def test_bad_suites(tmp_path, text, words):
-    (tmp_path / "s.yaml").write_text(text)
-    with pytest.raises(PromptPrismError, match=words):
-        load_suite(str(tmp_path / "s.yaml"))
-
-
 def test_settings_of_one_data_set_are_of_the_same_row(tiny, data, tmp_path):
     per_data = {data: {"cdc": {"epochs": 1}}}
     suite = make(data, methods={"cdc": METHODS["cdc"]}, datasets=("mini/food", data), per_data=per_data)
@@ -398,18 +338,6 @@ def test_settings_of_one_data_set_are_of_the_same_row(tiny, data, tmp_path):
     ]
     results = run_suite(suite.only(datasets=[data], seeds=[1]), tmp_path, tiny).results
     assert [row.label for row in group(results, suite).by_row] == ["cdc"]
-
-
-def test_bad_parts():
-    with pytest.raises(
-        PromptPrismError, match="no suite 'mini/nope': give a YAML file, or one of mini/ablation"
-    ):
-        load_suite("mini/nope")
-    suite = load_suite("mini/base-to-new")
-    with pytest.raises(PromptPrismError, match="has no method 'clip'"):
-        suite.only(methods=["clip"])
-    with pytest.raises(PromptPrismError, match="needs targets"):
-        list(make("x", protocol="cross-domain").cells())
 
 
 def test_commands(tiny, data, tmp_path, monkeypatch):
