@@ -60,15 +60,3 @@ def test_bad_suites(tmp_path, text, words):
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(PromptPrismError, match=words):
         load_suite(str(tmp_path / "s.yaml"))
-
-
-def test_bad_parts():
-    with pytest.raises(
-        PromptPrismError, match="no suite 'mini/nope': give a YAML file, or one of mini/ablation"
-    ):
-        load_suite("mini/nope")
-    suite = load_suite("mini/base-to-new")
-    with pytest.raises(PromptPrismError, match="has no method 'clip'"):
-        suite.only(methods=["clip"])
-    with pytest.raises(PromptPrismError, match="needs targets"):
-        list(make("x", protocol="cross-domain").cells())

@@ -340,6 +340,18 @@ def test_settings_of_one_data_set_are_of_the_same_row(tiny, data, tmp_path):
     assert [row.label for row in group(results, suite).by_row] == ["cdc"]
 
 
+def test_bad_parts():
+    with pytest.raises(
+        PromptPrismError, match="no suite 'mini/nope': give a YAML file, or one of mini/ablation"
+    ):
+        load_suite("mini/nope")
+    suite = load_suite("mini/base-to-new")
+    with pytest.raises(PromptPrismError, match="has no method 'clip'"):
+        suite.only(methods=["clip"])
+    with pytest.raises(PromptPrismError, match="needs targets"):
+        list(make("x", protocol="cross-domain").cells())
+
+
 def test_commands(tiny, data, tmp_path, monkeypatch):
     monkeypatch.setattr(promptprism.backbones, "load_backbone", lambda *_, **__: tiny)
     path = tmp_path / "s.yaml"
