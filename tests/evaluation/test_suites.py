@@ -26,6 +26,7 @@ from promptprism.evaluation.store import Store, read_failures, read_result, read
 from promptprism.evaluation.suites import (
     Suite,
     fingerprint,
+    load_suite,
 )
 from promptprism.reports.results import group
 
