@@ -29,13 +29,13 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer, default_bpe
 from open_clip.transformer import TextTransformer
 from photo_teacher import DIM, PHRASE, Material, Space, features, imagenet_names, prepare, words_of
-from promptprism.prompts.block import run_block
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from promptprism.backbones import photo
+from promptprism.backbones.block import run_block
 from promptprism.backbones.photo import PhotoCLIP, PhotoVision, load_photo, photo_tokenizer
 
 MERGES = 12000

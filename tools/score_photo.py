@@ -16,51 +16,41 @@ import io
 import json
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from photo_ingredients import captions as flickr_captions
+from photo_teacher import HELD_OUT, PHRASE, imagenet_names
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from promptprism import __version__
-from promptprism.backbones import Backbone, load_backbone
-from promptprism.data.images import load_image
-from promptprism.data.records import Record
-from promptprism.data.registry import load_data
-from promptprism.data.splits import base_new, few_shot
+from promptprism import PromptPrism, __version__, load_backbone, load_data
+from promptprism.backbones import Backbone
+from promptprism.backbones.photo import PhotoCLIP
+from promptprism.causality.misalignment import accuracy_over_epochs
+from promptprism.cost.speed import class_names, draw, interleave, prediction
+from promptprism.data.batches import plain_batches, view_batches
+from promptprism.data.content import distinct
+from promptprism.data.images import ImageSource
+from promptprism.data.names import LabelSpace
+from promptprism.data.records import Records
+from promptprism.data.splits import few_shot
 from promptprism.data.views import make_views
-from promptprism.evaluation.evaluate import evaluate
+from promptprism.evaluation.suites import Cell
 from promptprism.files import write_text
-from promptprism.inference import Predictor
-from promptprism.methods import Method, build_method
+from promptprism.methods import build_method, make_settings
 from promptprism.prompts import encode_image, encode_text
-from promptprism.training.loop import train
-
-PHRASE = "a photo of a {}."
-HELD_OUT = 400
 
 
-def views(backbone: Backbone, sources: list[Any]) -> Tensor:
-    """Plain views [N, 3, H, W]."""
+def views(backbone: Backbone, sources: Sequence[ImageSource]) -> Iterator[Tensor]:
+    """Plain views [1, B, 3, H, W], batch by batch."""
     make = make_views(("test",), backbone.image_size, backbone.mean, backbone.std)
-    return torch.stack([make(load_image(s), 0, 0, i)[0] for i, s in enumerate(sources)])
-
-
-@torch.no_grad()
-def image_features(backbone: Backbone, sources: list[Any]) -> Tensor:
-    """Unit features [N, D] of images."""
-    parts = [sources[i : i + 64] for i in range(0, len(sources), 64)]
-    return torch.cat([encode_image(backbone, views(backbone, part)[None])[0] for part in parts])
-
-
-@torch.no_grad()
-def text_features(backbone: Backbone, texts: list[str]) -> Tensor:
-    """Unit features [N, D] of texts."""
-    return encode_text(backbone, backbone.tokenize(texts))[0]
+    for _, some in view_batches(sources, plain_batches(len(sources), 64), make):
+        yield some.to(backbone.device)
 
 
 def read(archive: Path, names: list[str] | None = None) -> dict[str, Image.Image]:
@@ -79,36 +69,33 @@ def read(archive: Path, names: list[str] | None = None) -> dict[str, Image.Image
 def zero_shot(backbone: Backbone, data: Path) -> dict[str, Any]:
     """Accuracy without any training."""
     rows: dict[str, Any] = {}
+    model = PromptPrism("zero-shot", backbone, phrase=PHRASE)
     for name in ("caltech101", "eurosat", "flowers12"):
         dataset = load_data(data / name if name == "flowers12" else name, data)
-        method = build_method("zero-shot", backbone, dataset.class_names, phrase=PHRASE)
-        result = evaluate(Predictor(method), dataset.evaluation, name, batch_size=64)
+        result = model.fit(dataset).evaluate(dataset)
         rows[name] = {"classes": result.classes, "images": result.images, "accuracy": result.accuracy}
         rows[name]["ece"] = result.metrics["cal/ece"]
-    lines = (data / "metadata/splits/imagenet_classnames.txt").read_text().strip().splitlines()
-    text = text_features(backbone, [PHRASE.format(line[10:]) for line in lines])
-    photos = read(data / "photos/imagenet-1-per-class.tar")
-    logits = backbone.logit_scale * image_features(backbone, list(photos.values())) @ text.T
-    confidence, answer = logits.softmax(-1).max(-1)
-    right = (answer == torch.arange(1000)).float().mean().item()
+    # Two classes are called alike, and told apart by their ids only.
+    names = [f"{name} [n{offset}]" for offset, name in zip(*imagenet_names(data), strict=True)]
+    photos = list(read(data / "photos/imagenet-1-per-class.tar").values())
+    probabilities = model.fit(photos, range(1000), names).predict_proba(photos)
     rows["imagenet, one photo a class"] = {
         "classes": 1000,
         "images": 1000,
-        "accuracy": right,
-        "mean_confidence": confidence.mean().item(),
+        "accuracy": float((probabilities.argmax(-1) == range(1000)).mean()),
+        "mean_confidence": float(probabilities.max(-1).mean()),
     }
     return rows
 
 
+@torch.no_grad()
 def captions(backbone: Backbone, data: Path) -> dict[str, Any]:
     """Retrieval, and cosines of photos with their caption and with parts of it (fig. 1a of CDC)."""
-    with tarfile.open(data / "photos/flickr8k.tar") as tar:
-        file = next(tar.extractfile(m) for m in tar if m.name.endswith("captions.json"))
-        assert file is not None
-        every = dict(sorted(json.load(file).items()))
+    every = dict(flickr_captions(data))
     order = torch.randperm(len(every), generator=torch.Generator().manual_seed(1))[:HELD_OUT].sort().values
     names = [list(every)[i] for i in order.tolist()]
-    images = image_features(backbone, list(read(data / "photos/flickr8k.tar", names).values()))
+    photos = list(read(data / "photos/flickr8k.tar", names).values())
+    images = torch.cat([encode_image(backbone, some)[0] for some in views(backbone, photos)]).cpu()
     texts = [min(every[n], key=lambda c: (len(c) > 120, every[n].index(c))) for n in names]
     words = [t.rstrip(" .").split() for t in texts]
     kinds = {
@@ -117,7 +104,7 @@ def captions(backbone: Backbone, data: Path) -> dict[str, Any]:
         "second half": [" ".join(w[(len(w) + 1) // 2 :]) for w in words],
         "another photo's": texts[1:] + texts[:1],
     }
-    features = {k: text_features(backbone, t) for k, t in kinds.items()}
+    features = {k: encode_text(backbone, backbone.tokenize(t))[0].cpu() for k, t in kinds.items()}
     cosine = {k: (images * f).sum(-1) for k, f in features.items()}
     ranks = (images @ features["full"].T).argsort(-1, descending=True)
     place = (ranks == torch.arange(len(names))[:, None]).int().argmax(-1)
@@ -135,20 +122,18 @@ def captions(backbone: Backbone, data: Path) -> dict[str, Any]:
 def flowers(backbone: Backbone, data: Path) -> dict[str, Any]:
     """CDC with its defaults, start to end, and ridge regression on the stem's pooled features."""
     began = time.perf_counter()
-    dataset = load_data(data / "flowers12")
-    learned = few_shot(dataset.train, 16, seed=1)
-    method = build_method("cdc", backbone, dataset.class_names)
-    train(method, learned)
-    result = evaluate(Predictor(method), dataset.test, "flowers12")
+    dataset = distinct(load_data(data / "flowers12"))
+    result = PromptPrism("cdc", backbone, shots=16, seed=1).fit(dataset).evaluate(dataset)
     seconds = time.perf_counter() - began
+    learned = few_shot(dataset.train, 16, seed=1)
+    trunk = cast(PhotoCLIP, backbone.model).visual.trunk
 
     @torch.no_grad()
-    def pooled(records: tuple[Record, ...]) -> Tensor:
-        parts = [records[i : i + 64] for i in range(0, len(records), 64)]
-        trunk = backbone.visual.trunk
-        dtype = trunk.head.weight.dtype
-        maps = [trunk(views(backbone, [r.source for r in p]).to(dtype))[1].float() for p in parts]
-        return F.normalize(torch.cat(maps), dim=-1)
+    def pooled(records: Records) -> Tensor:
+        batches = views(backbone, [record.source for record in records])
+        return F.normalize(
+            torch.cat([trunk(v[0].to(backbone.dtype))[1].float().cpu() for v in batches]), dim=-1
+        )
 
     x, y = pooled(learned), torch.tensor([r.label for r in learned])
     centre = x.mean(0)
@@ -168,44 +153,22 @@ def flowers(backbone: Backbone, data: Path) -> dict[str, Any]:
     }
 
 
-def drift(method_name: str, backbone: Backbone, data: Path) -> dict[str, Any]:
+def drift(method: str, backbone: Backbone, data: Path) -> dict[str, Any]:
     """Accuracy on base and on new classes of the flowers before training and after each fifth epoch."""
-    base, new = base_new(load_data(data / "flowers12"))
-    learned = few_shot(base.train, 16, seed=1)
-    method = build_method(method_name, backbone, base.class_names, epochs=20, batch_size=16)
-    curve: list[dict[str, float]] = []
-
-    def look(epoch: int, model: Method) -> None:
-        if epoch % 5 == 4 or epoch < 0:
-            row: dict[str, float] = {"epoch": epoch + 1}
-            for part, space in (("base", base), ("new", new)):
-                model.set_classes(space.class_names)
-                row[part] = evaluate(Predictor(model), space.test, part).accuracy
-            model.set_classes(base.class_names)
-            curve.append(row)
-
-    look(-1, method)
-    train(method, learned, after_epoch=look)
-    return {"curve": curve}
+    dataset, settings = load_data(data / "flowers12"), make_settings(method, epochs=20, batch_size=16)
+    cell = Cell(protocol="base-to-new", method=method, settings=settings, data=dataset.name, shots=16, seed=1)
+    found = accuracy_over_epochs(cell, backbone, dataset)
+    rows = enumerate(zip(found.base, found.new, strict=True))
+    return {"curve": [{"epoch": i, "base": base, "new": new} for i, (base, new) in rows if i % 5 == 0]}
 
 
 def speed(backbone: Backbone, _data: Path) -> dict[str, Any]:
     """Photos a second, batches of 16, of the stem alone and of CDC with four templates: medians of ten."""
-    method = build_method("cdc", backbone, [f"thing {i}" for i in range(12)])
-    images = torch.randn(16, 3, backbone.image_size, backbone.image_size)
-    with torch.inference_mode():
-        text = method.text_features()
-        runs: dict[str, Callable[[], Any]] = {
-            "stem": lambda: backbone.visual.stem(images),
-            "cdc": lambda: method.probabilities(method(images[None], text)),
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(12):
-            for name, run in runs.items():
-                began = time.perf_counter()
-                run()
-                seconds[name].append(time.perf_counter() - began)
-    median = {name: sorted(times[2:])[5] for name, times in seconds.items()}
+    classifier = build_method(make_settings("cdc"), backbone).classifier(LabelSpace(tuple(class_names(12))))
+    images, _ = draw(backbone, 1, 16, 12)
+    stem = torch.no_grad()(partial(backbone.vision.stem, images[0]))
+    found = interleave({"stem": stem, "cdc": prediction(classifier, images)}, 10, device=backbone.device)
+    median = {name: samples.median for name, samples in found.items()}
     rates = {f"{name}, photos a second": 16 / value for name, value in median.items()}
     return rates | {"times the stem": median["cdc"] / median["stem"], "threads": torch.get_num_threads()}
 

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
+import os
+import re
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
 
 import promptprism
 from promptprism.backbones import Backbone, Precision, check_trusted, load_backbone
 from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
-from promptprism.files import read_tensors, write_tensors, write_text
+from promptprism.files import check_regular, read_tensors, sha256_of, temporary, write_tensors, write_text
 from promptprism.methods import METHODS, Method, MethodSettings, build_method, make_settings
 from promptprism.provenance import BackboneFacts
 from promptprism.training.loop import Trained, TrainResult
 
 TENSORS, CARD = "adapter.safetensors", "card.json"
+_STRANGE = "'{}' {} tensor '{}': it does not belong to its card"
+_CHECKSUM = '"checksum": "{}"'
 
 
 class DataSummary(BaseModel):
@@ -48,6 +53,8 @@ class Card(BaseModel):
         data: what was trained on, None if the model was never trained (zero-shot).
         training: what training was and cost.
         scores: metrics that were measured with the model, by name of the data.
+        tensors: SHA-256 of the file of tensors; cards of early versions lack it.
+        checksum: SHA-256 of the card's text with nothing in this place; early ones lack it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +70,8 @@ class Card(BaseModel):
     data: DataSummary | None
     training: TrainResult
     scores: dict[str, dict[str, float]] = {}
+    tensors: str | None = None
+    checksum: str | None = None
 
     @classmethod
     def of(
@@ -103,25 +112,37 @@ def save_adapter(path: Path, method: Method, card: Card) -> None:
     Raises:
         PromptPrismError: the folder exists, or the place cannot be written.
     """
-    if path.exists():
+    if os.path.lexists(path):
         raise PromptPrismError(f"'{path}' exists: choose another folder for the adapter, or remove it first")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        with temporary(path) as partial:
+            partial.mkdir()
+            write_tensors(partial / TENSORS, method.state_dict())
+            whole = card.model_copy(update={"tensors": sha256_of(partial / TENSORS), "checksum": ""})
+            write_text(partial / CARD, sealed(whole.model_dump_json(indent=2) + "\n"))
+            partial.rename(path)
     except OSError as error:
         raise PromptPrismError(
             f"cannot write '{path}' ({error.strerror}): check the permissions of its folder, or choose "
             "another place"
         ) from error
-    try:
-        write_tensors(partial / TENSORS, method.state_dict())
-        write_text(partial / CARD, card.model_dump_json(indent=2) + "\n")
-        partial.chmod(0o755)  # mkdtemp makes private folders
-        partial.rename(path)
-    except OSError as error:
-        raise PromptPrismError(f"cannot write '{path}' ({error.strerror}): choose another place") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+def sealed(card: str) -> str:
+    """Write its SHA-256 into the text of a card, where nothing stands yet."""
+    digest = sha256_of(card.encode())
+    return card.replace(_CHECKSUM.format(""), _CHECKSUM.format(digest))
+
+
+def _check_seal(card: str, said: object, path: Path) -> None:
+    """Refuse a card that is not as it was written; line ends may have changed on the way."""
+    plain = card.replace("\r\n", "\n")
+    if said is not None and sealed(plain.replace(_CHECKSUM.format(said), _CHECKSUM.format(""))) != plain:
+        raise PromptPrismError(
+            f"'{path}' is not as it was written, its SHA-256 is another: it is damaged, copy or make the "
+            "adapter again. If you changed it on purpose, take out its 'checksum'"
+        )
 
 
 def read_card(path: Path) -> Card:
@@ -134,26 +155,60 @@ def read_card(path: Path) -> Card:
         what = "is a file, not an adapter folder" if path.exists() else "does not exist"
         raise PromptPrismError(f"adapter '{path}' {what}: give the folder that save (or fit --out) made")
     try:
-        content = json.loads((path / CARD).read_text(encoding="utf-8"))
+        check_regular(path / CARD)
+        text = (path / CARD).read_bytes().decode()
+        content = json.loads(text)
     except FileNotFoundError as error:
         raise PromptPrismError(f"folder '{path}' is no adapter: it has no {CARD}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PromptPrismError(
             f"'{path / CARD}' is damaged ({error}): copy or make the adapter again"
         ) from error
     if not isinstance(content, dict) or "format" not in content:
         raise PromptPrismError(f"'{path / CARD}' is no adapter's card: it has no 'format'")
-    if content["format"] != 1:
-        raise PromptPrismError(
-            f"adapter '{path}' has format {content['format']!r}, this promptprism "
-            f"({promptprism.__version__}) reads format 1: use the version that wrote it, or a newer one"
-        )
+    _check_seal(text, content.get("checksum"), path / CARD)
+    newer = _newer(content.get("promptprism"))
+    try:
+        if content["format"] != 1:
+            raise PromptPrismError(
+                f"adapter '{path}' has format {content['format']!r}, this promptprism "
+                f"({promptprism.__version__}) reads format 1: use the version that wrote it, or a newer one"
+            )
+        card = _validated(content, path, forgiving=newer)
+        make_settings(card.method, **card.settings)
+    except PromptPrismError as error:
+        if newer:
+            raise PromptPrismError(
+                f"adapter '{path}' was written by {content['promptprism']}, this is "
+                f"{promptprism.__version__}: upgrade promptprism. {error}"
+            ) from error
+        raise
+    return card
+
+
+def _newer(version: object) -> bool:
+    """Whether a version is newer than this program."""
+    parts = [re.match(r"(\d{1,9})\.(\d{1,9})", str(one)) for one in (version, promptprism.__version__)]
+    there, here = (tuple(map(int, found.groups())) if found else () for found in parts)
+    return there > here
+
+
+def _validated(content: dict[str, Any], path: Path, forgiving: bool) -> Card:
+    """Make a card; a forgiving one leaves out what a newer version has added, where it changes no answer."""
     try:
         return Card.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise PromptPrismError(f"'{path / CARD}' is not valid: {where}: {first['msg']}") from error
+        problems = error.errors()
+        neutral = [
+            one for one in problems if one["type"] == "extra_forbidden" and one["loc"][0] != "backbone"
+        ]
+        if forgiving and neutral:
+            for problem in neutral:
+                *around, name = problem["loc"]
+                del reduce(getitem, around, content)[name]  # type: ignore[arg-type]
+            return _validated(content, path, forgiving)
+        where = ".".join(map(str, problems[0]["loc"]))
+        raise PromptPrismError(f"'{path / CARD}' is not valid: {where}: {problems[0]['msg']}") from error
 
 
 def load_adapter(
@@ -179,7 +234,7 @@ def load_adapter(
             f"setting '{changed[0]}' of adapter '{path}' cannot be changed, it was learned with: fit "
             f"anew. Can be: {', '.join(sorted(free)) or 'none'}"
         )
-    tensors, _ = read_tensors(path / TENSORS)
+    tensors = _read_tensors(path, card)
     if not isinstance(backbone, Backbone):
         facts = card.backbone
         name, weights = (facts.name, facts.pretrained) if backbone is None else (backbone, None)
@@ -205,7 +260,7 @@ def load_adapter(
     learned = method.state_dict()
     for name in sorted(learned.keys() ^ tensors.keys()):
         how = "lacks" if name in learned else "has an unknown"
-        raise PromptPrismError(f"'{path / TENSORS}' {how} tensor '{name}': it does not belong to its card")
+        raise PromptPrismError(_STRANGE.format(path / TENSORS, how, name))
     for name, value in learned.items():
         found = tensors[name]
         if found.shape != value.shape or found.dtype != value.dtype:
@@ -219,3 +274,26 @@ def load_adapter(
             )
         value.copy_(found)
     return Trained(method.eval(), card.learned_space, card.training), card
+
+
+def _read_tensors(path: Path, card: Card) -> dict[str, Tensor]:
+    """Read what was learned, and compare it with its card before anything of that size is built."""
+    tensors, _ = read_tensors(path / TENSORS)
+    if card.tensors is not None and sha256_of(path / TENSORS) != card.tensors:
+        raise PromptPrismError(
+            f"'{path / TENSORS}' is not what its card tells of, its SHA-256 is another: it is damaged or of "
+            "another adapter, copy or make the adapter again"
+        )
+    settings = make_settings(card.method, **card.settings)
+    for name, axes in METHODS[card.method].axes(settings, card.training.images).items():
+        if (found := tensors.get(name)) is None:
+            raise PromptPrismError(_STRANGE.format(path / TENSORS, "lacks", name))
+        shape = tuple(found.shape)
+        fits = len(shape) == len(axes) and all(a in (None, size) for a, size in zip(axes, shape, strict=True))
+        if not fits or not found.numel():
+            told = " x ".join("any" if axis is None else str(axis) for axis in axes)
+            raise PromptPrismError(
+                f"tensor '{name}' in '{path / TENSORS}' is {shape} {found.dtype}, but the card's settings "
+                f"need {told}: the files do not belong together"
+            )
+    return tensors

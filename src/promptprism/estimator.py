@@ -28,7 +28,7 @@ from promptprism.evaluation.evaluate import Evaluation, evaluate
 from promptprism.evidence import Opinion
 from promptprism.inference.early import EarlyOpinions, EarlyScore, check_early, fused_so_far, lead, margin_for
 from promptprism.inference.explain import Explanation, explain
-from promptprism.inference.predictor import Predictor
+from promptprism.inference.predictor import Predictor, Unread
 from promptprism.methods import Classifier, MethodSettings, make_settings
 from promptprism.training.loop import Trained, learn
 
@@ -165,44 +165,53 @@ class PromptPrism:
         self._set_fitted(trained, trained.space, data if settings.learns else None)
         return self
 
-    def predict(self, images: Images, margin: float | None = None) -> NDArray[np.str_]:
-        """Name the class of each image, [B]; with a margin by `early_opinions`, else by all templates."""
+    def predict(
+        self, images: Images, margin: float | None = None, *, unread: Unread | None = None
+    ) -> NDArray[np.str_]:
+        """Name the class of each image, [B]; with a margin by `early_opinions`, else by all templates.
+
+        Args:
+            images: paths, PIL images, arrays or tensors.
+            margin: see `early_opinions`.
+            unread: a dict for places of images that cannot be read, and reasons; without it, an error.
+
+        Raises:
+            PromptPrismError: no image can be read, or an answer is not finite.
+        """
         if margin is None:
-            best = self.predict_proba(images).argmax(-1)
+            best = self.predict_proba(images, unread=unread).argmax(-1)
         else:
-            best = self.early_opinions(images, margin).fused.prediction.numpy()
+            best = self.early_opinions(images, margin, unread=unread).fused.prediction.numpy()
         names: NDArray[np.str_] = self.classes_[best]
         return names
 
-    def predict_proba(self, images: Images) -> NDArray[np.float32]:
+    def predict_proba(self, images: Images, *, unread: Unread | None = None) -> NDArray[np.float32]:
         """Class probabilities [B, K], columns in the order of ``classes_``; of the fused opinion, if any."""
-        parts = [self._classifier.probabilities(logits) for logits in self._logits(images)]
+        parts = [self._classifier.probabilities(logits) for logits in self._logits(images, unread)]
         return torch.cat(parts).cpu().numpy()
 
-    def opinions(self, images: Images) -> Opinions:
+    def opinions(self, images: Images, *, unread: Unread | None = None) -> Opinions:
         """Each template's opinion and the fused one: belief of each class, and uncertainty.
 
         Raises:
-            PromptPrismError: the method has no opinions, only probabilities.
+            PromptPrismError: the method has no opinions, only probabilities; or as for `predict`.
         """
-        batches = [self._classifier.opinions(logits) for logits in self._logits(images)]
+        batches = [self._classifier.opinions(logits) for logits in self._logits(images, unread)]
         return Opinions(
             fused=Opinion(torch.cat([fused.weight.cpu() for _, fused in batches])),
             templates=Opinion(torch.cat([templates.weight.cpu() for templates, _ in batches], dim=1)),
         )
 
-    def early_opinions(self, images: Images, margin: float) -> EarlyOpinions:
-        """Fused opinions that ask no more templates than each image takes; see `promptprism.inference.early`.
+    def early_opinions(self, images: Images, margin: float, *, unread: Unread | None = None) -> EarlyOpinions:
+        """Fused opinions of no more templates than each image takes; see `promptprism.inference.early`.
 
-        Args:
-            images: as for `predict`.
-            margin: how far, in nats, the leading class must be ahead for an image to be settled. More is
-                slower and nearer to `opinions`; infinity is `opinions`.
+        The margin is how far, in nats, the leading class must be ahead for an image to be settled: more is
+        slower and nearer to `opinions`, infinity is `opinions`. All else is as for `predict`.
 
         Raises:
-            PromptPrismError: the method has no opinions, or the margin is negative.
+            PromptPrismError: the method has no opinions, or the margin is negative; or as for `predict`.
         """
-        batches = list(Predictor(self._classifier).early_opinions(self._sources(images), margin))
+        batches = [*Predictor(self._classifier).early_opinions(self._sources(images), margin, unread=unread)]
         return EarlyOpinions(
             fused=Opinion(torch.cat([batch.fused.weight.cpu() for batch in batches])),
             templates_used=torch.cat([batch.templates_used.cpu() for batch in batches]),
@@ -298,8 +307,8 @@ class PromptPrism:
         self.data_ = data
         self.scores_: dict[str, dict[str, float]] = {}
 
-    def _logits(self, images: Images) -> Iterator[Tensor]:
-        return Predictor(self._classifier).logits(self._sources(images))
+    def _logits(self, images: Images, unread: Unread | None) -> Iterator[Tensor]:
+        return Predictor(self._classifier).logits(self._sources(images), unread=unread)
 
     def _sources(self, images: Images) -> list[ImageSource]:
         sources = as_sources(images)

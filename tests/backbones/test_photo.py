@@ -1,8 +1,5 @@
 """The shipped model for photos: sizes, plain composition, causal text, and answers known from its making."""
 
-import os
-from pathlib import Path
-
 import open_clip
 import pytest
 import torch
@@ -130,9 +127,8 @@ def test_config_names_what_was_built(model):
     assert 5 < model.logit_scale.exp() < 100
 
 
-@pytest.mark.skipif("PROMPTPRISM_DATA" not in os.environ, reason="needs the folder of data")
-def test_flowers_that_imagenet_knows(model):
-    folder = Path(os.environ["PROMPTPRISM_DATA"]) / "flowers12/test/daisy"
+def test_flowers_that_imagenet_knows(model, real_data):
+    folder = real_data("flowers12/test/daisy")
     pixels = [pil_to_tensor(Image.open(p).convert("RGB").resize((224, 224))) for p in folder.iterdir()]
     x = torch.stack(pixels).float() / 255
     x = (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)

@@ -1,5 +1,6 @@
 import json
 
+import huggingface_hub
 import open_clip
 import pytest
 import torch
@@ -10,6 +11,7 @@ from promptprism.backbones import sized_backbone
 from promptprism.cli import app
 from promptprism.cost.arithmetic import image_flops, text_flops
 from promptprism.data.names import LabelSpace
+from promptprism.data.registry import load_data
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.estimate import estimate_suite, measure_gigaflops
 from promptprism.evaluation.run_suite import run_suite
@@ -115,6 +117,19 @@ def test_the_command_refuses(tmp_path, monkeypatch):
         PromptPrismError, match=r"sizes of backbone 'hf-hub:a/b' are not to be had \(no network"
     ):
         sized_backbone("hf-hub:a/b")
+
+
+def test_no_hub_is_asked(tmp_path, monkeypatch):
+    asked = []
+
+    def load(name, _):
+        asked.append((name, huggingface_hub.constants.HF_HUB_OFFLINE))
+        return load_data("mini/food")
+
+    monkeypatch.setattr(estimate, "load_data", load)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    estimate_suite(of({"zero-shot": {}}, ("hf:owner/name",)), gigaflops=50)
+    assert asked == [("hf:owner/name", True)] and not huggingface_hub.constants.HF_HUB_OFFLINE
 
 
 def test_rates_are_measured():

@@ -1,7 +1,6 @@
 import json
 import random
-import sqlite3
-from contextlib import closing
+import shutil
 from pathlib import Path
 
 import pytest
@@ -191,16 +190,19 @@ def test_a_dry_run_leaves_out_what_is_there(tmp_path):
     assert "0 cells of protocol" in said and "are left out" in said
 
 
-def test_a_failure_that_cannot_be_read_is_told(tmp_path):
+def test_a_note_of_a_failure_is_no_truth(tmp_path):
     store = Store(tmp_path)
     store.fail("k", cell(), "no luck")
-    assert read_failures(tmp_path) == [(cell(), "no luck")]
-    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as index, index:
-        index.execute("""UPDATE cells SET cell = replace(cell, '"settings":{}', '"settings":{"wings":2}')""")
-    with pytest.raises(
-        PromptPrismError, match=r"cannot use '.*index.sqlite' .*no setting 'wings'.* delete it"
-    ):
-        read_failures(tmp_path)
+    store.fail("l", cell(), "no luck again")
+    store.fail("m", cell(data="mini/birds"), "nor here")
+    assert set(read_failures(tmp_path)) == {(cell(), "no luck again"), (cell(data="mini/birds"), "nor here")}
+    notes = sorted((tmp_path / "failures").iterdir())
+    notes[0].write_text(notes[0].read_text().replace('"settings":{}', '"settings":{"wings":2}')[:-9])
+    assert len(notes) == 2 and len(read_failures(tmp_path)) == 1
+    shutil.rmtree(tmp_path / "failures")
+    (tmp_path / "failures").write_text("in the way")
+    store.fail("k", cell(), "no luck")
+    assert read_failures(tmp_path) == []
 
 
 def test_keys_follow_settings_data_and_precision_and_no_version(tiny, tiny_factory, monkeypatch):
@@ -236,10 +238,16 @@ def test_a_claim_is_for_one(tmp_path):
 def test_a_lock_that_cannot_be_used_is_named(tmp_path, monkeypatch):
     store = Store(tmp_path)
     (tmp_path / "locks" / "k.lock").write_text("this is no lock at all, but another file of that name" * 20)
-    with pytest.raises(PromptPrismError, match=r"cannot use '.*k.lock' .*not a database"), store.claim("k"):
+    with (
+        pytest.raises(PromptPrismError, match=r"cannot use the lock '.*k.lock' .*not a database"),
+        store.claim("k"),
+    ):
         pass
     with store.claim("o"):
         pass
     monkeypatch.setattr("os.access", lambda path, _mode: not str(path).endswith("o.lock"))
-    with pytest.raises(PromptPrismError, match=r"cannot use '.*o.lock' .*another user's"), store.claim("o"):
+    with (
+        pytest.raises(PromptPrismError, match=r"cannot use the lock '.*o.lock' .*another user's"),
+        store.claim("o"),
+    ):
         pass

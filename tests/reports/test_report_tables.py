@@ -1,3 +1,5 @@
+import csv
+import io
 import json
 import re
 
@@ -8,10 +10,12 @@ from promptprism.errors import PromptPrismError
 from promptprism.evaluation.metrics import harmonic_mean
 from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
+from promptprism.reports.drawing import new_figure, styled
 from promptprism.reports.formats import FORMATS, render
-from promptprism.reports.html import Page
-from promptprism.reports.render import plain
+from promptprism.reports.html import Page, to_html
+from promptprism.reports.render import plain, to_csv, to_latex, to_markdown
 from promptprism.reports.report import make_table, write_table
+from promptprism.reports.table import Line, ResultTable
 
 SUITE = Suite.model_validate(
     {
@@ -201,3 +205,28 @@ def test_every_format_shows_every_line(form):
     results = [result("cdc", "a", 1, two(0.8, 0.6)), result("maple", "a", 1, two(0.7, 0.5))]
     text = write_table(make_table(results, "base-to-new"), "base-to-new", form, results)
     assert "maple" in text and "cdc" in text and ("<html" in text) == (form == "html")
+
+
+def test_hostile_names_are_text_in_every_format():
+    name = '=HYPERLINK("x")\n| $x^2$ ~ \\input{/etc/passwd} <script>'
+    lines = (Line(name, "-1+2", ("+1.20", "@SUM(A1)", None)),)
+    table = ResultTable(("gain", "=new", "x"), lines, ("% a\n\\end{tabular}",), noted=False)
+    rows = list(csv.reader(io.StringIO(to_csv(table))))
+    assert rows == [["data", "method", "gain", "'=new", "x"], [f"'{name}", "'-1+2", "+1.20", "'@SUM(A1)", ""]]
+    latex = to_latex(table).splitlines()
+    assert latex[0] == "% % a \\end{tabular}" and len(latex) == 8
+    assert r"\$x\textasciicircum{}2\$ \textasciitilde{} \textbackslash{}input\{/etc/passwd\}" in latex[5]
+    markdown = to_markdown(table).splitlines()
+    assert (
+        len(markdown) == 5
+        and markdown[2].startswith('| =HYPERLINK("x") \\| $x^2$')
+        and "<" not in markdown[2]
+    )
+    assert "<script>" not in to_html(Page(table, name))
+
+
+def test_two_dollars_are_no_formula():
+    with styled():
+        text = new_figure(1, 1).text(0, 0, "a $5 bill, $x^{$")
+    assert not text.get_parse_math()
+    text.figure.savefig(io.BytesIO(), format="svg")

@@ -120,12 +120,18 @@ def test_ctrl_c_before_the_first_epoch_ends_says_that_nothing_is_kept(tiny, tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_drawn_images_and_files_of_the_same_name_are_told_apart(tiny):
+def test_drawn_images_and_files_of_the_same_name_are_told_apart(tiny, tmp_path):
     method, space = build_method(of("coop"), tiny), DATA.label_space
     food, other = (few_shot(load_data(f"mini/food{rho}").train, 4, 1) for rho in ("", "@0.9"))
     assert Run.of(method, space, food, 1) == Run.of(method, space, food, 1) != Run.of(method, space, other, 1)
-    one, two = (Run.of(method, space, [Record(f"/data/{name}/1.jpg", 0)], 1) for name in ("cat", "dog"))
-    assert one != two == Run.of(method, space, [Record("/elsewhere/dog/1.jpg", 0)], 1)
+    for place, content in (("data/cat", "cat"), ("data/dog", "dog"), ("elsewhere/x", "dog")):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "1.jpg").write_text(content)
+    one, two, same = (
+        Run.of(method, space, [Record(tmp_path / place / "1.jpg", 0)], 1)
+        for place in ("data/cat", "data/dog", "elsewhere/x")
+    )
+    assert one != two == same  # what they are, wherever they lie
 
 
 def test_a_peak_is_seen_by_all_who_measure(monkeypatch):

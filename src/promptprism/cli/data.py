@@ -19,7 +19,7 @@ from promptprism.cli.options import (
     Splits,
     make_reading,
 )
-from promptprism.cli.output import Output
+from promptprism.cli.output import Output, terminal, visible
 
 if TYPE_CHECKING:
     from promptprism.data.check import DataReport
@@ -138,10 +138,9 @@ def prepare(name: Name, root: Root = None, json_file: Json = None) -> None:
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar on standard error for what is done, how much of it, and how much there is."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("")
         yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
@@ -211,5 +210,8 @@ def split(
         records = read_list(published, dataset)
     write_list(out, dataset, records)
     typer.echo(
-        f"{out}: {len(records)} images of {len(dataset.class_names)} classes, relative to {dataset.folder}"
+        visible(
+            f"{out}: {len(records)} images of {len(dataset.class_names)} classes, relative to "
+            f"{dataset.folder}"
+        )
     )

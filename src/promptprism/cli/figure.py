@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from promptprism.cli.options import Device, Json, parse_seeds, split_names
-from promptprism.cli.output import Output
+from promptprism.cli.output import Output, visible
 from promptprism.errors import PromptPrismError
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def interventions(
     _stop_without([one for every in found.values() for one in every if not one.collapsed], failures)
     content = summarise(found)
     save_figure(draw_interventions(content), out)
-    text = markdown(content)
+    text = visible(markdown(content))
     if markdown_file is not None:
         write_text(markdown_file, text)
     if json_file != "-":
@@ -236,7 +236,7 @@ def _teller() -> Callable[[str], None]:
     def tell(text: str) -> None:
         nonlocal last
         if text != last:
-            typer.echo(text, err=True)
+            typer.echo(visible(text), err=True)
         last = text
 
     return tell

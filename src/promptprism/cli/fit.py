@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -70,7 +73,6 @@ def fit(
     """Learn from a few labelled images per class, and save an adapter."""
     output = Output("fit", json_file)
     chosen = parse_settings(settings)
-    checkpoint = _check_out(out, resume)
     from promptprism.adapter import read_card
     from promptprism.cli import tables
     from promptprism.cli.info import card_facts
@@ -79,48 +81,64 @@ def fit(
 
     make_settings(method, **chosen)
     reading = make_reading(splits, names, path_column, label_column, split_column)
-    dataset = open_data(data, output, root, reading)
-    if resume and not checkpoint.exists():
-        output.warn(f"no '{checkpoint}' to go on from: starting from the beginning")
-    model = PromptPrism(
-        method,
-        backbone,
-        pretrained,
-        precision=precision,
-        device=device,
-        shots=shots,
-        allow_fewer=allow_fewer,
-        seed=seed,
-        phrase=phrase,
-        progress=True,
-        **chosen,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CollapseWarning)  # told below, as an error
-        model.fit(dataset, checkpoint=checkpoint)
-    if model.training_.collapsed:
-        checkpoint.unlink(missing_ok=True)
-        raise PromptPrismError(
-            f"the run collapsed: {model.training_.collapsed}. Nothing was saved; try a smaller lr"
+    with _reserved(out, resume) as checkpoint:
+        dataset = open_data(data, output, root, reading)
+        if resume and not checkpoint.exists():
+            output.warn(f"no '{checkpoint}' to go on from: starting from the beginning")
+        model = PromptPrism(
+            method,
+            backbone,
+            pretrained,
+            precision=precision,
+            device=device,
+            shots=shots,
+            allow_fewer=allow_fewer,
+            seed=seed,
+            phrase=phrase,
+            progress=True,
+            **chosen,
         )
-    model.save(out)
-    checkpoint.unlink(missing_ok=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CollapseWarning)  # told below, as an error
+            model.fit(dataset, checkpoint=checkpoint)
+        if model.training_.collapsed:
+            checkpoint.unlink(missing_ok=True)
+            raise PromptPrismError(
+                f"the run collapsed: {model.training_.collapsed}. Nothing was saved; try a smaller lr"
+            )
+        model.save(out)
+        checkpoint.unlink(missing_ok=True)
     card = read_card(out).model_dump(mode="json")
     output.show(tables.facts(str(out), card_facts(card)))
     output.show(f"Next: promptprism evaluate {out} DATA, or promptprism predict {out} IMAGE...")
     output.write(adapter=str(out), skipped=len(dataset.skipped), **card)
 
 
-def _check_out(out: Path, resume: bool) -> Path:
-    """Refuse a place that cannot be used before anything is trained; return where the checkpoint goes."""
-    from promptprism.files import check_place
+@contextmanager
+def _reserved(out: Path, resume: bool) -> Iterator[Path]:
+    """Keep a place for one run, and give where its checkpoint goes.
 
-    if out.exists():
+    Raises:
+        PromptPrismError: another run has it, or it cannot be used; said before anything is trained.
+    """
+    from promptprism.adapter import CARD
+    from promptprism.files import check_place, locked, remove
+
+    checkpoint, lock = out.with_name(f"{out.name}.checkpoint"), out.with_name(f".{out.name}.lock")
+    if os.path.lexists(out):
+        if (out / CARD).is_file():
+            remove(checkpoint)  # of a run that was killed when all was saved
         raise PromptPrismError(f"'{out}' exists: choose another folder for the adapter, or remove it first")
-    checkpoint = out.with_name(f"{out.name}.checkpoint")
-    if checkpoint.exists() and not resume:
-        raise PromptPrismError(
-            f"'{checkpoint}' is left of an unfinished run: add --resume to go on, or remove it"
-        )
     check_place(out)
-    return checkpoint
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with locked(lock) as mine:
+        if not mine:
+            raise PromptPrismError(f"another run is writing '{out}': choose another folder, or wait for it")
+        try:
+            if checkpoint.exists() and not resume:
+                raise PromptPrismError(
+                    f"'{checkpoint}' is left of an unfinished run: add --resume to go on, or remove it"
+                )
+            yield checkpoint
+        finally:
+            remove(lock)

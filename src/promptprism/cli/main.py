@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -18,27 +24,82 @@ from promptprism.cli.explain import explain
 from promptprism.cli.figure import figure_app
 from promptprism.cli.fit import fit
 from promptprism.cli.info import datasets, info, methods
-from promptprism.cli.output import told_warnings
+from promptprism.cli.output import tell, told_warnings
 from promptprism.cli.predict import predict
 from promptprism.cli.report import report
 from promptprism.cli.results import results_app
 from promptprism.cli.suite import suite
 from promptprism.errors import PromptPrismError
 
+_ISSUES = "https://github.com/promptprism/promptprism/issues"
+# Typer brings its own Click from some version on; this is whichever it raises.
+_UsageError: type[Exception] = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
+
 
 class _Commands(TyperGroup):
-    """Prints an error that a user is meant to read as one line, and ends with code 2."""
+    """Prints an error that a user is meant to read as one line (code 2); what is left is a bug."""
 
     def invoke(self, ctx: Any) -> Any:
+        stopped = signal.SIGINT
+
+        def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+            nonlocal stopped
+            stopped = signal.Signals(number)
+            raise KeyboardInterrupt
+
         try:
-            with told_warnings():
+            with _stopping(stop), told_warnings():
                 return super().invoke(ctx)
         except PromptPrismError as error:
-            typer.secho(f"error: {error}", fg="red", err=True)
+            if _traced():
+                raise
+            tell(f"error: {error}", "red")
             raise typer.Exit(2) from None
-        except KeyboardInterrupt as stop:
-            typer.secho(f"\n{stop or 'stopped'}", fg="yellow", err=True)
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as reason:
+            tell(str(reason) or "stopped", "yellow")
+            raise typer.Exit(128 + stopped) from None
+        except (typer.Exit, typer.Abort, _UsageError):
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # who read the output has heard enough
+            if _traced():
+                raise
+            tell(_bug(error), "red")
+            raise typer.Exit(70) from None
+
+
+@contextmanager
+def _stopping(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """End on SIGTERM and SIGHUP as on Ctrl-C: what is kept is said. What ignores them (nohup) goes on so."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _traced() -> bool:
+    """Whether errors are asked for with their traceback."""
+    return os.environ.get("PROMPTPRISM_TRACEBACK", "0") not in ("", "0")
+
+
+def _bug(error: Exception) -> str:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"error: there is not enough memory ({' '.join(str(error).split())[:300]}): take less at once"
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return (
+        f"error: {what}. This is a bug in promptprism {__version__}: please report it at {_ISSUES}, with the "
+        "command and what it says with PROMPTPRISM_TRACEBACK=1"
+    )
 
 
 app = typer.Typer(

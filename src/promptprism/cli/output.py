@@ -3,20 +3,52 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from promptprism import __version__
-from promptprism.errors import PromptPrismWarning
+from promptprism.errors import PromptPrismError, PromptPrismWarning
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.segment import Segment
 
 #: Raised when a field is removed or changes its meaning; new fields may come without.
 SCHEMA_VERSION = 1
+
+
+# What terminals obey instead of showing it: control characters, and marks that turn the direction of text.
+_OBEYED = re.compile("[\0-\b\v-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: object) -> str:
+    """Text with what a terminal would obey written out; line ends and tabs stay."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def tell(text: object, colour: str) -> None:
+    """Say one thing on standard error; of line ends in a name no line is made that looks its own."""
+    typer.secho(visible(text).replace("\n", "\n    "), fg=colour, err=True)
+
+
+def terminal(**options: Any) -> Console:
+    """A console that shows names as they are, escapes written out."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Terminal(Console):
+        def render(self, *args: Any, **kwargs: Any) -> Iterable[Segment]:
+            for segment in super().render(*args, **kwargs):
+                yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+    return Terminal(**options)
 
 
 @contextmanager
@@ -32,7 +64,7 @@ def told_warnings() -> Iterator[None]:
             plain(message, category, *where)
         elif str(message) not in said:
             said.add(str(message))
-            typer.secho(f"warning: {message}", fg="yellow", err=True)
+            tell(f"warning: {message}", "yellow")
 
     with warnings.catch_warnings():
         plain = warnings.showwarning
@@ -45,15 +77,13 @@ class Output:
     """Where a result goes: tables to standard output; JSON to a file, or alone to standard output."""
 
     def __init__(self, command: str, target: str | None) -> None:
-        from rich.console import Console
-
         from promptprism.files import check_place
 
         self.command, self.target = command, target
         if target not in (None, "-"):
             check_place(Path(target))
-        self.console = Console(quiet=target == "-", highlight=False, markup=False)
-        self._warnings = Console(stderr=target == "-", highlight=False, markup=False)
+        self.console = terminal(quiet=target == "-", highlight=False, markup=False)
+        self._warnings = terminal(stderr=target == "-", highlight=False, markup=False)
 
     def show(self, *things: Any) -> None:
         """Print, unless JSON has standard output for itself."""
@@ -85,5 +115,16 @@ def document(command: str, **content: Any) -> dict[str, Any]:
 
 
 def to_json(content: dict[str, Any]) -> str:
-    """Write a document as strict JSON (no NaN), one field a line, every script as it is."""
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """Write a document as strict JSON (no NaN), one field a line, every script as it is.
+
+    Raises:
+        PromptPrismError: a number is not finite.
+    """
+    try:
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise PromptPrismError(
+            "the result holds a number that is not finite, which is none: nothing is written"
+        ) from error
+    # JSON escapes all below a space itself, and takes \\u for the rest.
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}" if found[0] > " " else found[0], text)

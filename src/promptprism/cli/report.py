@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from promptprism.cli.options import Json, split_names
-from promptprism.cli.output import Output
+from promptprism.cli.output import Output, tell, visible
 from promptprism.errors import PromptPrismError
 from promptprism.reports.formats import FORMATS, find_format
 
@@ -98,11 +98,11 @@ def report(
         if out is not None:
             check_place(out)
         made = make_table(found, table, chosen, per_seed)
-        text = write_table(made, table, form, found, chosen)
+        text = visible(write_table(made, table, form, found, chosen))
         if out is not None:
             write_text(out, text)
         elif json_file != "-":
             typer.echo(text, nl=False)
         output.write(table=table, **render.plain(made))
     for cell, error in read_failures(results):
-        typer.secho(f"failed: {cell}: {error}", fg="yellow", err=True)
+        tell(f"failed: {cell}: {error}", "yellow")

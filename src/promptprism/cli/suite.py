@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from promptprism.cli.options import Device, Json, Root, parse_seeds, split_names
-from promptprism.cli.output import Output
+from promptprism.cli.output import Output, terminal
 from promptprism.errors import PromptPrismError
 
 if TYPE_CHECKING:
@@ -80,7 +80,6 @@ def suite(
         return
     if out is None:
         raise PromptPrismError("where do the results go? Give --out FOLDER")
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from promptprism.backbones import load_backbone
@@ -96,7 +95,7 @@ def suite(
         TimeRemainingColumn(),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=terminal(stderr=True)) as progress:
         task = progress.add_task("", failed=0)
 
         def show(state: running.Progress) -> None:

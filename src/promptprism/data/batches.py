@@ -39,15 +39,29 @@ def plain_batches(count: int, batch_size: int) -> list[Batch]:
 
 
 def view_batches(
-    sources: Sequence[ImageSource], batches: Iterable[Batch], make: MakeViews, seed: int = 0, epoch: int = 0
+    sources: Sequence[ImageSource],
+    batches: Iterable[Batch],
+    make: MakeViews,
+    seed: int = 0,
+    epoch: int = 0,
+    unread: dict[int, str] | None = None,
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Yield each batch of indices with its views [M, B, 3, H, W], in order, decoding the next ones meanwhile.
 
     Pillow works outside of Python's lock, so threads decode as fast as processes would and need no pickling.
     All threads work on the same batch, so that a single one does not wait for one thread.
 
+    Args:
+        sources: what `load_image` takes.
+        batches: of indices.
+        make: makes the views [M, 3, H, W] of an image of (source, seed, epoch, index).
+        seed: of the views.
+        epoch: that they are for.
+        unread: images that cannot be read are put in here, index and reason, and left out of their batches.
+
     Raises:
-        PromptPrismError: an image cannot be read; which one is said when its batch is due.
+        PromptPrismError: an image cannot be read, and ``unread`` is None; which one is said when its batch is
+            due.
     """
 
     def load(i: int) -> Tensor:
@@ -71,8 +85,18 @@ def view_batches(
         submit(_AHEAD)
         while waiting:
             batch, parts = waiting.popleft()
-            views = torch.stack([part.result() for part in parts], dim=1)
             submit(1)
-            yield batch, views
+            read: Batch = []
+            views: list[Tensor] = []
+            for i, part in zip(batch, parts, strict=True):
+                try:
+                    views.append(part.result())
+                    read.append(i)
+                except PromptPrismError as error:
+                    if unread is None:
+                        raise
+                    unread[i] = str(error)
+            if read:
+                yield read, torch.stack(views, dim=1)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -186,7 +186,7 @@ def _names(dataset: Dataset, group: Iterable[Entry]) -> set[str]:
 def _same_bytes(entries: Sequence[Entry]) -> list[tuple[Entry, ...]]:
     """Groups of entries whose files hold the same: by size first, then by a glance, then by all of it."""
     groups: list[list[Entry]] = [list(entries)]
-    for look in (_size, _glance, _digest):
+    for look in (_size, _glance, content_digest):
         finer: list[list[Entry]] = []
         for group in groups:
             by_look: dict[Hashable, list[Entry]] = {}
@@ -217,8 +217,19 @@ def _glance(source: ImageSource) -> bytes:
     return b""
 
 
-def _digest(source: ImageSource) -> bytes:
+def content_digest(source: ImageSource) -> bytes:
+    """What an image is: SHA-256 of its file's bytes, or of the pixels of what is no file; a drawing's key.
+
+    Raises:
+        PromptPrismError: it cannot be read.
+        OSError: its file cannot be read.
+    """
     if isinstance(source, str | Path):
+        check_regular(Path(source))
         with Path(source).open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
-    return hashlib.sha256(source.content() if isinstance(source, Stored) else b"").digest()
+    if isinstance(source, Stored):
+        return hashlib.sha256(source.content()).digest()
+    if (key := getattr(source, "key", None)) is not None:
+        return str(key).encode()
+    return hashlib.sha256(load_image(source).tobytes()).digest()

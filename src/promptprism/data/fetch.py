@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import re
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from promptprism.errors import PromptPrismError
+from promptprism.files import sha256_of
 
 #: Takes bytes done and bytes in all.
 Step = Callable[[int, int], None]
@@ -75,7 +75,7 @@ def download(url: str, target: Path, sha256: str = "", step: Step = lambda *_: N
                 f"cannot fetch {url} ({reason}): there is no network, or no such file any more{kept}"
             )
     wanted = sha256 or stated.sha256
-    if wanted and (found := digest(partial)) != wanted:
+    if wanted and (found := sha256_of(partial)) != wanted:
         partial.unlink()
         raise PromptPrismError(
             f"what {url} gave is not the file it should be: its SHA-256 is {found}, not {wanted}. It was "
@@ -83,12 +83,6 @@ def download(url: str, target: Path, sha256: str = "", step: Step = lambda *_: N
         )
     partial.replace(target)
     return bool(wanted)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _go_on(url: str, partial: Path, stated: _Stated, step: Step) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from promptprism.data.reading import Reading
 from promptprism.data.records import Dataset, Record, Records
 from promptprism.errors import PromptPrismError
+from promptprism.files import check_regular
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,10 @@ class Cell:
         if cell is None:
             raise ValueError("the cell is empty")
         content: bytes | None = cell["bytes"]
-        return Path(cell["path"]).read_bytes() if content is None else content
+        if content is None:  # the table names a file
+            check_regular(Path(cell["path"]))
+            content = Path(cell["path"]).read_bytes()
+        return content
 
     def __str__(self) -> str:
         return f"{self.place}/{self.row}"

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from promptprism.data.images import IMAGE_SUFFIXES
 from promptprism.errors import PromptPrismError
+from promptprism.files import check_regular
 
 #: Path below the image folder (with slashes), label, class name: a row of the field's split files.
 Item = tuple[str, int, str]
@@ -196,8 +197,9 @@ def read_json(path: Path) -> Any:
         PromptPrismError: it cannot be read, or is no JSON.
     """
     try:
+        check_regular(path)
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PromptPrismError(f"cannot read '{path}' ({error}): fetch the file again") from error
 
 
@@ -208,6 +210,7 @@ def read_lines(path: Path) -> list[str]:
         PromptPrismError: it cannot be read, or is no UTF-8.
     """
     try:
+        check_regular(path)
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise PromptPrismError(f"cannot read '{path}' ({error}): fetch the file again") from error

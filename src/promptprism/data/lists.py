@@ -18,7 +18,7 @@ from promptprism.data.images import ImageSource
 from promptprism.data.names import spoken
 from promptprism.data.records import Dataset, Record, Records
 from promptprism.errors import PromptPrismError
-from promptprism.files import write_bytes
+from promptprism.files import check_regular, write_bytes
 
 _NO_PICKLE = """\
 '{path}' is a pickle: reading one may run any code, so it is never done here. If you trust whoever made it, \
@@ -92,6 +92,7 @@ def read_list(path: Path, dataset: Dataset) -> Records:
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     """Each row of a list with the words for its place."""
     try:
+        check_regular(path)
         content = path.read_bytes()
         if content[:1] == b"\x80" or path.suffix in {".pkl", ".pickle"}:
             raise PromptPrismError(_NO_PICKLE.format(path=path, target=path.with_suffix(".jsonl").name))
@@ -112,7 +113,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
 def _parse(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

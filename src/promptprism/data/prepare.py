@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from promptprism.data.fetch import digest, download
+from promptprism.data.fetch import download
 from promptprism.data.published import PublishedDataset
 from promptprism.errors import PromptPrismError
+from promptprism.files import sha256_of
 
 #: Takes what is done ("fetching", "unpacking"), how much of it, and how much there is.
 Step = Callable[[str, int, int], None]
@@ -49,7 +51,7 @@ def prepare(dataset: PublishedDataset, root: Path, step: Step = lambda *_: None)
     path = root / archive.file
     if not path.exists():
         download(archive.url, path, archive.sha256, lambda done, total: step("fetching", done, total))
-    elif archive.sha256 and digest(path) != archive.sha256:
+    elif archive.sha256 and sha256_of(path) != archive.sha256:
         raise PromptPrismError(
             f"'{path}' is not the archive that the mirror has, its SHA-256 is another: remove it and try "
             "again"
@@ -85,13 +87,20 @@ def _unpack(path: Path, dataset: PublishedDataset, root: Path, step: Step) -> No
                 if member.filename.startswith(above):
                     _place(packed, member, root / dataset.folder, member.filename[len(above) :])
                 step("unpacking", done, len(members))
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise PromptPrismError(f"archive '{path}' is damaged ({error}): remove it and try again") from error
+    except RuntimeError as error:  # NotImplementedError is one
+        raise PromptPrismError(
+            f"archive '{path}' is encrypted, or packed in a way that is not known ({error}): unpack it by "
+            "hand, or fetch another"
+        ) from error
     except OSError as error:
         raise PromptPrismError(
             f"cannot unpack '{path}' ({error.strerror or error}): check permissions and free space; the same "
             "command goes on from there"
         ) from error
+    except PromptPrismError:
+        raise
+    except Exception as error:  # zipfile raises nearly anything on damaged bytes
+        raise PromptPrismError(f"archive '{path}' is damaged ({error}): remove it and try again") from error
 
 
 def _above(members: list[zipfile.ZipInfo], dataset: PublishedDataset, path: Path) -> str:
@@ -106,7 +115,8 @@ def _above(members: list[zipfile.ZipInfo], dataset: PublishedDataset, path: Path
 
 def _place(packed: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path, below: str) -> None:
     parts = PurePosixPath(below).parts
-    if ".." in parts or PurePosixPath(below).is_absolute() or "\\" in below:
+    # Windows paths too: a drive, or backslashes.
+    if ".." in parts or PurePosixPath(below).is_absolute() or re.search(r"[\\\0]|^\w:", below):
         raise PromptPrismError(f"archive '{packed.filename}' would write '{below}', outside of '{folder}'")
     target = folder.joinpath(*parts)
     if target.is_file() and target.stat().st_size == member.file_size:

@@ -99,7 +99,7 @@ def read_names(path: Path) -> dict[str, str]:
     if text.lstrip()[:1] in ("{", "["):
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PromptPrismError(f"'{path}' is no JSON ({error}): mend it there") from error
         if isinstance(content, list):
             content = {str(place): name for place, name in enumerate(content)}

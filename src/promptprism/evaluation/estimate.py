@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import torch
 
 from promptprism.backbones import Backbone, sized_backbone
@@ -124,10 +127,11 @@ def estimate_suite(
     Raises:
         PromptPrismError: invalid settings, or a backbone whose sizes are unknown.
     """
-    backbone = sized_backbone(suite.backbone.name, suite.backbone.pretrained)
+    with _asking_no_hub():
+        backbone = sized_backbone(suite.backbone.name, suite.backbone.pretrained)
+        found = {name: _data(name, root, max(suite.shots)) for name in (*suite.datasets, *suite.targets)}
     numbers = sum(parameter.numel() for parameter in backbone.model.parameters())
     rate = gigaflops or measure_gigaflops(suite.backbone.precision, device)
-    found = {name: _data(name, root, max(suite.shots)) for name in (*suite.datasets, *suite.targets)}
     states = tuple(state for _, state in found.values())
     arithmetic = _Arithmetic(backbone, suite.backbone, {name: data for name, (data, _) in found.items()})
     cells = []
@@ -140,6 +144,24 @@ def estimate_suite(
         hours = (cost["train_flops"] + cost["test_flops"]) / rate / 1e9 / 3600
         cells.append(CellEstimate(row, cell, hours=hours, **cost | {"memory_mb": memory}))
     return Estimate(tuple(cells), states, rate, numbers)
+
+
+@contextmanager
+def _asking_no_hub() -> Iterator[None]:
+    """Take what is on this disk; a hub, or the lack of a network, may keep one waiting for minutes."""
+    places: list[Any] = [huggingface_hub.constants]
+    if "datasets" in sys.modules:
+        places.append(sys.modules["datasets"].config)
+    before = [place.HF_HUB_OFFLINE for place in places]
+    for place in places:
+        place.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        if "datasets" in sys.modules and len(places) == 1:  # it has copied what it found
+            sys.modules["datasets"].config.HF_HUB_OFFLINE = before[0]
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
 
 
 def measure_gigaflops(precision: str, device: str = "cpu", seconds: float = 1.0) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -21,11 +22,14 @@ from promptprism.errors import PromptPrismError
 from promptprism.evaluation.protocols import PROTOCOLS, calibrate, draw, score
 from promptprism.evaluation.store import CellResult, Store, read_result
 from promptprism.evaluation.suites import Cell, Suite, digest_of, fingerprint, images_fingerprint, keys
+from promptprism.files import remove
 from promptprism.provenance import BackboneFacts, revision
 from promptprism.training.loop import learn
 
 #: Images per class that a method may choose by, as in CoOp's few-shot protocol.
 _VALIDATION_SHOTS = 4
+# The disk or the user's share of it is full, a file is as large as may be, or nothing may be written at all.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 Stage = Literal["all", "train", "test"]
 
@@ -102,9 +106,10 @@ class _Work:
         place, cell = self.store.adapter(job.cell, job.learned), job.cell
         # Another cell may be learning the very same; it is worth waiting for.
         with self.store.claim(place.name, wait=7 * 24 * 3600.0):
-            if place.exists():
-                return
             checkpoint = place.with_name(f"{place.name}.checkpoint")
+            if place.exists():
+                remove(checkpoint)  # of a run that was killed between its last two lines
+                return
             trained = learn(
                 cell.settings,
                 self.backbone,
@@ -119,7 +124,7 @@ class _Work:
             data = DataSummary(name=job.learning.name, images=images, shots=cell.shots, seed=cell.seed)
             card = Card.of(trained, trained.space, data if job.records else None)
             save_adapter(place, trained.method, card)
-            checkpoint.unlink(missing_ok=True)
+            remove(checkpoint)
 
     def _test(self, job: _Job) -> CellResult:
         place = self.store.adapter(job.cell, job.learned)
@@ -176,55 +181,73 @@ def run_suite(
 
     Raises:
         PromptPrismError: invalid settings, the results folder cannot be written, or the disk is full.
+        KeyboardInterrupt: Ctrl-C, with a message that says what was kept.
     """
     store, cells, outcome = Store(out), list(suite.cells()), Outcome()
     work, state = _Work(store, backbone, root, lists, progress), Progress(len(cells))
     waiting: Sequence[Cell] = cells
     results: dict[int, CellResult] = {}
     places = {id(cell): place for place, cell in enumerate(cells)}
-    while waiting:
-        elsewhere = []
-        for cell in waiting:
-            state.running = str(cell)
-            show(state)
-            key = digest_of(cell=cell.differing())  # should its data be unusable
-            try:
-                job = work.job(cell)
-                key = job.key
-                learned, result = store.adapter(cell, job.learned), store.result(cell, key)
-                finished = learned if stage == "train" else result
-                with store.claim(result.stem) as mine:
-                    if not mine:
-                        elsewhere.append(cell)
+    with _told(state, out):
+        while waiting:
+            elsewhere = []
+            for cell in waiting:
+                state.running = str(cell)
+                show(state)
+                key = digest_of(cell=cell.differing())  # should its data be unusable
+                try:
+                    job = work.job(cell)
+                    key = job.key
+                    learned, result = store.adapter(cell, job.learned), store.result(cell, key)
+                    finished = learned if stage == "train" else result
+                    if stage != "train" and result.exists():  # for good: no lock is needed to read it
+                        results[places[id(cell)]] = read_result(result)
+                        state.done += 1
                         continue
-                    if not finished.exists():
-                        work.run(job, stage)
-                        outcome.ran += 1
-                if stage != "train":
-                    results[places[id(cell)]] = read_result(result)
-                state.done += 1
-            except Exception as error:  # whatever it is, the other cells can still be run
-                if _no_space(error):
-                    raise
-                text = str(error) if isinstance(error, PromptPrismError) else repr(error)
-                store.fail(key, cell, text)
-                outcome.failures.append((cell, text))
-                state.failed += 1
-        if elsewhere and len(elsewhere) == len(waiting):
-            state.running = f"waiting for {len(elsewhere)} cells that run elsewhere"
-            show(state)
-            time.sleep(5)
-        waiting = elsewhere
+                    with store.claim(result.stem) as mine:
+                        if not mine:
+                            elsewhere.append(cell)
+                            continue
+                        if not finished.exists():
+                            work.run(job, stage)
+                            outcome.ran += 1
+                    if stage != "train":
+                        results[places[id(cell)]] = read_result(result)
+                    state.done += 1
+                except Exception as error:  # whatever it is, the other cells can still be run
+                    if _no_space(error):
+                        raise
+                    text = str(error) if isinstance(error, PromptPrismError) else repr(error)
+                    store.fail(key, cell, text)
+                    outcome.failures.append((cell, text))
+                    state.failed += 1
+            if elsewhere and len(elsewhere) == len(waiting):
+                state.running = f"waiting for {len(elsewhere)} cells that run elsewhere"
+                show(state)
+                time.sleep(5)
+            waiting = elsewhere
     state.running = ""
     show(state)
     outcome.results = [results[place] for place in sorted(results)]
     return outcome
 
 
+@contextmanager
+def _told(state: Progress, out: Path) -> Iterator[None]:
+    """Say of an interrupted run what was kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"stopped: {state.done} of {state.total} cells are finished and kept in '{out}'; the same "
+            "command goes on from there"
+        ) from None
+
+
 def _no_space(error: BaseException | None) -> bool:
     """Whether nothing can be written any more: every other cell would be learned in vain."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if isinstance(error, OSError) and error.errno in _NO_SPACE:
             return True
         error = error.__cause__ or error.__context__
     return False

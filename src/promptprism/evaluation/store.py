@@ -1,19 +1,16 @@
 """A folder of results that many processes may fill at once, and any of them may be killed.
 
 ``results/NAME.json`` is the truth: one immutable file per finished cell, renamed into place when it is
-whole; see `Cell.file_name`. ``adapters/NAME`` is what was learned, ``index.sqlite`` says what failed,
-``locks/`` who works at what: the operating system takes a lock from a process that dies.
+whole; see `Cell.file_name`. ``adapters/NAME`` is what was learned, ``failures/NAME.json`` says why a cell has
+no result, ``locks/`` who works at what: the operating system takes a lock from a process that dies.
 
 Results also travel as one file of JSON lines, a line per cell: `write_results` and `read_results`.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -23,13 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 import promptprism
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.evaluate import Evaluation
-from promptprism.evaluation.suites import Cell
-from promptprism.files import write_text
+from promptprism.evaluation.suites import Cell, digest_of
+from promptprism.files import check_regular, locked, remove, write_text
 from promptprism.provenance import BackboneFacts
 from promptprism.training.loop import TrainResult
-
-_TABLE = """CREATE TABLE IF NOT EXISTS cells (
-    key TEXT PRIMARY KEY, state TEXT NOT NULL, cell TEXT NOT NULL, error TEXT, time TEXT NOT NULL)"""
 
 _AGAIN = "Move it away: the next run of its suite makes it again from what was learned"
 _WITHOUT = "Take the line out, or export the results again"
@@ -77,8 +71,17 @@ class CellResult(BaseModel):
     extra: dict[str, JsonValue] = Field(default_factory=dict)
 
 
+class _Failure(BaseModel):
+    """Why a cell has no result; it has one if ``key``, known by then, has."""
+
+    cell: Cell
+    key: str
+    error: str
+    time: str
+
+
 class Store:
-    """A results folder; made if it is not there.
+    """A results folder; made if it is not there. One that is finished is only read.
 
     Raises:
         PromptPrismError: the folder cannot be written.
@@ -87,14 +90,13 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            for name in ("results", "adapters", "locks"):
+            for name in ("results", "adapters", "failures", "locks"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise PromptPrismError(
-                f"cannot write results to '{folder}' ({error.strerror}): choose another folder"
-            ) from error
-        with self._index() as index:
-            index.execute(_TABLE)
+            if not (folder / "results").is_dir():
+                raise PromptPrismError(
+                    f"cannot write results to '{folder}' ({error.strerror}): choose another folder"
+                ) from error
 
     def adapter(self, cell: Cell, learned: str) -> Path:
         """Where what a cell has learned is, or goes."""
@@ -113,26 +115,17 @@ class Store:
         Raises:
             PromptPrismError: the lock cannot be used, for instance one that belongs to another user.
         """
-        path = self.folder / "locks" / f"{name}.lock"
-        if path.exists() and not os.access(path, os.W_OK):  # where SQLite would let everybody in
-            raise PromptPrismError(_unusable(path, "it is another user's, or read-only"))
-        with closing(sqlite3.connect(path, timeout=wait, isolation_level=None)) as lock:
-            try:
-                lock.execute("BEGIN EXCLUSIVE")
-            except sqlite3.Error as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                    raise PromptPrismError(_unusable(path, error)) from error
-                yield False
-                return
-            for place in ("results", "adapters"):
-                for rest in (self.folder / place).glob(f".{name}*.partial"):
-                    shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
-            yield True
+        with locked(self.folder / "locks" / f"{name}.lock", wait) as mine:
+            if mine:
+                for place in ("results", "adapters"):
+                    for rest in (self.folder / place).glob(f".{name}*.partial"):
+                        remove(rest)
+            yield mine
 
     def finish(self, result: CellResult) -> None:
         """Write the result of a cell."""
         write_text(self.result(result.cell, result.key), result.model_dump_json(indent=1) + "\n")
-        self._note(result.key, "done", result.cell, None)
+        remove(self._failure(result.cell))
 
     def add(self, result: CellResult) -> bool:
         """Write the result of a cell that was run elsewhere, if there is none; whether it was written."""
@@ -144,56 +137,33 @@ class Store:
             return new
 
     def fail(self, key: str, cell: Cell, error: str) -> None:
-        """Record why a cell has no result; it is tried again by the next run."""
-        self._note(key, "failed", cell, error)
+        """Record why a cell has no result, if that can be written; it is tried again by the next run."""
+        failure = _Failure(
+            cell=cell, key=key, error=error, time=datetime.now(UTC).isoformat(timespec="seconds")
+        )
+        with suppress(PromptPrismError):
+            write_text(self._failure(cell), failure.model_dump_json(indent=1) + "\n")
 
-    def _note(self, key: str, state: str, cell: Cell, error: str | None) -> None:
-        time, text = datetime.now(UTC).isoformat(timespec="seconds"), cell.model_dump_json()
-        with self._index() as index:
-            # Attempts that failed before the key was known, or with other data, are over.
-            index.execute("DELETE FROM cells WHERE cell = ? AND state = 'failed'", (text,))
-            index.execute("REPLACE INTO cells VALUES (?, ?, ?, ?, ?)", (key, state, text, error, time))
-
-    @contextmanager
-    def _index(self) -> Iterator[sqlite3.Connection]:
-        path = self.folder / "index.sqlite"
-        try:
-            with closing(sqlite3.connect(path, timeout=60)) as index, index:
-                yield index
-        except sqlite3.Error as error:
-            raise PromptPrismError(_unusable(path, error)) from error
+    def _failure(self, cell: Cell) -> Path:
+        # By the cell alone: it may have failed before its key was known.
+        return self.folder / "failures" / f"{cell.file_name(digest_of(cell=cell.differing()))}.json"
 
 
 def read_failures(folder: Path) -> list[tuple[Cell, str]]:
     """Cell and error of every cell of a results folder whose last attempt failed; nothing is written.
 
-    Raises:
-        PromptPrismError: the index is damaged.
+    A note that is damaged is none: it says nothing that the next run would not find out.
     """
-    path = folder / "index.sqlite"
-    if not path.is_file():  # results that were copied or committed
-        return []
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as index:
-            rows = index.execute("SELECT key, cell, error FROM cells WHERE state = 'failed'").fetchall()
-        failed = [(key, Cell.model_validate_json(text), error) for key, text, error in rows]
-    except sqlite3.Error as error:
-        raise PromptPrismError(_unusable(path, error)) from error
-    except ValidationError as error:
-        raise PromptPrismError(_unusable(path, error.errors()[0]["msg"])) from error
-    return [(cell, error) for key, cell, error in failed if not _result(folder, cell, key).exists()]
+    found = []
+    for path in sorted((folder / "failures").glob("*.json")):
+        with suppress(ValidationError, PromptPrismError):
+            found.append(_Failure.model_validate_json(_content(path)))
+    failed = [one for one in found if not _result(folder, one.cell, one.key).exists()]
+    return [(one.cell, one.error) for one in sorted(failed, key=lambda one: one.time)]
 
 
 def _result(folder: Path, cell: Cell, key: str) -> Path:
     return folder / "results" / f"{cell.file_name(key)}.json"
-
-
-def _unusable(path: Path, error: sqlite3.Error | str) -> str:
-    return (
-        f"cannot use '{path}' ({error}): check its permissions, free some space, or delete it; the results "
-        "themselves are in "
-        f"'{path.parent / 'results'}'"
-    )
 
 
 def read_result(path: Path) -> CellResult:
@@ -250,6 +220,7 @@ def _order(result: CellResult) -> tuple[str | int, ...]:
 
 def _content(path: Path) -> bytes:
     try:
+        check_regular(path)
         return path.read_bytes()
     except OSError as error:
         raise PromptPrismError(f"cannot read result '{path}' ({error.strerror})") from error

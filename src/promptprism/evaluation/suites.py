@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,10 +27,13 @@ from promptprism.data.images import identity
 from promptprism.data.records import Dataset, Record
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.protocols import PROTOCOLS
+from promptprism.files import check_regular
 from promptprism.methods import METHODS, MethodSettings, make_settings
 from promptprism.provenance import BackboneFacts
 
 NAMED = Path(__file__).parents[1] / "suites"
+# The largest suite of the package has 300.
+_MOST_NODES = 100_000
 
 
 class _Frozen(BaseModel):
@@ -72,7 +76,7 @@ class Cell(_Frozen):
     @field_validator("settings", mode="before")
     @classmethod
     def _of_the_method(cls, given: Any, info: ValidationInfo) -> Any:
-        if not isinstance(given, Mapping):
+        if not isinstance(given, Mapping) or "method" not in info.data:  # which is told of instead
             return given
         try:
             return make_settings(info.data["method"], **given)
@@ -208,6 +212,28 @@ def named_suites() -> list[str]:
     return sorted(path.relative_to(NAMED).with_suffix("").as_posix() for path in NAMED.rglob("*.yaml"))
 
 
+def _plain_yaml(text: str) -> Any:
+    """What YAML says; a few aliases of aliases could stand for more than any memory holds."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if _size(node, {}) > _MOST_NODES:
+            raise yaml.YAMLError(f"its aliases stand for more than {_MOST_NODES:,} values")
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _size(node: Any, known: dict[int, float]) -> float:
+    """How many values a node of YAML is, its aliases written out; infinite if it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        inside = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = (part for each in inside for part in (each if isinstance(each, tuple) else (each,)))
+        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]
+
+
 def load_suite(source: str) -> Suite:
     """Read a suite from a YAML file, or by name.
 
@@ -216,13 +242,16 @@ def load_suite(source: str) -> Suite:
     """
     path = NAMED / f"{source}.yaml" if source in named_suites() else Path(source)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        check_regular(path)
+        content = _plain_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeEncodeError) as error:
         raise PromptPrismError(
             f"no suite '{source}': give a YAML file, or one of {', '.join(named_suites())}"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PromptPrismError(f"suite '{path}' is no YAML: {error}") from error
+    # Dates and numbers that are none are ValueErrors.
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, RecursionError) as error:
+        what = " ".join(str(error).split())
+        raise PromptPrismError(f"suite '{path}' is no YAML that is read here: {what}") from error
     if not isinstance(content, dict):
         raise PromptPrismError(f"suite '{path}' must be a mapping with protocol, methods and datasets")
     try:

@@ -14,6 +14,7 @@ from promptprism.backbones import Backbone
 from promptprism.data.images import ImageSource
 from promptprism.data.views import make_views
 from promptprism.evidence import FUSIONS
+from promptprism.inference.predictor import check_finite
 from promptprism.methods import Classifier
 
 
@@ -110,11 +111,12 @@ def explain(classifier: Classifier, image: ImageSource, name: str | None = None,
         top: classes and words to show of each template.
 
     Raises:
-        PromptPrismError: the image cannot be read.
+        PromptPrismError: the image cannot be read, or the answer is not finite.
     """
     backbone = classifier.backbone
     views = make_views(("test",), backbone.image_size, backbone.mean, backbone.std)(image, 0, 0, 0)
     logits, maps = relevance_maps(classifier, views.unsqueeze(1).to(backbone.device))
+    check_finite(logits, [image])
     final = classifier.probabilities(logits)[0]
     if classifier.evidential:
         opinions, fused = classifier.opinions(logits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,9 @@ from promptprism.errors import PromptPrismError
 from promptprism.inference.early import EarlyOpinions, check_early, early_opinions
 from promptprism.methods import Classifier
 
+#: Images that cannot be read: the place of each, and why.
+Unread = dict[int, str]
+
 
 class Predictor:
     """A classifier that reads its images itself, the next batch while it looks at one."""
@@ -22,35 +26,78 @@ class Predictor:
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
 
-    def logits(self, sources: Sequence[ImageSource], batch_size: int = 32) -> Iterator[Tensor]:
+    def logits(
+        self, sources: Sequence[ImageSource], batch_size: int = 32, unread: Unread | None = None
+    ) -> Iterator[Tensor]:
         """Yield logits [M, B, K] of the images, in their order, every template seeing the plain image.
 
+        Args:
+            sources: the images.
+            batch_size: B of all but the last.
+            unread: images that cannot be read are put in here, index and reason, and left out.
+
         Raises:
-            PromptPrismError: an image cannot be read.
+            PromptPrismError: an image cannot be read (none of them, where ``unread`` is given), or the answer
+                for one is not finite.
         """
-        for views in self._views(sources, batch_size):
+        for batch, views in self._views(sources, batch_size, unread):
             with torch.no_grad():
                 logits = self.classifier.logits(views)
+            check_finite(logits, [sources[i] for i in batch])
             yield logits
 
     def early_opinions(
-        self, sources: Sequence[ImageSource], margin: float, batch_size: int = 32
+        self,
+        sources: Sequence[ImageSource],
+        margin: float,
+        batch_size: int = 32,
+        unread: Unread | None = None,
     ) -> Iterator[EarlyOpinions]:
         """Yield fused opinions of as many templates as each image takes; see `promptprism.inference.early`.
 
         Raises:
-            PromptPrismError: an image cannot be read, the method has no opinions, or the margin is
-                negative.
+            PromptPrismError: as `logits` does; or the method has no opinions, or the margin is negative.
         """
         check_early(self.classifier, margin)
-        for views in self._views(sources, batch_size):
-            yield early_opinions(self.classifier, views, margin)
+        for batch, views in self._views(sources, batch_size, unread):
+            early = early_opinions(self.classifier, views, margin)
+            check_finite(early.fused.weight[None], [sources[i] for i in batch])
+            yield early
 
-    def _views(self, sources: Sequence[ImageSource], batch_size: int) -> Iterator[Tensor]:
+    def _views(
+        self, sources: Sequence[ImageSource], batch_size: int, unread: Unread | None
+    ) -> Iterator[tuple[list[int], Tensor]]:
         backbone = self.classifier.backbone
         make = make_views(("test",), backbone.image_size, backbone.mean, backbone.std)
-        for _, views in view_batches(sources, plain_batches(len(sources), batch_size), make):
-            yield views.to(backbone.device)
+        batches = plain_batches(len(sources), batch_size)
+        for batch, views in view_batches(sources, batches, make, unread=unread):
+            yield batch, views.to(backbone.device)
+        if unread and len(unread) == len(sources):
+            reasons = "; ".join(list(unread.values())[:5])
+            raise PromptPrismError(
+                f"none of {len(sources)} images can be read: {reasons}" if len(sources) > 1 else reasons
+            )
+
+
+def check_finite(logits: Tensor, sources: Sequence[ImageSource]) -> None:
+    """Refuse answers that are none.
+
+    Args:
+        logits: [M, B, K].
+        sources: the B images.
+
+    Raises:
+        PromptPrismError: some are not finite: of which image, and where that may come from.
+    """
+    finite = logits.isfinite().all(-1).all(0)
+    if not finite.all():
+        wrong = [source for source, right in zip(sources, finite.tolist(), strict=True) if not right]
+        what = "an array" if isinstance(wrong[0], np.ndarray) else f"'{wrong[0]}'"
+        raise PromptPrismError(
+            f"the answers for {len(wrong)} of {len(sources)} images are not finite, first {what}: the "
+            "adapter or the backbone's weights hold damaged or too large values, or its precision is too "
+            "low; fit anew, fetch the weights again, or take precision float32"
+        )
 
 
 def check_labels(records: Sequence[Record], classes: int) -> None:

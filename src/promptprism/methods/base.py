@@ -156,6 +156,15 @@ class Method(nn.Module):
         """Whether the logit of a class is the same in every label space."""
         return True
 
+    @classmethod
+    def axes(cls, settings: Any, images: int) -> dict[str, tuple[int | None, ...]]:  # noqa: ARG003
+        """Tensors by name whose sizes settings and training images decide, None where the backbone does.
+
+        They bound all that the settings could make `build` allocate: a file whose tensors are others is
+        refused before.
+        """
+        return {}
+
     def build(self, seed: int) -> None:
         """Make what is learned; zero-shot learns nothing."""
 

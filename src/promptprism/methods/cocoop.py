@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -51,6 +51,11 @@ class CoCoOp(Method):
     name = CoCoOpSettings.method
     Settings: ClassVar[type[MethodSettings]] = CoCoOpSettings
     settings: CoCoOpSettings
+
+    @classmethod
+    def axes(cls, settings: Any, images: int) -> dict[str, tuple[int | None, ...]]:  # noqa: ARG003
+        """The context [1, 1, n, Dt]."""
+        return {"learner.context": (1, 1, settings.context_length, None)}
 
     def build(self, seed: int) -> None:
         """Make the context and the meta-net."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -56,6 +56,11 @@ class Mmrl(Method):
     name = MmrlSettings.method
     Settings: ClassVar[type[MethodSettings]] = MmrlSettings
     settings: MmrlSettings
+
+    @classmethod
+    def axes(cls, settings: Any, images: int) -> dict[str, tuple[int | None, ...]]:  # noqa: ARG003
+        """The representation tokens."""
+        return {"learner.tokens": (settings.tokens, settings.width)}
 
     def build(self, seed: int) -> None:
         """Make the learner.

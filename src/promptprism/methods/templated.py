@@ -90,6 +90,18 @@ class TemplateMethod(Method):
     needs_vision_prompts: ClassVar[bool] = False
     """Whether the method is none without vision prompts, rather than one with its templates in the text."""
 
+    @classmethod
+    def axes(cls, settings: Any, images: int) -> dict[str, tuple[int | None, ...]]:  # noqa: ARG003
+        """What is learned of each template, of which there is one thing at least."""
+        count = settings.templates
+        found: dict[str, tuple[int | None, ...]] = {}
+        if settings.learn_text:
+            found["learner.context"] = (count, settings.depth, settings.context_length, None)
+        if settings.vision_tokens:
+            found["learner.vision"] = (count, settings.vision_depth, settings.vision_tokens, None)
+        last = "learner.to_vision_bias" if settings.coupled else "offsets"
+        return found or {last: (count, None, None)}
+
     def build(self, seed: int) -> None:
         """Make the learner; choose the views."""
         settings, backbone = self.settings, self.backbone

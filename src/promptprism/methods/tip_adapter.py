@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -68,6 +68,11 @@ class TipAdapter(Method):
     def separable(self) -> bool:
         """No: only classes that were learned have images in the cache."""
         return False
+
+    @classmethod
+    def axes(cls, settings: Any, images: int) -> dict[str, tuple[int | None, ...]]:  # noqa: ARG003
+        """A label of each image."""
+        return {"labels": (images,)}
 
     def allot(self, classes: int, images: int) -> None:  # noqa: ARG002
         """Make room for a key and a label of each image, and for alpha and beta."""

@@ -31,6 +31,9 @@ _STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "figure.facecolor": "white",
+    # A name with two $ is no formula.
+    "text.parse_math": False,
+    "text.usetex": False,
     # Without a salt, the names inside an SVG differ from run to run.
     "svg.hashsalt": "promptprism",
 }

@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from promptprism.data.images import identity
+from promptprism.data.content import content_digest
 from promptprism.data.names import LabelSpace
 from promptprism.data.records import Record
 from promptprism.errors import PromptPrismError
@@ -58,7 +58,7 @@ class Run(BaseModel):
         """Describe a run that is about to start."""
         digest = hashlib.sha256()
         for record in records:
-            digest.update(f"{record.label} {identity(record.source)}\n".encode())
+            digest.update(b"%d %s\n" % (record.label, content_digest(record.source)))
         return cls(
             method=method.name,
             settings=method.settings.model_dump(mode="json"),
@@ -75,7 +75,7 @@ class Run(BaseModel):
 class _Card(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[2] = 2
+    format: Literal[2] = 2  # 1 knew images by their names, and had no digest
     run: Run
     history: tuple[Epoch, ...]
     seconds: float
@@ -112,7 +112,7 @@ def load_checkpoint(
     Raises:
         PromptPrismError: the file is damaged, foreign, or of another run.
     """
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = read_tensors(path, sealed=True)
     try:
         card = _Card.model_validate_json(metadata.get(_KEY, ""))
     except ValidationError as error:
@@ -134,7 +134,6 @@ def load_checkpoint(
     for key, value in tensors.items():
         if key.startswith("optimizer/"):
             _, place, name = key.split("/")
-            # A copy: what was read maps the file, which the next checkpoint has to replace.
             state.setdefault(int(place), {})[name] = value.clone()
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return list(card.history), card.seconds

@@ -126,9 +126,9 @@ def learn(
     if settings.learns:
         method.prepare(texts, tuple(records))
     if epochs:
-        run = Run.of(method, space, records, seed)
+        run = Run.of(method, space, records, seed) if checkpoint else None
         optimizer = make_optimizer(settings, method.parameters())
-        if checkpoint and checkpoint.exists():
+        if checkpoint and run and checkpoint.exists():
             history, seconds = load_checkpoint(checkpoint, run, method, optimizer)
             meter = Meter(backbone.device, seconds)
         steps = len(shuffled_batches(len(records), settings.batch_size, seed, 0))
@@ -138,7 +138,7 @@ def learn(
                 for epoch in range(len(history), epochs):
                     trained = _train_epoch(method, texts, records, seed, epoch, optimizer, meter, show)
                     done = [*history, trained]
-                    if checkpoint:
+                    if checkpoint and run:
                         save_checkpoint(checkpoint, run, done, meter.seconds, method, optimizer)
                     history = done
                     if after_epoch:

@@ -1,0 +1,62 @@
+import pytest
+
+from promptprism.data.catalog import CATALOG
+from promptprism.data.registry import registered
+from promptprism.errors import PromptPrismError
+from promptprism.evaluation.suites import load_suite, named_suites
+
+LAUGHS = "n0: &n0 [x]\n" + "".join(f"n{i + 1}: &n{i + 1} [*n{i}, *n{i}]\n" for i in range(60))
+SOUND = "protocol: base-to-new\nmethods: {zero-shot: {}}\ndatasets: [mini/food]\nnote: a\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (LAUGHS, "stand for more than 100,000 values"),
+        ("a: &a [*a]", "stand for more than"),
+        ("[" * 5000, "recursion"),
+        ("a: 2024-13-45", "month must be in"),
+        ("a: !!python/object/apply:os.system [true]", "could not determine a constructor"),
+        ("? [a, b]\n: c", "unhashable key"),
+        ("a: 'b", "end of stream"),
+        ("a: \xff", "no YAML"),
+        ("- a", "must be a mapping"),
+        (SOUND + "1: 2", "not valid: 1"),
+        (SOUND + "mood: good", "not valid: mood"),
+    ],
+)  # fmt: skip
+def test_hostile_suites_are_one_clear_line(tmp_path, text, words):
+    (tmp_path / "s.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(PromptPrismError, match=words) as caught:
+        load_suite(str(tmp_path / "s.yaml"))
+    assert "s.yaml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", named_suites())
+def test_named_suites_name_what_there_is(name):
+    suite = load_suite(name)
+    cells = list(suite.cells())
+    assert cells and set(suite.datasets) | set(suite.targets) <= registered().keys()
+    if name.startswith("paper/"):
+        assert suite.backbone.name == "ViT-B-16" and {*suite.datasets} <= CATALOG.keys()
+    assert len({cell.model_dump_json() for cell in cells}) == len(cells)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [", "is no YAML"),
+        ("[1]", "must be a mapping"),
+        ("{protocol: nope, methods: {cdc: {}}, datasets: [x]}", "protocol: .*unknown protocol 'nope'"),
+        ("{protocol: base-to-new, methods: {cdc: {}}}", "datasets: Field required"),
+        ("{protocol: base-to-new, methods: {cdc: {}}, datasets: [x], seed: 1}", "seed: Extra inputs"),
+        (
+            "{protocol: base-to-new, methods: {cdc: {}}, datasets: [x], per_data: {x: {coop: {}}}}",
+            "per_data: 'coop' is no data set or row",
+        ),
+    ],
+)
+def test_bad_suites(tmp_path, text, words):
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(PromptPrismError, match=words):
+        load_suite(str(tmp_path / "s.yaml"))
