@@ -36,9 +36,10 @@ def test_there_must_be_enough_scenes(tiny):
         task_misalignment(tiny, "mini/food", count=10_000)
 
 
+@pytest.mark.parametrize("class_offsets", [False, True])
 @pytest.mark.parametrize("method", ["coop", "cdc"])
-def test_looking_changes_nothing(tiny, method):
-    settings = {"epochs": 3, "batch_size": 2, "lr": 0.01} | (
+def test_looking_changes_nothing(tiny, method, class_offsets):
+    settings = {"epochs": 3, "batch_size": 2, "lr": 0.01, "class_offsets": class_offsets} | (
         {"templates": 2, "depth": 2} if method == "cdc" else {}
     )
     curve = accuracy_over_epochs(cell(method, **settings), tiny, DATA)

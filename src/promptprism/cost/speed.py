@@ -225,6 +225,7 @@ def measure(
     work: dict[tuple[str, int], Callable[[], object]] = {}
     plain, _ = draw(backbone, 1, predict_batch, classes)
     for m, method in methods.items():
+        method.allot(classes, batch)
         work["text", m] = partial(method.classifier, space)
         work["predict", m] = prediction(method.classifier(space), plain)
         if m:

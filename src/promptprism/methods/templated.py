@@ -105,6 +105,8 @@ class TemplateMethod(Method):
     def build(self, seed: int) -> None:
         """Make the learner; choose the views."""
         settings, backbone = self.settings, self.backbone
+        # None until there is room for them: a method that has seen no image has none.
+        self.offsets: nn.Parameter | None = None
         self.views = view_names(settings.views, settings.templates)
         coupled = settings.coupled
         if coupled and not backbone.vision_layers and not self.needs_vision_prompts:
@@ -144,7 +146,7 @@ class TemplateMethod(Method):
 
     def prepare(self, texts: Texts, records: Records) -> None:
         """Start the offsets at the mean of each class's plain images."""
-        if not self.has_offsets:
+        if self.offsets is None:
             return
         with torch.inference_mode(False), torch.no_grad():
             images = F.normalize(frozen_features(self.backbone, records), dim=-1)
@@ -187,9 +189,9 @@ class TemplateMethod(Method):
 
     def with_offsets(self, text: Tensor, space: LabelSpace, learned: LabelSpace | None = None) -> Tensor:
         """Text features [M, K, D] of a space, with the offsets of the classes learned (None: the same)."""
-        if not self.has_offsets:
+        offsets: Tensor | None = self.offsets
+        if offsets is None:
             return text
-        offsets: Tensor = self.offsets
         if learned is not None:
             places = {key: place for place, key in enumerate(learned.keys)}
             rows = torch.tensor([places.get(key, -1) for key in space.keys], device=text.device)
