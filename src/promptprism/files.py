@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-import sqlite3
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -142,6 +141,8 @@ def locked(path: Path, wait: float = 0.0) -> Iterator[bool]:
     Raises:
         PromptPrismError: the lock cannot be used, for instance one that belongs to another user.
     """
+    import sqlite3  # few who open an adapter lock anything
+
     with ExitStack() as held:
         try:
             # SQLite would let everybody in where nobody may write.

@@ -88,11 +88,12 @@ class Output:
     def show(self, *things: Any) -> None:
         """Print, unless JSON has standard output for itself."""
         for thing in things:
-            self.console.print(thing)
+            # Written out before it is wrapped: what grows afterwards would be cut.
+            self.console.print(visible(thing) if isinstance(thing, str) else thing)
 
     def warn(self, text: str) -> None:
         """Print what a person should not miss, to standard error if JSON has standard output."""
-        self._warnings.print(text, style="yellow")
+        self._warnings.print(visible(text), style="yellow")
 
     def write(self, **content: Any) -> None:
         """Write the JSON that was asked for."""
