@@ -87,7 +87,8 @@ def read_or_refused(read, place, content):
     try:
         read()
     except PromptPrismError as error:
-        assert "\n" not in str(error) and len(str(error)) < 3000
+        said = str(error).partition(" (Python with Dassl):\n\n")[0]  # the recipe for pickles stands below
+        assert "\n" not in said and len(str(error)) < 3000
 
 
 @pytest.mark.parametrize("path", sorted(CORPUS.iterdir()), ids=lambda path: path.name)
