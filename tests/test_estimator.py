@@ -227,6 +227,7 @@ def test_what_was_learned_is_known_under_other_classes_and_after_loading(model, 
         load_model(tmp_path / "adapter", backbone=tiny, lr=0.1)
 
 
+@pytest.mark.slow
 def test_the_estimator_imports_little_beside_torch_and_open_clip():
     code = """
 import sys, torch, open_clip

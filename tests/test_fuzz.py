@@ -28,6 +28,8 @@ from promptprism.evaluation.store import read_results
 from promptprism.evaluation.suites import NAMED, load_suite
 from promptprism.files import read_tensors
 
+pytestmark = pytest.mark.slow
+
 CORPUS = Path(__file__).with_name("corpus")
 FORMAT_1 = Path(__file__).with_name("adapters") / "format-1"
 quick = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -19,6 +19,8 @@ from promptprism.methods import build_method, make_settings
 from promptprism.prompts import encode_image, encode_text
 from tests.backbones.families import FAMILIES, make
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("cat", "red fox", "lemon")
 SPACE = LabelSpace(NAMES)
 every_family = pytest.mark.parametrize("family", FAMILIES)

@@ -156,6 +156,7 @@ def test_what_lies_on_this_disk_asks_no_resolver(folder, monkeypatch):
         load_backbone("ViT-B-16", "openai")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "file"),
     [

@@ -84,6 +84,7 @@ def test_warnings_of_data_are_one_line_each_and_told_once(capsys):
     assert capsys.readouterr().err == "warning: one\nwarning: two\n"
 
 
+@pytest.mark.slow
 def test_output_is_escaped_where_the_terminal_lacks_a_letter(tmp_path):
     place = os.fsencode(tmp_path) + b"/caf\xe9"
     os.makedirs(place)  # noqa: PTH103

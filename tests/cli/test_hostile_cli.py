@@ -163,6 +163,7 @@ def test_some_images_cannot_be_read(data, tmp_path):
     assert json.loads(run("predict", FORMAT_1, good, "--json", "-").stdout)["unread"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-16"])
 def test_hostile_encodings_of_stdout_end_nothing(data, encoding):
     process = start("predict", FORMAT_1, data / "red" / "0.png", PYTHONIOENCODING=encoding)

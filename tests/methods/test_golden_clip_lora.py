@@ -8,6 +8,8 @@ from golden_runs import assert_gradient, five_steps, logits_of, loss_of, part_of
 from promptprism.methods import build_method, make_settings
 from promptprism.training.schedule import make_optimizer, step_rate
 
+pytestmark = pytest.mark.slow
+
 THIRDS = "qkv"
 
 

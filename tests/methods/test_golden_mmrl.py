@@ -10,6 +10,8 @@ from promptprism.methods import build_method, make_settings
 from promptprism.prompts.representation import both_features
 from promptprism.training.schedule import make_optimizer, step_rate
 
+pytestmark = pytest.mark.slow
+
 OURS = {"compound_rep_tokens_r2vproj": "to_vision", "compound_rep_tokens_r2tproj": "to_text"}
 
 

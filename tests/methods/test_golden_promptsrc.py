@@ -9,6 +9,8 @@ from promptprism.methods import build_method, make_settings
 from promptprism.methods.promptsrc import gaussian_weights
 from promptprism.training.schedule import step_rate
 
+pytestmark = pytest.mark.slow
+
 TOKENS = {"": (4, 3, 4, 3), "asym/": (2, 3, 3, 2)}
 
 

@@ -17,8 +17,10 @@ import torch
 from numpy.random import Generator
 from PIL import Image, ImageFilter
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
+
+# Not those of v2, which are the same on pictures: open_clip has imported these.
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
 
 from promptprism.data.images import ImageSource, load_image
 from promptprism.errors import PromptPrismError
