@@ -75,6 +75,7 @@ def test_learning_from_few_images_helps_and_survives_saving(tmp_path, mini):
     assert torch.allclose(fused.belief.sum(-1) + fused.uncertainty, torch.ones(16))
 
 
+@pytest.mark.slow
 def test_new_classes_can_be_told_apart_without_training(mini):
     base, new = base_new(part(DEVELOPMENT[0], classes=12))
     model = PromptPrism("cdc", mini, shots=4, seed=1, templates=2, epochs=1).fit(base)

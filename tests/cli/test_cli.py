@@ -264,6 +264,7 @@ def test_predict_without_opinions(data, tmp_path):
     assert "'zero-shot' has no opinions" in refused.stderr
 
 
+@pytest.mark.slow
 def test_demo(data, monkeypatch, tmp_path):
     quick = {"epochs": 3, "lr": 0.002}
     trained = dict.fromkeys(("coop", "cocoop"), quick) | {n: {**quick, "depth": 2} for n in ("maple", "cdc")}

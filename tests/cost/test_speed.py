@@ -72,6 +72,7 @@ def test_rounds_go_on_for_the_seconds_asked():
         speed.interleave({"a": work}, 1, seconds=1e9)
 
 
+@pytest.mark.slow
 def test_command():
     content = json.loads(run(*QUICK, "--json", "-").stdout)
     assert content.keys() == documented(0) | {"schema", "schema_version", "promptprism"}

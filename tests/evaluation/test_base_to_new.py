@@ -15,6 +15,7 @@ DATA = colours(5)
 QUICK = {"epochs": 2, "batch_size": 4, "lr": 0.002}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.* has no validation images")
 @pytest.mark.parametrize("name", list(METHODS))
 def test_the_protocol_is_its_steps_by_hand(tiny, name):

@@ -33,6 +33,7 @@ class Stopped(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["promptsrc", "clip-lora", "tip-adapter-f", "mmrl", "prograd"])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny, tmp_path, name):
     """With averages, drop-out, AdamW's two moments, rates from step to step."""
