@@ -36,7 +36,7 @@ CASES = {
     "eleven-bit-grey": (0, r"g11\.(png|tif).* are taken for 11 bits"),
     "fifo-image": (0, r"'f\.png' is a named pipe, not a file[\s\S]*ended with 2"),
     "file-name-cp1252": (0, r"b\\udce4r\.png"),
-    "float-reflectance": (0, r"refl\.tif.* are stretched"),
+    "float-reflectance": (0, r"\w+\.tif.* are stretched"),
     "heic-name-jpeg": (0, r"6 images of data"),
     "hf-multilabel": (2, r"column 'labels' .* several labels per image|needs the package datasets"),
     "intel-seg-train": (0, r"forest, glacier"),
