@@ -12,6 +12,7 @@ from promptprism.backbones.block import AdaptedBlock
 from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
 from promptprism.methods import METHODS, build_method, make_settings
+from promptprism.methods.frozen import frozen_features
 from promptprism.prompts import encode_image, encode_text
 from promptprism.training.loop import learn
 
@@ -241,3 +242,25 @@ def test_trainable_parameters_of_vit_b_16():
     assert found == TRAINABLE
     rows = re.findall(r"^\| `([\w-]+)` \| .* \| ([\d,]+) \| [\w ]+ \|$", README.read_text(), re.MULTILINE)
     assert {name: int(count.replace(",", "")) for name, count in rows} == TRAINABLE
+
+
+@pytest.mark.parametrize("name", ["coop", "cdc"])
+def test_offsets_start_at_the_means_of_the_classes_and_leave_others_alone(tiny, name):
+    method, plain = make(name, tiny, class_offsets=True), make(name, tiny, class_offsets=False)
+    method.allot(len(SPACE), len(DATA.train))
+    method.prepare(method.texts(SPACE), DATA.train)
+    images = frozen_features(tiny, DATA.train)
+    means = torch.stack(
+        [
+            torch.nn.functional.normalize(images[[r.label == k for r in DATA.train]], dim=-1).mean(0)
+            for k in range(len(SPACE))
+        ]
+    )
+    text = method.classifier(SPACE).text
+    expected = torch.nn.functional.normalize(means, dim=-1).expand_as(text)
+    torch.testing.assert_close(text, expected, atol=1e-5, rtol=0)
+    other = LabelSpace((SPACE.names[2], "tulip"), SPACE.phrase)
+    found, without = method.classifier(other, SPACE).text, plain.classifier(other, SPACE).text
+    torch.testing.assert_close(found[:, 0], text[:, 2], atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[:, 1], without[:, 1], atol=1e-6, rtol=0)
+    assert not torch.allclose(found[:, 0], without[:, 0], atol=1e-2)
