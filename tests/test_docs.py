@@ -48,7 +48,7 @@ def test_the_python_example_of_the_readme_runs_word_for_word(photos, capsys):
 
 def test_the_defaults_in_the_description_of_the_method_are_those_of_the_code():
     rows = re.findall(
-        r"^\| `(\w+)` \| `(.+?)` \| (?:K|I|U|ours) \|", (ROOT / "docs/method.md").read_text(), re.M
+        r"^\| `(\w+)` \| `(.+?)` \| (?:K|I|U|ours) \|", (ROOT / "docs/explanation/method.md").read_text(), re.M
     )
     assert {name: json.loads(value) for name, value in rows} == CdcSettings().model_dump(mode="json")
 
@@ -58,19 +58,19 @@ def test_task_misalignment_has_one_figure():
     scored = json.loads((ROOT / "results/miniworld-zero-shot.json").read_text())["task_misalignment"]
     assert scored == {name: measured[name] for name in scored}
     share = f"{100 * scored['full_is_closer']['object']:.1f} % of"
-    for page in (README, (ROOT / "docs/causality.md").read_text()):
+    for page in (README, (ROOT / "docs/explanation/causality.md").read_text()):
         assert share in " ".join(page.split()) and f"{scored['scenes']:,} scenes" in page
 
 
 def test_the_rules_of_fusion_in_the_description_of_the_method_are_those_of_the_code():
-    table = (ROOT / "docs/method.md").read_text().split("| `fusion` | fused weight", 1)[1].split("\n\n")[0]
+    table = (ROOT / "docs/explanation/method.md").read_text().split("| `fusion` | fused weight", 1)[1].split("\n\n")[0]
     assert set(re.findall(r"^\| `(\w+)`", table, re.M)) == set(FUSIONS) == set(get_args(FusionRule))
     meaning = CdcSettings.model_fields["fusion"].description
     assert all(rule in meaning for rule in FUSIONS)
 
 
 def test_the_examples_about_opinions_print_what_they_say(capsys):
-    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs/trust.md").read_text(), re.DOTALL)
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs/explanation/trust.md").read_text(), re.DOTALL)
     names, run = {}, 0
     for example in examples:
         if "Opinion.from_evidence" in example:
@@ -109,7 +109,7 @@ def tables():
     text = (ROOT / "docs/results.md").read_text(encoding="utf-8")
     for match in re.finditer(r"`promptprism\s+(report\s+results/[^`]*)`", text):
         yield " ".join(match[1].split()), below(text, match)
-    text = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/results/settings.md").read_text(encoding="utf-8")
     for match in re.finditer(r"^`(mini/\w+)`[:;]", text, re.MULTILINE):
         head, line, *rows = below(text, match)  # without the column that is the same everywhere
         whole = [f"| data {head}", f"| --- {line}", *(f"| average {row}" for row in rows)]
