@@ -47,7 +47,9 @@ def test_the_python_example_of_the_readme_runs_word_for_word(photos, capsys):
 
 def test_the_defaults_in_the_description_of_the_method_are_those_of_the_code():
     rows = re.findall(
-        r"^\| `(\w+)` \| `(.+?)` \| (?:K|I|U|ours) \|", (ROOT / "docs/explanation/method.md").read_text(), re.M
+        r"^\| `(\w+)` \| `(.+?)` \| (?:K|I|U|ours) \|",
+        (ROOT / "docs/reference/cdc-settings.md").read_text(),
+        re.M,
     )
     assert {name: json.loads(value) for name, value in rows} == CdcSettings().model_dump(mode="json")
 
@@ -62,7 +64,12 @@ def test_task_misalignment_has_one_figure():
 
 
 def test_the_rules_of_fusion_in_the_description_of_the_method_are_those_of_the_code():
-    table = (ROOT / "docs/explanation/method.md").read_text().split("| `fusion` | fused weight", 1)[1].split("\n\n")[0]
+    table = (
+        (ROOT / "docs/explanation/fusion.md")
+        .read_text()
+        .split("| `fusion` | fused weight", 1)[1]
+        .split("\n\n")[0]
+    )
     assert set(re.findall(r"^\| `(\w+)`", table, re.M)) == set(FUSIONS)
     meaning = CdcSettings.model_fields["fusion"].description
     assert all(rule in meaning for rule in FUSIONS)
@@ -105,10 +112,12 @@ def below(text, match):
 
 def tables():
     """Each command of the pages of results that makes a table, and the rows below it."""
-    text = (ROOT / "docs/results.md").read_text(encoding="utf-8")
-    for match in re.finditer(r"`promptprism\s+(report\s+results/[^`]*)`", text):
-        yield " ".join(match[1].split()), below(text, match)
-    text = (ROOT / "docs/results/settings.md").read_text(encoding="utf-8")
+    study = ROOT / "docs/results/settings.md"
+    for page in sorted({ROOT / "docs/results.md", *(ROOT / "docs/results").glob("*.md")} - {study}):
+        text = page.read_text(encoding="utf-8")
+        for match in re.finditer(r"`promptprism\s+(report\s+results/[^`]*)`", text):
+            yield " ".join(match[1].split()), below(text, match)
+    text = study.read_text(encoding="utf-8")
     for match in re.finditer(r"^`(mini/\w+)`[:;]", text, re.MULTILINE):
         head, line, *rows = below(text, match)  # without the column that is the same everywhere
         whole = [f"| data {head}", f"| --- {line}", *(f"| average {row}" for row in rows)]
