@@ -7,6 +7,7 @@ from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms.functional import pil_to_tensor
 
+from promptprism.backbones import KeptStems, load_backbone
 from promptprism.backbones.photo import (
     FOLDER,
     MEAN,
@@ -16,6 +17,7 @@ from promptprism.backbones.photo import (
     photo_config,
     photo_tokenizer,
 )
+from promptprism.prompts import encode_image
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +120,36 @@ def test_stem_in_bfloat16_gives_the_same_tokens(model, images):
         tokens = low.visual.stem(images)
         assert tokens.dtype == torch.float32
         assert F.cosine_similarity(model.visual.stem(images), tokens, dim=-1).min() > 0.98
+
+
+def test_kept_stems_are_the_same_numbers(images):
+    backbone = load_backbone("photo")
+    views, prompts = images[None], torch.randn(3, 2, 2, backbone.vision_width)
+    with torch.no_grad():
+        plain = encode_image(backbone, views, prompts)
+        backbone.stems, stem = KeptStems(1), backbone.vision.stem
+        asked = []
+        backbone.vision.stem = lambda views: (asked.append(len(views)), stem(views))[1]
+        assert encode_image(backbone, views, prompts).equal(plain)
+        assert encode_image(backbone, views, prompts).equal(plain) and asked == [2]
+        assert encode_image(backbone, views[:, 1:]).equal(encode_image(backbone, views)[:, 1:]) and asked == [
+            2
+        ]
+        for _ in range(20):  # 64 KB each, so that the first are forgotten
+            encode_image(backbone, torch.randn_like(views), prompts)
+        encode_image(backbone, views, prompts)
+        assert asked == [2] * 22
+    encode_image(backbone, views, prompts)  # with gradients: views of training
+    assert asked == [2] * 23
+    assert backbone.with_towers(backbone.text, backbone.vision).stems is None
+
+
+def test_a_patch_embedding_is_not_kept():
+    backbone = load_backbone("mini")
+    backbone.stems = KeptStems()
+    with torch.no_grad():
+        encode_image(backbone, torch.zeros(1, 1, 3, backbone.image_size, backbone.image_size))
+    assert not backbone.stems._kept
 
 
 def test_config_names_what_was_built(model):

@@ -172,6 +172,17 @@ def test_photos_of_large_cameras_are_read_without_a_warning(tmp_path, recwarn):
     assert not recwarn.list and limit == Image.MAX_IMAGE_PIXELS < 12_000 * 9_000
 
 
+def test_other_threads_may_crop_while_a_file_is_opened(tmp_path, monkeypatch):
+    limits = []
+    opened = Image.open
+    monkeypatch.setattr(
+        Image, "open", lambda *a, **k: (limits.append(Image.MAX_IMAGE_PIXELS), opened(*a, **k))[1]
+    )
+    Image.new("RGB", (8, 8)).save(tmp_path / "small.png")
+    load_image(tmp_path / "small.png")
+    assert limits and all(2 * limit > 10**12 for limit in limits)  # as Pillow reckons in every crop
+
+
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(PromptPrismError, match=r"no such image: '.*nowhere\.jpg'"):
         load_image(tmp_path / "nowhere.jpg")

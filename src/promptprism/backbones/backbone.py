@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from promptprism.backbones.precision import Precision, choose_precision
 from promptprism.backbones.ranks import Ranks
+from promptprism.backbones.stems import KeptStems
 from promptprism.backbones.text import text_tower
 from promptprism.backbones.tower import TextTower, VisionTower
 from promptprism.backbones.vision import vision_tower
@@ -58,6 +59,7 @@ class Backbone(nn.Module):
         logit_bias: added to all logits; 0 but for models that were trained with a sigmoid loss (SigLIP).
         few_names: whether the text tower was taught so few names that classes had better learn their place.
         activation: `"quick_gelu"` (OpenAI's weights) or `"gelu"`.
+        stems: those that are kept, where views repeat; None keeps none.
         ranks: the processes that its work in a training step is split over, if there are several.
 
     Raises:
@@ -103,6 +105,7 @@ class Backbone(nn.Module):
         self.few_names = bool(getattr(model, "few_names", False))
         self.logit_bias = 0.0 if bias is None else float(bias)
         self.ranks: Ranks | None = None
+        self.stems: KeptStems | None = None
         self.activation = "quick_gelu" if _fold_quick_gelu(model) else "gelu"
         # Cast once here, not by autocast in every step: frozen weights need no float32 copy.
         chosen = choose_precision(precision, torch.device(device), self.width)
@@ -134,7 +137,7 @@ class Backbone(nn.Module):
     def with_towers(self, text: TextTower, vision: VisionTower) -> Backbone:
         """This backbone with other towers; weights are shared, and this one stays as it is."""
         other = copy.copy(self)
-        other.text, other.vision = text, vision
+        other.text, other.vision, other.stems = text, vision, None
         return other
 
     def logits(self, image: Tensor, text: Tensor) -> Tensor:

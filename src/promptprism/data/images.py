@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -202,7 +203,8 @@ def _read_image(image: Image.Image, least: int | None) -> Image.Image:
 def _open(file: Path | BytesIO) -> Image.Image:
     """Read an image's header without Pillow's limit, which is left as it was, and with no other decoders."""
     with _PILLOW_LIMIT:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        # A number, not None: Pillow asks twice when another thread crops, and would multiply what is gone.
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, sys.maxsize
         try:
             Image.init()  # loads all decoders, the first time
             return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])

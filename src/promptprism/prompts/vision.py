@@ -45,10 +45,11 @@ def encode_image(
 
 def start_image(backbone: Backbone, views: Tensor, first_layer: int = 0) -> Tensor:
     """States [V, B, S, Dv] of views [V, B, 3, H, W] before a layer (from 0) of the plain tower."""
-    x = backbone.vision.stem(views.flatten(0, 1))
+    vision, images = backbone.vision, views.flatten(0, 1)
+    x = vision.stem(images) if backbone.stems is None else backbone.stems(vision, images)
     x = x.view(*views.shape[:2], *x.shape[1:])
     for layer in range(min(first_layer, backbone.vision_layers)):
-        x = backbone.vision.run(layer, x)
+        x = vision.run(layer, x)
     return x
 
 
