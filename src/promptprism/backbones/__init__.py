@@ -4,12 +4,10 @@ from promptprism.backbones.backbone import Backbone
 from promptprism.backbones.choice import as_backbone, check_trusted
 from promptprism.backbones.loading import load_backbone, sized_backbone
 from promptprism.backbones.precision import Precision
-from promptprism.backbones.stems import KeptStems
 from promptprism.backbones.tower import TextTower, Tower, VisionTower
 
 __all__ = [
     "Backbone",
-    "KeptStems",
     "Precision",
     "TextTower",
     "Tower",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, cast
 
@@ -139,6 +140,15 @@ class Backbone(nn.Module):
         other = copy.copy(self)
         other.text, other.vision, other.stems = text, vision, None
         return other
+
+    @contextmanager
+    def keeping_stems(self) -> Iterator[None]:
+        """Keep stems meanwhile: for work that looks at the same views again."""
+        before, self.stems = self.stems, self.stems or KeptStems()
+        try:
+            yield
+        finally:
+            self.stems = before
 
     def logits(self, image: Tensor, text: Tensor) -> Tensor:
         """Logits [.., B, K] of normalised image features [.., B, D] and text features [.., K, D].

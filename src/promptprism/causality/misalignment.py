@@ -150,9 +150,10 @@ def accuracy_over_epochs(cell: Cell, backbone: Backbone, dataset: Dataset) -> Ep
         for part, scores in score(method, space, parts).items():
             accuracies[part].append(scores.accuracy)
 
-    look(-1, build_method(settings, backbone, cell.seed))
     records = records if settings.learns else ()
-    result = learn(settings, backbone, space, records, seed=cell.seed, after_epoch=look).training
+    with backbone.keeping_stems():
+        look(-1, build_method(settings, backbone, cell.seed))
+        result = learn(settings, backbone, space, records, seed=cell.seed, after_epoch=look).training
     return EpochCurve(
         cell=cell,
         backbone=BackboneFacts.of(backbone),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from promptprism.adapter import Card, DataSummary, load_adapter, save_adapter
-from promptprism.backbones import Backbone, KeptStems
+from promptprism.backbones import Backbone
 from promptprism.data.lists import read_list
 from promptprism.data.records import Dataset, Records
 from promptprism.data.registry import load_data
@@ -198,7 +198,7 @@ def run_suite(
     waiting: Sequence[Cell] = cells
     results: dict[int, CellResult] = {}
     places = {id(cell): place for place, cell in enumerate(cells)}
-    with _told(state, out), _keeping(backbone):
+    with _told(state, out), backbone.keeping_stems():
         while waiting:
             elsewhere = []
             for cell in waiting:
@@ -240,16 +240,6 @@ def run_suite(
     show(state)
     outcome.results = [results[place] for place in sorted(results)]
     return outcome
-
-
-@contextmanager
-def _keeping(backbone: Backbone) -> Iterator[None]:
-    """Keep the stems of views: the cells of a data set are scored on the same images."""
-    before, backbone.stems = backbone.stems, backbone.stems or KeptStems()
-    try:
-        yield
-    finally:
-        backbone.stems = before
 
 
 @contextmanager
