@@ -105,7 +105,7 @@ def test_the_command(tmp_path, monkeypatch):
 
 
 def test_the_command_refuses(tmp_path, monkeypatch):
-    args = ["suite", "mini/photos", "--dry-run", "--root", str(tmp_path)]
+    args = ["suite", "photos/base-to-new", "--dry-run", "--root", str(tmp_path)]
     refused = CliRunner().invoke(app, [*args, "--device", "foo"])
     assert refused.exit_code == 2 and "device 'foo' cannot be used" in refused.stderr
 
