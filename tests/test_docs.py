@@ -10,8 +10,12 @@ from toys import picture
 from typer.testing import CliRunner
 
 from promptprism.cli import app
+from promptprism.evaluation.store import read_results
 from promptprism.evidence import FUSIONS
 from promptprism.methods import CdcSettings
+from promptprism.reports.protocols import base_new_hm, over_data
+from promptprism.reports.results import group
+from promptprism.reports.trust import average_metric
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -130,6 +134,26 @@ def test_tables_in_the_documentation_come_out_of_the_results(command, table, mon
     made = CliRunner().invoke(app, shlex.split(command))
     assert made.exit_code == 0 and len(table) > 4
     assert not set(table) - set(made.stdout.splitlines())
+
+
+def test_the_short_table_of_photos_is_of_the_results():
+    head = "| method | base | new | HM | ECE, base | ECE, new | AUROC, new from base |"
+    below = rf"^{re.escape(head)}\n.*\n((?:\|.*\n)+)"
+    every = read_results(ROOT / "results/photos.jsonl")
+    runs = group([result for result in every if result.cell.protocol == "base-to-new"])
+
+    def figures(row):
+        there, _ = over_data(runs, row, runs.datasets)
+        own, usual = (average_metric(there, "new", f"ood/auroc_{by}") for by in ("uncertainty", "max_prob"))
+        yield row.method
+        ece = (average_metric(there, part, "cal/ece") for part in ("base", "new"))
+        for figure in (*base_new_hm(there), *ece, own or usual):
+            yield f"{100 * figure.mean:.1f}" + (f" ± {100 * figure.std:.1f}" if figure.std else "")
+
+    made = "".join(f"| {' | '.join(figures(row))} |\n" for row in runs.by_row)
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/results.md")]
+    tables = [table for page in pages for table in re.findall(below, page, re.MULTILINE)]
+    assert tables and all(table == made for table in tables), made
 
 
 @pytest.mark.parametrize(

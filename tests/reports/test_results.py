@@ -56,6 +56,12 @@ def test_rows_tell_settings_apart_and_published_figures_need_their_backbone():
         "cdc",  # with the defaults
         "cdc (templates=2)",
     }
+    each = [result("cdc", data, 1, two(0.8, 0.6), epochs=n, lr=0.1) for data, n in (("dtd", 2), ("pets", 3))]
+    found = rows(make_table(each, "base-to-new"))
+    assert found["average", "cdc (epochs by data set)"][0].mean == pytest.approx(0.8) and len(found) == 3
+    more = [*each, result("cdc", "pets", 1, two(0.8, 0.6), epochs=2, lr=0.1)]
+    found = rows(make_table(more, "base-to-new"))
+    assert ("pets", "cdc (epochs=2)") in found and ("pets", "cdc (epochs=3)") in found
     table = make_table([result("cdc", "dtd", 1, two(0.8, 0.6), backbone=OPENAI)], "base-to-new")
     base, new, hm, *_ = rows(table)["dtd", "MaPLe (published)"]
     assert (base.mean, new.mean) == pytest.approx((0.8036, 0.5918)) and hm.mean == pytest.approx(

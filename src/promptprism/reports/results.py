@@ -204,10 +204,23 @@ def _rows(named: Sequence[tuple[str, CellResult]], settings: bool) -> dict[tuple
     rows = {}
     for name in {name for name, _ in named}:
         own = {result.key: (facts(result), result.cell) for of, result in named if of == name}
-        every = {fact for found, _ in own.values() for fact in found}
-        differing = {fact for fact in every if len({repr(found.get(fact)) for found, _ in own.values()}) > 1}
+        facts_there = {fact for found, _ in own.values() for fact in found}
+        values = {fact: _values(fact, own.values()) for fact in facts_there}
+        differing = {fact for fact, each in values.items() if len(set[str]().union(*each.values())) > 1}
+        # A setting that each data set has a value of its own for, as by a suite's `per_data`: it is one row.
+        chosen = {fact for _, cell in own.values() for fact in cell.settings.differing()}
+        by_data = {fact for fact in differing & chosen if max(map(len, values[fact].values())) == 1}
         for key, (found, cell) in own.items():
-            text = ", ".join(f"{fact}={value}" for fact, value in found.items() if fact in differing)
+            told = [f"{fact}={value}" for fact, value in found.items() if fact in differing - by_data]
+            text = ", ".join((*told, *(f"{fact} by data set" for fact in sorted(by_data))))
             label = f"{name} ({text})" if text else name
             rows[name, key] = Row(name, label, cell.method, cell.settings.learns)
     return rows
+
+
+def _values(fact: str, own: Iterable[tuple[Mapping[str, Any], Cell]]) -> dict[str, set[str]]:
+    """What a fact is on each data set."""
+    found: dict[str, set[str]] = {}
+    for facts, cell in own:
+        found.setdefault(cell.data, set()).add(repr(facts.get(fact)))
+    return found
