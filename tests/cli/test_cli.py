@@ -117,7 +117,8 @@ def test_results(tmp_path):
     for command, out in (("export", lines), ("import", tmp_path)):
         content = json.loads(run("results", command, committed, "--out", out, "--json", "-").stdout)
         assert content.keys() == documented(f"results {command}") | HEAD and content["results"] == count
-    assert lines.read_bytes() == committed.read_bytes() and len(list(tmp_path.glob("results/*.json"))) == count
+    assert lines.read_bytes() == committed.read_bytes()
+    assert len(list(tmp_path.glob("results/*.json"))) == count
 
 
 def test_info_on_an_adapter(fitted):
