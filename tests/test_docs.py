@@ -1,6 +1,8 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,3 +146,52 @@ def test_links_lead_somewhere(page):
         if anchor:
             heads = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}, link
+
+
+def test_the_readme_is_short():
+    assert len(README.split()) <= 700  # prose, tables and code: `wc -w`
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("furo")
+    words = [
+        "-m",
+        "sphinx",
+        "--fail-on-warning",
+        "--keep-going",
+        "--quiet",
+        str(ROOT / "docs"),
+        str(tmp_path),
+    ]
+    built = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    # What is made of the code is on its pages.
+    pages = {page: (tmp_path / f"reference/{page}.html").read_text() for page in ("cli", "settings", "api")}
+    assert "--shots N" in pages["cli"] and "diversity_weight" in pages["settings"]
+    assert "promptprism.PromptPrism.fit" in pages["api"]
+    assert "<math" in (tmp_path / "explanation/fusion.html").read_text()
+
+
+def every_command():
+    """Each command of the command line by its whole name, groups too."""
+
+    def walk(name, command):
+        yield name, command
+        for child, inner in getattr(command, "commands", {}).items():
+            yield from walk(f"{name} {child}", inner)
+
+    return list(walk("promptprism", typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize(("name", "command"), every_command(), ids=[name for name, _ in every_command()])
+def test_help_reads_well_in_80_columns(name, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = CliRunner().invoke(app, [*name.split()[1:], "--help"], prog_name="promptprism")
+    assert shown.exit_code == 0
+    lines = shown.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any(line.rstrip(" │").endswith("…") for line in lines)  # nothing is cut off
+    context = command.make_context(name, [], resilient_parsing=True)
+    silent = [parameter.name for parameter in command.get_params(context) if not parameter.help]
+    assert not silent and command.help

@@ -3,6 +3,7 @@
 Learns mammals of MiniWorld in a few minutes; every picture in it is drawn by the package itself.
 """
 
+import io
 import os
 import re
 import shlex
@@ -19,13 +20,13 @@ from rich.text import Text
 from promptprism import load_data
 from promptprism.data.images import load_image
 
-DATA, SHOTS, WIDTH = "mini/mammals", 8, 80
+DATA, SHOTS, WIDTH = "mini/mammals", 2, 80
 #: Test images: what they are called, and their places. One is plain, one doubtful.
 IMAGES = {"elephant.png": 305, "chipmunk.png": 153}
 #: The picture of each command.
 SHOWN = {
     "predict": "promptprism predict mammals elephant.png chipmunk.png --templates",
-    "demo": "promptprism demo",
+    "evaluate": "promptprism evaluate mammals mini/mammals",
 }
 
 
@@ -39,7 +40,7 @@ def show(command: str, folder: Path) -> str:
 
 def picture(command: str, shown: str) -> str:
     """Draw a terminal with a command and what it showed, as SVG without fonts from elsewhere."""
-    console = Console(record=True, width=WIDTH, file=Path(os.devnull).open("w"), force_terminal=True)  # noqa: SIM115
+    console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     console.print(f"[bold]$[/] {command}")
     console.print(Text.from_ansi(shown.rstrip()))
     svg = console.export_svg(title="promptprism", unique_id="shown")
@@ -55,7 +56,8 @@ def main(out: Path) -> None:
             image = load_image(test[place].source)
             image.resize((4 * image.width, 4 * image.height), Image.Resampling.NEAREST).save(folder / name)
         show(f"promptprism fit {DATA} --shots {SHOTS} --seed 1 --out mammals", folder)
-        show(f"promptprism explain mammals {next(iter(IMAGES))} --out {out.resolve() / 'explain.png'}", folder)
+        show(f"promptprism explain mammals {next(iter(IMAGES))} --out why.png", folder)
+        Image.open(folder / "why.png").convert("RGB").quantize(96).save(out / "explain.png", optimize=True)
         for name, command in SHOWN.items():
             (out / f"{name}.svg").write_text(picture(command, show(command, folder)), encoding="utf-8")
 
