@@ -12,6 +12,7 @@ from toys import picture
 from typer.testing import CliRunner
 
 from promptprism.cli import app
+from promptprism.evaluation.suites import load_suite
 from promptprism.evidence import FUSIONS
 from promptprism.methods import CdcSettings
 
@@ -146,6 +147,14 @@ def test_links_lead_somewhere(page):
         if anchor:
             heads = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}, link
+
+
+def test_the_suite_of_the_tutorial_has_as_many_cells_as_it_says(tmp_path):
+    page = (ROOT / "docs/tutorials/compare-methods.md").read_text()
+    (suite,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "compare.yaml").write_text(suite)
+    cells = list(load_suite(str(tmp_path / "compare.yaml")).cells())
+    assert f"the {len(cells)} cells" in page
 
 
 def test_the_readme_is_short():

@@ -43,9 +43,7 @@ def fit(
             "--out", "-o", metavar="FOLDER", help="Folder to make for the adapter.", show_default=False
         ),
     ],
-    method: Annotated[
-        str, typer.Option(metavar="NAME", help="cdc, maple, cocoop, coop or zero-shot.")
-    ] = "cdc",
+    method: Annotated[str, typer.Option(metavar="NAME", help="What learns; see methods.")] = "cdc",
     shots: Annotated[int, typer.Option(metavar="N", min=1, help="Training images drawn per class.")] = 16,
     root: Root = None,
     splits: Splits = None,
