@@ -177,7 +177,7 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     assert built.returncode == 0, built.stderr
     # What is made of the code is on its pages.
     pages = {page: (tmp_path / f"reference/{page}.html").read_text() for page in ("cli", "settings", "api")}
-    assert "--shots N" in pages["cli"] and "diversity_weight" in pages["settings"]
+    assert "--shots" in pages["cli"] and "diversity_weight" in pages["settings"]
     assert "promptprism.PromptPrism.fit" in pages["api"]
     assert "<math" in (tmp_path / "explanation/fusion.html").read_text()
 

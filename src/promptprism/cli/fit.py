@@ -43,7 +43,9 @@ def fit(
             "--out", "-o", metavar="FOLDER", help="Folder to make for the adapter.", show_default=False
         ),
     ],
-    method: Annotated[str, typer.Option(metavar="NAME", help="What learns; see methods.")] = "cdc",
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="What learns: one of the names that methods lists.")
+    ] = "cdc",
     shots: Annotated[int, typer.Option(metavar="N", min=1, help="Training images drawn per class.")] = 16,
     root: Root = None,
     splits: Splits = None,
