@@ -5,7 +5,7 @@ KEY := $(shell cksum < pyproject.toml | cut -d' ' -f1)
 INSTALLED := $(VENV)/.promptprism-$(KEY)
 DEVELOPED := $(VENV)/.promptprism-dev-$(KEY)
 
-.PHONY: install dev demo test test-fast lint
+.PHONY: install dev demo test test-fast lint docs docs-links
 
 install: $(INSTALLED)
 
@@ -36,3 +36,9 @@ lint: dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
+
+docs: dev
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env docs docs/_build/html
+
+docs-links: dev
+	$(BIN)/python -m sphinx --builder linkcheck docs docs/_build/links

@@ -1,6 +1,8 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 
 from promptprism.cli import app
 from promptprism.evaluation.store import read_results
+from promptprism.evaluation.suites import load_suite
 from promptprism.evidence import FUSIONS
 from promptprism.methods import CdcSettings
 from promptprism.reports.protocols import base_new_hm, over_data
@@ -63,7 +66,8 @@ def test_task_misalignment_has_one_figure():
     scored = json.loads((ROOT / "results/miniworld-zero-shot.json").read_text())["task_misalignment"]
     assert scored == {name: measured[name] for name in scored}
     share = f"{100 * scored['full_is_closer']['object']:.1f} % of"
-    for page in (README, (ROOT / "docs/explanation/causality.md").read_text()):
+    for name in ("results/mini-clip", "explanation/causality"):
+        page = (ROOT / f"docs/{name}.md").read_text()
         assert share in " ".join(page.split()) and f"{scored['scenes']:,} scenes" in page
 
 
@@ -167,3 +171,60 @@ def test_links_lead_somewhere(page):
         if anchor:
             heads = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}, link
+
+
+def test_the_suite_of_the_tutorial_has_as_many_cells_as_it_says(tmp_path):
+    page = (ROOT / "docs/tutorials/compare-methods.md").read_text()
+    (suite,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "compare.yaml").write_text(suite)
+    cells = list(load_suite(str(tmp_path / "compare.yaml")).cells())
+    assert f"the {len(cells)} cells" in page
+
+
+def test_the_readme_is_short():
+    assert len(README.split()) <= 700  # prose, tables and code: `wc -w`
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("furo")
+    words = [
+        "-m",
+        "sphinx",
+        "--fail-on-warning",
+        "--keep-going",
+        "--quiet",
+        str(ROOT / "docs"),
+        str(tmp_path),
+    ]
+    built = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    # What is made of the code is on its pages.
+    pages = {page: (tmp_path / f"reference/{page}.html").read_text() for page in ("cli", "settings", "api")}
+    assert "--shots" in pages["cli"] and "diversity_weight" in pages["settings"]
+    assert "promptprism.PromptPrism.fit" in pages["api"]
+    assert "<math" in (tmp_path / "explanation/fusion.html").read_text()
+
+
+def every_command():
+    """Each command of the command line by its whole name, groups too."""
+
+    def walk(name, command):
+        yield name, command
+        for child, inner in getattr(command, "commands", {}).items():
+            yield from walk(f"{name} {child}", inner)
+
+    return list(walk("promptprism", typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize(("name", "command"), every_command(), ids=[name for name, _ in every_command()])
+def test_help_reads_well_in_80_columns(name, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = CliRunner().invoke(app, [*name.split()[1:], "--help"], prog_name="promptprism")
+    assert shown.exit_code == 0
+    lines = shown.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any(line.rstrip(" │").endswith("…") for line in lines)  # nothing is cut off
+    context = command.make_context(name, [], resilient_parsing=True)
+    silent = [parameter.name for parameter in command.get_params(context) if not parameter.help]
+    assert not silent and command.help

@@ -16,7 +16,7 @@ from promptprism.methods.frozen import frozen_features
 from promptprism.prompts import encode_image, encode_text
 from promptprism.training.loop import learn
 
-README = Path(__file__).parents[2] / "README.md"
+TABLE = Path(__file__).parents[2] / "docs" / "reference" / "methods.md"
 DATA = colours()
 SPACE = DATA.label_space
 LABELS = torch.tensor([0, 3, 1])
@@ -240,7 +240,7 @@ def test_trainable_parameters_of_vit_b_16():
         method.allot(100, 1600)
         found[name] = sum(value.numel() for value in method.parameters())
     assert found == TRAINABLE
-    rows = re.findall(r"^\| `([\w-]+)` \| .* \| ([\d,]+) \| [\w ]+ \|$", README.read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `([\w-]+)` \| .* \| ([\d,]+) \| [\w ]+ \|$", TABLE.read_text(), re.MULTILINE)
     assert {name: int(count.replace(",", "")) for name, count in rows} == TRAINABLE
 
 

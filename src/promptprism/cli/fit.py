@@ -44,7 +44,7 @@ def fit(
         ),
     ],
     method: Annotated[
-        str, typer.Option(metavar="NAME", help="cdc, maple, cocoop, coop or zero-shot.")
+        str, typer.Option(metavar="NAME", help="What learns: one of the names that methods lists.")
     ] = "cdc",
     shots: Annotated[int, typer.Option(metavar="N", min=1, help="Training images drawn per class.")] = 16,
     root: Root = None,

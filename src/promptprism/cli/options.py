@@ -122,7 +122,7 @@ BackboneName = Annotated[
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16"],
     typer.Option(
-        metavar="TYPE", help="Of the matrix products: float32, bfloat16, or auto, what is faster here."
+        metavar="TYPE", help="Type of the matrix products: float32, bfloat16, or auto, what is faster here."
     ),
 ]
 Margin = Annotated[
@@ -135,7 +135,7 @@ Margin = Annotated[
     ),
 ]
 Seed = Annotated[
-    int, typer.Option(metavar="N", min=0, help="Of the draw of images, start values, order and views.")
+    int, typer.Option(metavar="N", min=0, help="Seed of the draw of images, start values, order and views.")
 ]
 
 
