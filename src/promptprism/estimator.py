@@ -58,6 +58,8 @@ class PromptPrism:
         pretrained: tag or file of the weights; see `load_backbone`.
         precision: what the matrix products run in; ``"auto"`` is what is faster here, and safe.
         device: ``"auto"`` takes CUDA where there is one, else MPS.
+        devices: GPUs of this machine, or processes on a CPU, that share each training step; what is learned is
+            the same for any number. So that it is, ``precision="auto"`` is float32 where it is given.
         shots: training images drawn per class; None takes all.
         allow_fewer: take what there is of classes with fewer images than shots.
         seed: of the draw, the start values, the order and the views.
@@ -77,6 +79,7 @@ class PromptPrism:
         *,
         precision: Precision = "auto",
         device: str = "auto",
+        devices: int | None = None,
         shots: int | None = None,
         allow_fewer: bool = False,
         seed: int = 1,
@@ -84,17 +87,11 @@ class PromptPrism:
         progress: bool = False,
         **settings: Any,
     ) -> None:
-        self.method = method
-        self.backbone = backbone
-        self.pretrained = pretrained
+        self.method, self.settings = method, settings
+        self.backbone, self.pretrained, self.device = backbone, pretrained, device
         self.precision: Precision = precision
-        self.device = device
-        self.shots = shots
-        self.allow_fewer = allow_fewer
-        self.seed = seed
-        self.phrase = phrase
-        self.progress = progress
-        self.settings = settings
+        self.devices, self.progress = devices, progress
+        self.shots, self.allow_fewer, self.seed, self.phrase = shots, allow_fewer, seed, phrase
         _settings(method, settings)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002 - scikit-learn's signature
@@ -147,7 +144,9 @@ class PromptPrism:
         records = dataset.train
         if shots is not None:
             records = few_shot(records, shots, seed, self.allow_fewer, dataset.class_names)
-        backbone = as_backbone(self.backbone, dataset.name, self.pretrained, self.precision, self.device)
+        devices = None if self.devices is None else _whole("devices", self.devices)
+        precision = "float32" if devices and self.precision == "auto" else self.precision
+        backbone = as_backbone(self.backbone, dataset.name, self.pretrained, precision, self.device)
         phrase = dataset.phrase if self.phrase is None else self.phrase
         trained = learn(
             settings,
@@ -158,6 +157,7 @@ class PromptPrism:
             validation=dataset.val,
             checkpoint=Path(checkpoint) if checkpoint is not None else None,
             progress=self.progress,
+            devices=1 if devices is None else devices,
         )
         if why := trained.training.collapsed:
             warnings.warn(f"the run collapsed: {why}. It is no result", CollapseWarning, stacklevel=2)

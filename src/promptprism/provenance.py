@@ -67,10 +67,10 @@ class Meter:
 
     _live: ClassVar[WeakSet[Meter]] = WeakSet()
 
-    def __init__(self, device: torch.device, seconds: float = 0.0) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.device = device
         self._known_mb = 0.0
-        self._start = time.perf_counter() - seconds
+        self._start = time.perf_counter()
         # The high-water mark is one for all; those that go on measuring keep what they have seen.
         for other in self._live:
             other._known_mb = other.peak_memory_mb
@@ -79,6 +79,11 @@ class Meter:
             torch.cuda.reset_peak_memory_stats(device)
         else:
             _reset_peak()
+
+    def add(self, seconds: float = 0.0, peak_memory_mb: float = 0.0) -> None:
+        """Count what an earlier sitting, or another process, has taken."""
+        self._start -= seconds
+        self._known_mb = max(self._known_mb, peak_memory_mb)
 
     @property
     def seconds(self) -> float:

@@ -14,6 +14,7 @@ from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
 
 from promptprism.backbones.precision import Precision, choose_precision
+from promptprism.backbones.ranks import Ranks
 from promptprism.backbones.text import text_tower
 from promptprism.backbones.tower import TextTower, VisionTower
 from promptprism.backbones.vision import vision_tower
@@ -57,6 +58,7 @@ class Backbone(nn.Module):
         logit_bias: added to all logits; 0 but for models that were trained with a sigmoid loss (SigLIP).
         few_names: whether the text tower was taught so few names that classes had better learn their place.
         activation: `"quick_gelu"` (OpenAI's weights) or `"gelu"`.
+        ranks: the processes that its work in a training step is split over, if there are several.
 
     Raises:
         PromptPrismError: the model is of a kind that is not known.
@@ -100,6 +102,7 @@ class Backbone(nn.Module):
         bias = getattr(model, "logit_bias", None)
         self.few_names = bool(getattr(model, "few_names", False))
         self.logit_bias = 0.0 if bias is None else float(bias)
+        self.ranks: Ranks | None = None
         self.activation = "quick_gelu" if _fold_quick_gelu(model) else "gelu"
         # Cast once here, not by autocast in every step: frozen weights need no float32 copy.
         chosen = choose_precision(precision, torch.device(device), self.width)

@@ -15,6 +15,7 @@ from promptprism.cli.options import (
     BackboneName,
     Data,
     Device,
+    Devices,
     Json,
     LabelColumn,
     Names,
@@ -25,6 +26,7 @@ from promptprism.cli.options import (
     Seed,
     SplitColumn,
     Splits,
+    Strategy,
     make_reading,
     open_data,
     parse_settings,
@@ -56,6 +58,8 @@ def fit(
     pretrained: Pretrained = None,
     precision: Precision = "auto",
     device: Device = "auto",
+    devices: Devices = None,
+    strategy: Strategy = "ddp",  # noqa: ARG001 - the one there is
     phrase: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help="Text with {} for the class name, instead of the data's own."),
@@ -91,6 +95,7 @@ def fit(
             pretrained,
             precision=precision,
             device=device,
+            devices=devices,
             shots=shots,
             allow_fewer=allow_fewer,
             seed=seed,

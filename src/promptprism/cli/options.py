@@ -70,6 +70,19 @@ Pretrained = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")]
+Devices = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="GPUs of this machine, or processes on a CPU, that share each training step.",
+        show_default=False,
+    ),
+]
+Strategy = Annotated[
+    Literal["ddp"],
+    typer.Option(help="How they share it: each has some of its images and texts, and all that learns."),
+]
 Classes = Annotated[
     str | None,
     typer.Option(

@@ -75,9 +75,16 @@ class _Work:
     """One run's data and backbone, read once."""
 
     def __init__(
-        self, store: Store, backbone: Backbone, root: Path | None, lists: Path | None, progress: bool
+        self,
+        store: Store,
+        backbone: Backbone,
+        root: Path | None = None,
+        lists: Path | None = None,
+        progress: bool = False,
+        devices: int = 1,
     ) -> None:
         self.store, self.backbone, self.lists, self.progress = store, backbone, lists, progress
+        self.devices = devices
         self._load = cache(lambda name: load_data(name, root))
         self._fingerprint = cache(lambda name: fingerprint(self._load(name)))
 
@@ -119,6 +126,7 @@ class _Work:
                 validation=few_shot(job.learning.val, _VALIDATION_SHOTS, cell.seed, allow_fewer=True),
                 checkpoint=checkpoint,
                 progress=self.progress,
+                devices=self.devices,
             )
             images = job.learning.counts(job.records)
             data = DataSummary(name=job.learning.name, images=images, shots=cell.shots, seed=cell.seed)
@@ -164,6 +172,7 @@ def run_suite(
     stage: Stage = "all",
     progress: bool = False,
     show: Callable[[Progress], None] = lambda _: None,
+    devices: int = 1,
 ) -> Outcome:
     """Run the cells that have no result yet. Several processes may run suites into one folder.
 
@@ -178,13 +187,14 @@ def run_suite(
         stage: only learn, only score what was learned (which never trains), or both.
         progress: show a bar on standard error while a cell learns.
         show: called whenever something has changed.
+        devices: that share each training step, see `learn`.
 
     Raises:
         PromptPrismError: invalid settings, the results folder cannot be written, or the disk is full.
         KeyboardInterrupt: Ctrl-C, with a message that says what was kept.
     """
     store, cells, outcome = Store(out), list(suite.cells()), Outcome()
-    work, state = _Work(store, backbone, root, lists, progress), Progress(len(cells))
+    work, state = _Work(store, backbone, root, lists, progress, devices), Progress(len(cells))
     waiting: Sequence[Cell] = cells
     results: dict[int, CellResult] = {}
     places = {id(cell): place for place, cell in enumerate(cells)}

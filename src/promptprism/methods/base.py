@@ -152,6 +152,11 @@ class Method(nn.Module):
         return Shape()
 
     @property
+    def draws(self) -> bool:
+        """Whether the loss is random, so that processes which share a step would each have another."""
+        return False
+
+    @property
     def separable(self) -> bool:
         """Whether the logit of a class is the same in every label space."""
         return True

@@ -77,6 +77,11 @@ class ClipLora(Method):
         """Gradients go through both towers."""
         return Shape(image_learns=True)
 
+    @property
+    def draws(self) -> bool:
+        """What is left out."""
+        return self.settings.dropout > 0
+
     def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:
         """Cross-entropy."""
         if epoch != self._epoch:  # as a resumed run begins it

@@ -72,4 +72,5 @@ def both_features(
     states = run_layers(backbone, start_image(backbone, views, first_layer), tokens, first_layer, whole=True)
     mean = backbone.vision.norm(states[:, :, -tokens.shape[2] :]).mean(2)
     image = backbone.vision.read(states[:, :, :1])
-    return F.normalize(image, dim=-1), F.normalize(mean @ projection, dim=-1)
+    both = F.normalize(image, dim=-1), F.normalize(mean @ projection, dim=-1)
+    return both if (ranks := backbone.ranks) is None else tuple(map(ranks.whole_images, both))

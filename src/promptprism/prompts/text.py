@@ -71,7 +71,15 @@ def encode_text(
     Returns:
         Features [M, K, D], float32, L2-normalised.
     """
-    features = _encode(backbone, tokens, prompts, memory_mb, insert_at)
+    ranks = backbone.ranks
+    if ranks is None:
+        features = _encode(backbone, tokens, prompts, memory_mb, insert_at)
+    else:
+        size = 1 if prompts is None else len(prompts), len(tokens)
+        templates, classes = ranks.texts(*size)
+        own = None if prompts is None else prompts[templates]
+        features = _encode(backbone, tokens[classes], own, memory_mb, insert_at)
+        features = ranks.whole_texts(features, *size)
     return F.normalize(features, dim=-1) if normalize else features
 
 

@@ -39,7 +39,8 @@ def encode_image(
         Features [M, B, D], float32, L2-normalised.
     """
     states = start_image(backbone, views, first_layer)
-    return finish_image(backbone, states, prompts, first_layer, pool_prompts, normalize)
+    features = finish_image(backbone, states, prompts, first_layer, pool_prompts, normalize)
+    return features if backbone.ranks is None else backbone.ranks.whole_images(features)
 
 
 def start_image(backbone: Backbone, views: Tensor, first_layer: int = 0) -> Tensor:

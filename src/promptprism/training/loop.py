@@ -88,6 +88,7 @@ def learn(
     checkpoint: Path | None = None,
     progress: bool = False,
     after_epoch: Callable[[int, Method], None] | None = None,
+    devices: int = 1,
 ) -> Trained:
     """Learn a label space from labelled images; the last epoch counts.
 
@@ -107,14 +108,19 @@ def learn(
         checkpoint: a file to keep the state in.
         progress: show a bar on standard error.
         after_epoch: called with the number of each epoch (from 0) when it is done, and the method; it must
-            leave the method as it found it. What it takes counts as training in the seconds.
+            leave the method as it found it. What it takes counts as training in the seconds. With one device.
+        devices: GPUs of this machine, or processes on a CPU, that share each step, see
+            `promptprism.training.devices`; what takes no steps is done by one.
 
     Raises:
         PromptPrismError: no images or a label out of range, an unreadable image, a checkpoint of another
             run, or a loss that is not finite.
         KeyboardInterrupt: Ctrl-C, with a message that says what was kept.
     """
+    from promptprism.training.devices import check_devices, share  # which imports this
+
     method = build_method(settings, backbone, seed)
+    check_devices(devices, method)
     validation = validation if method.chooses else ()
     _check(settings, space, records, validation, seed)
     method.allot(len(space), len(records))
@@ -126,25 +132,17 @@ def learn(
     if settings.learns:
         method.prepare(texts, tuple(records))
     if epochs:
-        run = Run.of(method, space, records, seed) if checkpoint else None
+        run = Run.of(method, space, records, seed) if checkpoint or devices > 1 else None
         optimizer = make_optimizer(settings, method.parameters())
         if checkpoint and run and checkpoint.exists():
             history, seconds = load_checkpoint(checkpoint, run, method, optimizer)
-            meter = Meter(backbone.device, seconds)
-        steps = len(shuffled_batches(len(records), settings.batch_size, seed, 0))
-        method.train()
-        try:
-            with training_progress(method.name, epochs, steps, len(history), meter, progress) as show:
-                for epoch in range(len(history), epochs):
-                    trained = _train_epoch(method, texts, records, seed, epoch, optimizer, meter, show)
-                    done = [*history, trained]
-                    if checkpoint and run:
-                        save_checkpoint(checkpoint, run, done, meter.seconds, method, optimizer)
-                    history = done
-                    if after_epoch:
-                        after_epoch(epoch, method)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(_interrupted(len(history), epochs, checkpoint)) from None
+            meter.add(seconds)
+        training = Training(method, texts, records, optimizer, history, meter, run, checkpoint, progress)
+        if devices > 1 and len(history) < epochs:
+            share(training, devices, space)
+        else:
+            training.go(after_epoch)
+        history = training.history
     if settings.learns:
         method.eval().finish(texts, tuple(records), tuple(validation))
         accuracy, collapsed = _examine(method.classifier(space), records)
@@ -163,47 +161,94 @@ def learn(
     return Trained(method.eval(), space, result)
 
 
-def _train_epoch(
-    method: Method,
-    texts: Texts,
-    records: Sequence[Record],
-    seed: int,
-    epoch: int,
-    optimizer: torch.optim.Optimizer,
-    meter: Meter,
-    show: Step,
-) -> Epoch:
-    backbone, settings = method.backbone, method.settings
-    started, total = meter.seconds, 0.0
-    scale = rate_scale(backbone.logit_scale, settings.optimizer)
-    labels = torch.tensor([record.label for record in records])
-    batches = shuffled_batches(len(records), settings.batch_size, seed, epoch)
-    make = make_views(method.views, backbone.image_size, backbone.mean, backbone.std)
-    rates = [scale * step_rate(settings, epoch, step, len(batches)) for step in range(len(batches))]
-    reading = view_batches([record.source for record in records], batches, make, seed, epoch)
-    for rate, (batch, views) in zip(rates, reading, strict=True):
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad()
-        loss = method(views.to(backbone.device), labels[batch].to(backbone.device), texts, epoch)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise PromptPrismError(_diverged(method, epoch, rate, f"the loss is {value}"))
-        loss.backward()
-        optimizer.step()
-        total += value
-        show(epoch, value, len(batch))
-    # The last step has no loss after it.
-    if not all(tensor.isfinite().all() for tensor in method.parameters()):
-        raise PromptPrismError(_diverged(method, epoch, rates[-1], "what it learned is not finite"))
-    method.after_epoch(epoch)
-    return Epoch(
-        epoch=epoch,
-        steps=len(batches),
-        rate=rates[0],
-        loss=total / len(batches),
-        seconds=meter.seconds - started,
-    )
+@dataclass
+class Training:
+    """A run under way, all that the one loop goes by; where devices share steps, each process has its own.
+
+    Attributes:
+        method: what learns.
+        texts: of the label space that it learns.
+        records: training images.
+        optimizer: of the method's parameters.
+        history: the epochs done.
+        meter: its seconds.
+        run: what makes it the same run.
+        checkpoint: where its state is kept after every epoch, if anywhere.
+        progress: show a bar on standard error.
+    """
+
+    method: Method
+    texts: Texts
+    records: Sequence[Record]
+    optimizer: torch.optim.Optimizer
+    history: list[Epoch]
+    meter: Meter
+    run: Run | None
+    checkpoint: Path | None
+    progress: bool
+
+    def go(self, after_epoch: Callable[[int, Method], None] | None = None) -> None:
+        """Train to the last epoch; what is in `history` is behind already."""
+        method, epochs = self.method, self.method.settings.epochs
+        steps = len(self._batches(0))
+        method.train()
+        try:
+            with training_progress(
+                method.name, epochs, steps, len(self.history), self.meter, self.progress
+            ) as show:
+                for epoch in range(len(self.history), epochs):
+                    done = [*self.history, self._epoch(epoch, show)]
+                    if self.checkpoint and self.run:
+                        seconds = self.meter.seconds
+                        save_checkpoint(self.checkpoint, self.run, done, seconds, method, self.optimizer)
+                    self.history = done
+                    if after_epoch:
+                        after_epoch(epoch, method)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(interrupted(len(self.history), epochs, self.checkpoint)) from None
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        return shuffled_batches(
+            len(self.records), self.method.settings.batch_size, self.method.seed, epoch
+        )
+
+    def _epoch(self, epoch: int, show: Step) -> Epoch:
+        method, meter, optimizer = self.method, self.meter, self.optimizer
+        backbone, settings, ranks = method.backbone, method.settings, method.backbone.ranks
+        started, total = meter.seconds, 0.0
+        scale = rate_scale(backbone.logit_scale, settings.optimizer)
+        labels = torch.tensor([record.label for record in self.records])
+        batches = own = self._batches(epoch)
+        if ranks:
+            backbone.ranks, own = ranks.of(batches[0]), [ranks.own(batch) for batch in batches]
+        make = make_views(method.views, backbone.image_size, backbone.mean, backbone.std)
+        rates = [scale * step_rate(settings, epoch, step, len(batches)) for step in range(len(batches))]
+        reading = view_batches([record.source for record in self.records], own, make, method.seed, epoch)
+        for rate, batch, (_, views) in zip(rates, batches, reading, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad()
+            loss = method(views.to(backbone.device), labels[batch].to(backbone.device), self.texts, epoch)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise PromptPrismError(_diverged(method, epoch, rate, f"the loss is {value}"))
+            loss.backward()
+            if ranks:
+                ranks.average([one.grad for one in method.parameters() if one.grad is not None])
+            optimizer.step()
+            total += value
+            show(epoch, value, len(batch))
+        # The last step has no loss after it.
+        if not all(tensor.isfinite().all() for tensor in method.parameters()):
+            raise PromptPrismError(_diverged(method, epoch, rates[-1], "what it learned is not finite"))
+        method.after_epoch(epoch)
+        return Epoch(
+            epoch=epoch,
+            steps=len(batches),
+            rate=rates[0],
+            loss=total / len(batches),
+            seconds=meter.seconds - started,
+        )
 
 
 def _check(
@@ -254,7 +299,8 @@ def _diverged(method: Method, epoch: int, rate: float, what: str) -> str:
     )
 
 
-def _interrupted(done: int, epochs: int, checkpoint: Path | None) -> str:
+def interrupted(done: int, epochs: int, checkpoint: Path | None) -> str:
+    """What is said of a run that was stopped in the epoch behind those done."""
     message = f"stopped in epoch {done + 1} of {epochs}. "
     if checkpoint and done:
         return (
