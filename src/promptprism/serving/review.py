@@ -73,7 +73,7 @@ class Review:
             new = [path for path in photos_below(self.folder, []) if self._ours(path)]
             new = [path for path in new if path not in self._known]
             self._known.update(new)
-            for row in answers(self.model.classifier_, new, templates=True):
+            for row in answers(self.model.classifier_, new, templates=True, batch_size=8):
                 self._add(row)
                 if self._stop.is_set():
                     return
