@@ -14,10 +14,10 @@ import promptprism
 from promptprism import adapter, backbones
 from promptprism.backbones import choice
 from promptprism.cli import app, demo
-from promptprism.cli.predict import prediction_rows
 from promptprism.estimator import load_model
 from promptprism.evaluation import suites
 from promptprism.evidence import Opinion
+from promptprism.inference.answers import answers
 from promptprism.methods import METHODS, Cdc
 from promptprism.reports.formats import FORMATS
 from promptprism.training import loop
@@ -186,7 +186,7 @@ def test_many_images_are_asked_about_once(fitted, data, monkeypatch, tiny):
 
     def rows(some):
         asked.clear()
-        made = prediction_rows(model, some, list(map(str, some)), templates=True)
+        made = list(answers(model.classifier_, some, templates=True))
         return made, len(asked)
 
     monkeypatch.setattr(Opinion, "_masses", lambda self: asked.append(1) or masses(self))

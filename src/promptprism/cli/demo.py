@@ -11,7 +11,6 @@ import typer
 
 from promptprism.cli.options import BackboneName, Device, Json, Pretrained, Root, Seed, open_data
 from promptprism.cli.output import Output
-from promptprism.cli.predict import prediction_rows
 from promptprism.errors import PromptPrismError
 
 if TYPE_CHECKING:
@@ -109,6 +108,7 @@ def run_demo(
     from promptprism.estimator import load_model
     from promptprism.evaluation.run_suite import run_suite
     from promptprism.evaluation.store import Store
+    from promptprism.inference.answers import answers
 
     base, new = base_new(dataset)
     say(
@@ -143,9 +143,12 @@ def run_demo(
         picked = _spread(data, _IMAGES)
         names = [f"{part} image {number}" for number in range(1, len(picked) + 1)]
         sources = [record.source for record in picked]
-        opinions = prediction_rows(model.with_classes(data.class_names), sources, names, templates=True)
-        truth = ({"truth": data.class_names[record.label]} for record in picked)
-        rows += [row | true for row, true in zip(opinions, truth, strict=True)]
+        opinions = answers(model.with_classes(data.class_names).classifier_, sources, templates=True)
+        truth = [data.class_names[record.label] for record in picked]
+        rows += [
+            row | {"image": name, "truth": true}
+            for row, name, true in zip(opinions, names, truth, strict=True)
+        ]
         pictures += map(load_image, sources)
     content = {
         "data": dataset.name,

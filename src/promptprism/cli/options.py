@@ -111,6 +111,15 @@ Data = Annotated[
     ),
 ]
 Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder that fit made.", show_default=False)]
+Photos = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PHOTOS...",
+        help="Photos, folders (all below), patterns such as '2024/**/*.jpg', lists (.txt, or .csv with a "
+        "column path), WebDataset shards (.tar).",
+        show_default=False,
+    ),
+]
 BackboneName = Annotated[
     str,
     typer.Option(

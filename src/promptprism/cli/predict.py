@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+import json
+import threading
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,24 +21,70 @@ from promptprism.cli.options import (
     Device,
     Json,
     Margin,
+    Photos,
     Pretrained,
     TrustBackbone,
     open_adapter,
 )
-from promptprism.cli.output import Output
+from promptprism.cli.output import Output, terminal
 from promptprism.errors import PromptPrismError
 
 if TYPE_CHECKING:
+    from promptprism.data.growing import Line
     from promptprism.data.images import ImageSource
+    from promptprism.data.photos import Heap
+    from promptprism.data.sorting import How
     from promptprism.estimator import PromptPrism
-    from promptprism.evidence import Opinion
+    from promptprism.inference.answers import Row
 
-_TOP = 5
+# As many answers fit on a screen; of more, the most doubtful are shown.
+_SHOWN = 20
+_COLUMNS: dict[str, type] = {
+    "path": str,
+    "class": str,
+    "probability": float,
+    "uncertainty": float,
+    "runner_up": str,
+    "runner_up_probability": float,
+    "disagreement": float,
+    "abstained": bool,
+    "error": str,
+}
 
 
 def predict(
     adapter: Adapter,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.", show_default=False)],
+    photos: Photos,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Table of all answers, .csv or .parquet. If it is there, only what it lacks is answered.",
+            show_default=False,
+        ),
+    ] = None,
+    sort_into: Annotated[
+        Path | None,
+        typer.Option(
+            "--sort-into",
+            metavar="FOLDER",
+            help="Copy each photo into a folder of its class in here.",
+            show_default=False,
+        ),
+    ] = None,
+    link: Annotated[bool, typer.Option("--link", help="Sort by symbolic links instead of copies.")] = False,
+    move: Annotated[bool, typer.Option("--move", help="Sort by moving the photos themselves.")] = False,
+    abstain_below: Annotated[
+        str | None,
+        typer.Option(
+            "--abstain-below",
+            metavar="P",
+            help="Give no answer below this probability; 'calibrated' is the threshold that calibrate found.",
+            show_default=False,
+        ),
+    ] = None,
     templates: Annotated[
         bool, typer.Option("--templates", help="Show the opinion of each template.")
     ] = False,
@@ -46,87 +97,256 @@ def predict(
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
-    """Name the class of images, and say how sure that is.
+    """Name the class of photos, and say how sure that is.
 
-    Images that cannot be read are listed, and the code is 1 then; 2 if there is no answer at all.
+    Of many photos it shows how many there are of each class, and the most doubtful. Photos that cannot be
+    read are listed, and the code is 1 then; 2 if there is no answer at all.
     """
     output = Output("predict", json_file)
-    from promptprism.cli import tables
+    from promptprism.data.growing import GrowingTable, text_of
+    from promptprism.data.photos import Heap
+    from promptprism.data.sorting import Sorter
+    from promptprism.inference.answers import answers
+    from promptprism.inference.predictor import none_read
 
+    if link and move:
+        raise PromptPrismError("photos are either linked or moved: leave out --link or --move")
+    if (link or move) and sort_into is None:
+        raise PromptPrismError("--link and --move say how to sort: add --sort-into FOLDER")
+    heap = Heap(photos)
+    threshold = _threshold(abstain_below, adapter)
     model = open_adapter(adapter, backbone, pretrained, trust_backbone, device, settings, classes)
-    unread: dict[int, str] = {}
-    rows = prediction_rows(model, images, [str(image) for image in images], templates, margin, unread)
-    output.show(tables.predictions(rows))
-    for reason in unread.values():
-        output.warn(f"✗ {reason}")
-    if margin is not None:
-        output.show(f"{sum(row['templates_used'] for row in rows) / len(rows):.2f} templates per image")
+    if templates and not model.classifier_.evidential:
+        raise PromptPrismError(f"method '{model.method}' has no opinions to show: leave out --templates")
+    run = _run(model, adapter, margin)
+    told = _Told(threshold, whole=json_file is not None)
+    sorter: Sorter | None = None
+    table: GrowingTable | None = None
+    done: dict[str, str | None] = {}
+
+    def again(line: Line) -> Line | None:
+        if line["error"]:
+            return None  # it may be mended
+        told.before += 1
+        line["abstained"] = told.add(_row_of(line))
+        done[line["path"]] = None if line["abstained"] else line["class"]
+        return line
+
+    def missing() -> Iterator[ImageSource]:
+        asked: set[str] = set()
+        for source in heap:
+            name = text_of(source)
+            if name in done:
+                if sorter:
+                    sorter.put(source, done[name])
+            elif not table and sorter and sorter.key(source) in sorter.places:
+                told.before += 1
+                sorter.put(source, None)
+            elif not table or name not in asked:
+                if table:
+                    asked.add(name)
+                yield source
+
+    def noted(source: ImageSource) -> ImageSource:
+        waiting.append(source)
+        return source
+
+    waiting: deque[ImageSource] = deque()
+    rows = answers(model.classifier_, map(noted, missing()), templates, margin)
+    try:
+        with ExitStack() as held:
+            if sort_into is not None:
+                how: How = "link" if link else "move" if move else "copy"
+                names = [str(name) for name in model.classes_]
+                sorter = held.enter_context(Sorter(sort_into, heap, names, how, f"{run}-{threshold}"))
+            if out is not None:
+                table = held.enter_context(GrowingTable(out, _COLUMNS, run, again))
+            for row in _watched(rows, heap.places):
+                source, abstained = waiting.popleft(), told.add(row)
+                if sorter and "reason" not in row:
+                    sorter.put(source, None if abstained else row["class"])
+                if table:
+                    table.add(_line_of(row, abstained))
+    except KeyboardInterrupt as reason:
+        kept = " and ".join(f"'{place}'" for place in (out, sort_into) if place is not None)
+        raise KeyboardInterrupt(f"{kept}: the same command goes on from here" if kept else "") from reason
+    if not told.images:
+        if told.unread:
+            raise none_read([row["reason"] for row in told.unread])
+        if not told.before:
+            raise PromptPrismError(f"there is no photo in {', '.join(map(repr, heap.places))}")
+    _show(output, told, heap)
     output.write(
         adapter=str(adapter),
         method=model.method,
         classes=len(model.classes_),
-        predictions=rows,
-        unread=[{"image": str(images[place]), "reason": reason} for place, reason in unread.items()],
+        predictions=told.rows,
+        unread=told.unread,
+        abstained=told.abstained,
+        threshold=threshold,
+        answered_before=told.before,
+        counts=dict(told.counts.most_common()),
     )
-    if unread:
+    if told.unread:
         raise typer.Exit(1)
 
 
-def prediction_rows(
-    model: PromptPrism,
-    sources: Sequence[ImageSource],
-    names: Sequence[str],
-    templates: bool = False,
-    margin: float | None = None,
-    unread: dict[int, str] | None = None,
-) -> list[dict[str, Any]]:
-    """Predict images; one row each, with ``names`` to call them by; with a margin by early opinions.
+class _Told:
+    """What is said of all answers at the end; few of them are held.
+
+    Args:
+        threshold: least probability of an answer.
+        whole: hold all rows.
+    """
+
+    def __init__(self, threshold: float | None, whole: bool) -> None:
+        self.threshold, self.whole = threshold, whole
+        self.images = self.before = self.abstained = self.templates_used = 0
+        self.counts: Counter[str] = Counter()
+        self.rows: list[Row] = []
+        self.unread: list[Row] = []
+        self._doubtful: list[tuple[float, int, Row]] = []
+
+    def add(self, row: Row) -> bool:
+        """Take note of a row; whether there is no answer."""
+        if "reason" in row:
+            self.unread.append(row)
+            return False
+        self.images += 1
+        self.templates_used += row.get("templates_used", 0)
+        abstained = self.threshold is not None and row["probability"] < self.threshold
+        self.abstained += abstained
+        if not abstained:
+            self.counts[row["class"]] += 1
+        if self.whole or len(self.rows) <= _SHOWN:
+            self.rows.append(row)
+        heapq.heappush(self._doubtful, (-row["probability"], -self.images, row))
+        if len(self._doubtful) > _SHOWN:
+            heapq.heappop(self._doubtful)
+        return abstained
+
+    @property
+    def doubtful(self) -> list[Row]:
+        """The rows of the least probability, the least first."""
+        return [row for *_, row in sorted(self._doubtful, reverse=True)]
+
+
+def _show(output: Output, told: _Told, heap: Heap) -> None:
+    from promptprism.cli import tables
+
+    if told.images > _SHOWN:
+        output.show(tables.counts(told.counts, told.images, told.abstained, told.threshold))
+        output.show(f"The {_SHOWN} most doubtful:")
+        output.show(tables.predictions(told.doubtful))
+    elif told.rows:
+        output.show(tables.predictions(told.rows))
+        if told.threshold is not None:
+            output.show(f"{told.abstained} of {told.images} below {told.threshold:.2f}: no answer")
+    if told.templates_used:
+        output.show(f"{told.templates_used / told.images:.2f} templates per image")
+    if told.before:
+        output.show(f"{told.before} were answered before")
+    if heap.left_out:
+        output.warn(f"{len(heap.left_out)} files are no images, such as '{heap.left_out[0]}': left out")
+    for row in told.unread[:_SHOWN]:
+        output.warn(f"✗ {row['reason']}")
+    if (more := len(told.unread) - _SHOWN) > 0:
+        output.warn(f"✗ {more} more cannot be read")
+
+
+def _watched(rows: Iterable[Row], places: Sequence[str]) -> Iterator[Row]:
+    """Show a bar on standard error, if that is a terminal; photos are counted beside the first answers."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from promptprism.data.photos import Heap
+
+    console = terminal(stderr=True)
+    columns = (BarColumn(24), MofNCompleteColumn(), TextColumn("photos, left"), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("", total=None)
+
+        def count() -> None:
+            with suppress(PromptPrismError):
+                progress.update(task, total=sum(1 for _ in Heap(places)))
+
+        if console.is_terminal:
+            threading.Thread(target=count, daemon=True).start()
+        for row in rows:
+            progress.advance(task)
+            yield row
+
+
+def _threshold(text: str | None, adapter: Path) -> float | None:
+    """The least probability of an answer.
 
     Raises:
-        PromptPrismError: templates or a margin are asked of a method without opinions, or both at once; or
-            see `PromptPrism.predict`, also about ``unread``.
+        PromptPrismError: it is none, or none was calibrated.
     """
-    classes = [str(name) for name in model.classes_]
-    used: list[int] | None = None
-    if margin is not None:
-        if templates:
-            raise PromptPrismError("with a margin not all templates are asked: leave out one of the two")
-        early = model.early_opinions(sources, margin, unread=unread)
-        fused, probabilities, used = early.fused, early.fused.probability, early.templates_used.tolist()
-    elif model.classifier_.evidential or templates:
-        fused, each = model.opinions(sources, unread=unread)
-        probabilities = fused.probability
-    else:
-        import torch
+    if text is None:
+        return None
+    if text == "calibrated":
+        from promptprism.adapter import read_card
 
-        fused, probabilities = None, torch.from_numpy(model.predict_proba(sources, unread=unread))
+        calibration = getattr(read_card(adapter), "calibration", None)
+        if calibration is None or calibration.threshold is None:
+            raise PromptPrismError(
+                f"adapter '{adapter}' has no calibrated threshold: find one with promptprism calibrate, or "
+                "give a probability, such as --abstain-below 0.8"
+            )
+        return float(calibration.threshold)
+    try:
+        threshold = float(text)
+    except ValueError:
+        threshold = -1
+    if not 0 <= threshold <= 1:
+        raise PromptPrismError(f"--abstain-below '{text}' is no probability: give 0 to 1, or 'calibrated'")
+    return threshold
 
-    shares, places = probabilities.topk(min(_TOP, len(classes)))
-    tops = [
-        [{"class": classes[k], "probability": share} for k, share in zip(at, of, strict=True)]
-        for at, of in zip(places.tolist(), shares.tolist(), strict=True)
+
+def _run(model: PromptPrism, adapter: Path, margin: float | None) -> str:
+    """What the answers depend on, in 12 digits: what was learned, classes, settings, backbone, margin."""
+    from promptprism.adapter import TENSORS
+    from promptprism.files import sha256_of
+
+    space = model.classifier_.space
+    facts = [
+        sha256_of(adapter / TENSORS),
+        model.method_.settings.model_dump(mode="json"),
+        model.backbone_.fingerprint,
+        [*space.names],
+        space.phrase,
+        margin,
     ]
-    leaders = None if fused is None else _leaders(fused, classes)
-    voices = [_leaders(each[m], classes) for m in range(len(each.weight))] if templates else []
-    rows = []
-    for i, name in enumerate(name for place, name in enumerate(names) if place not in (unread or {})):
-        row: dict[str, Any] = {"image": name}
-        row |= leaders[i] if leaders else {**tops[i][0], "belief": None, "uncertainty": None}
-        row["top"] = tops[i]
-        if used is not None:
-            row["templates_used"] = used[i]
-        if templates:
-            row["templates"] = [voice[i] for voice in voices]
-        rows.append(row)
-    return rows
+    return sha256_of(json.dumps([model.method, *facts]).encode())[:12]
 
 
-def _leaders(opinion: Opinion, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """The leading class of each image as an opinion [B, K] sees it."""
-    best = opinion.prediction
-    probability, belief = (of.gather(-1, best[:, None])[:, 0] for of in (opinion.probability, opinion.belief))
-    columns = (best, probability, belief, opinion.uncertainty)
-    return [
-        {"class": classes[k], "probability": p, "belief": b, "uncertainty": u}
-        for k, p, b, u in zip(*(column.tolist() for column in columns), strict=True)
-    ]
+def _line_of(row: Row, abstained: bool) -> Line:
+    """A row as a line of the table."""
+    line: Line = {"path": row["image"]}
+    if "reason" in row:
+        return line | {"error": row["reason"]}
+    second = row["top"][1] if len(row["top"]) > 1 else {"class": None, "probability": None}
+    return line | {
+        "class": row["class"],
+        "probability": row["probability"],
+        "uncertainty": row["uncertainty"],
+        "runner_up": second["class"],
+        "runner_up_probability": second["probability"],
+        "disagreement": row["disagreement"],
+        "abstained": abstained,
+    }
+
+
+def _row_of(line: Line) -> Row:
+    """A line that was read again as a row."""
+    number = {name: float(line[name]) if line[name] else None for name in _COLUMNS if _COLUMNS[name] is float}
+    best = {"class": line["class"], "probability": number["probability"]}
+    second = {"class": line["runner_up"], "probability": number["runner_up_probability"]}
+    return {
+        "image": line["path"],
+        **best,
+        "belief": None,
+        "uncertainty": number["uncertainty"],
+        "top": [best, second] if second["class"] else [best],
+        "disagreement": number["disagreement"],
+    }

@@ -15,6 +15,8 @@ from rich.text import Text
 
 Row = Mapping[str, Any]
 
+# Classes in a table of counts.
+_MOST_CLASSES = 30
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
@@ -119,7 +121,7 @@ def settings(rows: Mapping[str, Row]) -> Table:
 
 
 def predictions(rows: Sequence[Row]) -> Table:
-    """Predictions: rows of `promptprism.cli.predict.prediction_rows`, perhaps with the truth."""
+    """Predictions: rows of `promptprism.inference.answers`, perhaps with the truth."""
     evidential = any(row["uncertainty"] is not None for row in rows)
     truth = any("truth" in row for row in rows)
     table = _grid()
@@ -143,7 +145,26 @@ def predictions(rows: Sequence[Row]) -> Table:
         for number, opinion in enumerate(row.get("templates", ()), start=1):
             table.add_row(Text(f"  S{number}"), *cells(opinion), style="dim")
             table.caption = "S1, S2, ...: the opinions of the templates, which are fused above them"
-        table.add_section()
+        if "templates" in row:
+            table.add_section()
+    return table
+
+
+def counts(answered: Mapping[str, int], images: int, abstained: int, threshold: float | None) -> Table:
+    """How many images there are of each class, the most frequent first, and how many have no answer."""
+    listed = sorted(answered.items(), key=lambda pair: -pair[1])
+    more = len(listed) - _MOST_CLASSES
+    table = _grid(caption=f"and {more} more classes" if more > 0 else None)
+    table.add_column("class")
+    table.add_column("photos", justify="right")
+    table.add_column("share %", no_wrap=True)
+    for name, count in listed[:_MOST_CLASSES]:
+        table.add_row(Text(name), f"{count:,}", _measure(count / images, "cyan"))
+    if threshold is not None:
+        least = f"no answer (below {threshold:.2f})"
+        table.add_row(Text(least, "dim"), f"{abstained:,}", _measure(abstained / images, "magenta"))
+    table.add_section()
+    table.add_row(Text("all", "bold"), f"{images:,}", "")
     return table
 
 

@@ -264,6 +264,21 @@ def _check_classes(counts: dict[str, int], folder: Path, ignored: dict[str, list
     )
 
 
+def photos_below(root: Path, left_out: list[Path]) -> Iterator[Path]:
+    """Every visible image at any depth below a folder, as they are found; other files go into ``left_out``.
+
+    Warns:
+        DataWarning: a link leads to what was read already, or a folder cannot be looked into.
+    """
+    walk = _Walk(root)
+    for path in walk.below(root):
+        if is_image(path):
+            yield path
+        else:
+            left_out.append(path)
+    walk.tell()
+
+
 def _class_name(folder: Path) -> str:
     # macOS writes decomposed letters; a class is the same class on every system.
     try:

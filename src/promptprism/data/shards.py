@@ -7,6 +7,7 @@ import math
 import re
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,32 +141,51 @@ def expand(pattern: str) -> list[str]:
     return sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]  # noqa: PTH207
 
 
-def _samples(path: Path) -> Iterator[tuple[Member, str]]:
-    images: dict[str, Member] = {}
-    labels: dict[str, str] = {}
+def images_in(pattern: str) -> Iterator[Member]:
+    """The images of shards, labelled or not, in their order; see `read_shards`.
+
+    Raises:
+        PromptPrismError: a shard is missing, compressed or damaged.
+    """
+    for path in _shards(pattern):
+        with _opened(path) as shard:
+            for member in shard:
+                if member.isreg() and Path(member.name).suffix.lower() in IMAGE_SUFFIXES:
+                    yield Member(str(path), member.name, member.offset_data, member.size)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(path, "r:") as shard:
-            for member in shard:
-                folder, slash, name = member.name.rpartition("/")
-                key, _, kind = name.partition(".")
-                kind, key = f".{kind.lower()}", folder + slash + key
-                if not member.isreg():
-                    continue
-                if kind in IMAGE_SUFFIXES:
-                    images[key] = Member(str(path), member.name, member.offset_data, member.size)
-                elif kind == ".cls":
-                    content = shard.extractfile(member)
-                    labels[key] = content.read(_LONGEST).decode().strip() if content else ""
-                elif kind.endswith(".cls"):
-                    raise PromptPrismError(
-                        f"member '{member.name}' of shard '{path}' has a dot in its key: WebDataset ends a "
-                        f"key at the first dot, so this is '{key[len(folder + slash) :]}' and a field "
-                        f"'{kind[1:]}'. Rename the members before packing, with no dot but that of the ending"
-                    )
+            yield shard
     except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
         raise PromptPrismError(
             f"cannot read shard '{path}' ({error}): it must be a whole tar file that is not compressed"
         ) from error
+
+
+def _samples(path: Path) -> Iterator[tuple[Member, str]]:
+    images: dict[str, Member] = {}
+    labels: dict[str, str] = {}
+    with _opened(path) as shard:
+        for member in shard:
+            folder, slash, name = member.name.rpartition("/")
+            key, _, kind = name.partition(".")
+            kind, key = f".{kind.lower()}", folder + slash + key
+            if not member.isreg():
+                continue
+            if kind in IMAGE_SUFFIXES:
+                images[key] = Member(str(path), member.name, member.offset_data, member.size)
+            elif kind == ".cls":
+                content = shard.extractfile(member)
+                labels[key] = content.read(_LONGEST).decode().strip() if content else ""
+            elif kind.endswith(".cls"):
+                raise PromptPrismError(
+                    f"member '{member.name}' of shard '{path}' has a dot in its key: WebDataset ends a "
+                    f"key at the first dot, so this is '{key[len(folder + slash) :]}' and a field "
+                    f"'{kind[1:]}'. Rename the members before packing, with no dot but that of the ending"
+                )
     if lonely := sorted(images.keys() ^ labels.keys()):
         lacks = "label (KEY.cls)" if lonely[0] in images else "image"
         raise PromptPrismError(

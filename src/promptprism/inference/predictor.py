@@ -40,11 +40,12 @@ class Predictor:
             PromptPrismError: an image cannot be read (none of them, where ``unread`` is given), or the answer
                 for one is not finite.
         """
-        for batch, views in self._views(sources, batch_size, unread):
+        for batch, views in self.views(sources, batch_size, unread):
             with torch.no_grad():
                 logits = self.classifier.logits(views)
             check_finite(logits, [sources[i] for i in batch])
             yield logits
+        _refuse_none(sources, unread)
 
     def early_opinions(
         self,
@@ -59,24 +60,32 @@ class Predictor:
             PromptPrismError: as `logits` does; or the method has no opinions, or the margin is negative.
         """
         check_early(self.classifier, margin)
-        for batch, views in self._views(sources, batch_size, unread):
+        for batch, views in self.views(sources, batch_size, unread):
             early = early_opinions(self.classifier, views, margin)
             check_finite(early.fused.weight[None], [sources[i] for i in batch])
             yield early
+        _refuse_none(sources, unread)
 
-    def _views(
+    def views(
         self, sources: Sequence[ImageSource], batch_size: int, unread: Unread | None
     ) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield places and plain views [1, B, 3, H, W] of the images that can be read; see `logits`."""
         backbone = self.classifier.backbone
         make = make_views(("test",), backbone.image_size, backbone.mean, backbone.std)
         batches = plain_batches(len(sources), batch_size)
         for batch, views in view_batches(sources, batches, make, unread=unread):
             yield batch, views.to(backbone.device)
-        if unread and len(unread) == len(sources):
-            reasons = "; ".join(list(unread.values())[:5])
-            raise PromptPrismError(
-                f"none of {len(sources)} images can be read: {reasons}" if len(sources) > 1 else reasons
-            )
+
+
+def _refuse_none(sources: Sequence[ImageSource], unread: Unread | None) -> None:
+    if unread and len(unread) == len(sources):
+        raise none_read(list(unread.values()))
+
+
+def none_read(reasons: Sequence[str]) -> PromptPrismError:
+    """The error that says why not one of the images can be read."""
+    told = "; ".join(reasons[:5])
+    return PromptPrismError(f"none of {len(reasons)} images can be read: {told}" if reasons[1:] else told)
 
 
 def check_finite(logits: Tensor, sources: Sequence[ImageSource]) -> None:

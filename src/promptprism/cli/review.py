@@ -1,0 +1,104 @@
+"""``promptprism review``."""
+
+from __future__ import annotations
+
+import importlib
+import secrets
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from promptprism.cli.options import (
+    Adapter,
+    AdapterBackbone,
+    AdapterSettings,
+    Classes,
+    Device,
+    Pretrained,
+    TrustBackbone,
+    open_adapter,
+)
+from promptprism.cli.output import Output
+from promptprism.errors import PromptPrismError
+
+
+def review(
+    adapter: Adapter,
+    photos: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of photos.", show_default=False)],
+    corrections: Annotated[
+        Path, typer.Option(metavar="FILE", help="CSV that labels are added to, and read from.")
+    ] = Path("review.csv"),
+    host: Annotated[str, typer.Option(metavar="NAME", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0 takes a free one.")] = 8642,
+    import_label_studio: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Add the labels of Label Studio's JSON first.", show_default=False),
+    ] = None,
+    export_label_studio: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Answer all, write Label Studio's JSON, serve nothing.",
+            show_default=False,
+        ),
+    ] = None,
+    classes: Classes = None,
+    settings: AdapterSettings = None,
+    backbone: AdapterBackbone = None,
+    pretrained: Pretrained = None,
+    trust_backbone: TrustBackbone = False,
+    device: Device = "auto",
+) -> None:
+    """Look through answers in the browser, the most doubtful first; accept or correct them.
+
+    Each label is on the disk at once, in a CSV that is read again the next time.
+    """
+    output = Output("review", None)
+    try:
+        uvicorn = importlib.import_module("uvicorn")
+        served = importlib.import_module("promptprism.serving.review")
+        from promptprism.serving.guard import LOOPBACK
+    except ImportError as error:
+        raise PromptPrismError(
+            f"the page needs {error.name}: pip install 'promptprism[serve]' to serve it"
+        ) from error
+    import socket
+
+    model = open_adapter(adapter, backbone, pretrained, trust_backbone, device, settings, classes)
+    if import_label_studio is not None:
+        from promptprism.data.corrections import append
+        from promptprism.data.label_studio import read_tasks
+
+        labels = read_tasks(import_label_studio, photos)
+        known = {str(name) for name in model.classes_}
+        if odd := next((each.label for each in labels if each.label not in known), None):
+            raise PromptPrismError(
+                f"'{import_label_studio}' has label '{odd}', which is no class: name it with --classes"
+            )
+        append(corrections, labels)
+        output.show(f"{len(labels)} labels of {import_label_studio} are in {corrections}")
+    looked = served.Review(model, photos, corrections)
+    if export_label_studio is not None:
+        from promptprism.data.label_studio import write_tasks
+
+        looked.answer()
+        rows = ((p["name"], p.get("class", ""), p.get("probability"), p["label"]) for p in looked.photos)
+        write_tasks(export_label_studio, rows, model.method)
+        output.show(f"{len(looked.photos)} tasks are in {export_label_studio}")
+        return
+    token = secrets.token_urlsafe(24)
+    app = served.review_app(looked, token, (*LOOPBACK, host))
+    try:
+        listening = socket.create_server((host, port))
+    except OSError as error:
+        raise PromptPrismError(
+            f"cannot listen at {host}:{port} ({error.strerror or error}): choose another --port, or 0 for any"
+        ) from error
+    with listening:
+        address = f"http://{host}:{listening.getsockname()[1]}/?token={token}"
+        typer.echo(f"Open {address}")  # in one line, however narrow the terminal
+        output.show(f"Labels go to {corrections}. Ctrl-C ends it; nothing is lost.")
+        looked.start()
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+        looked.stop()

@@ -1,0 +1,147 @@
+"""Answers for any number of images as they come, as rows: what is in an image, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from promptprism.data.images import ImageSource
+from promptprism.errors import PromptPrismError
+from promptprism.evidence import Opinion
+from promptprism.inference.early import check_early, early_opinions
+from promptprism.inference.predictor import Predictor, Unread, check_finite
+from promptprism.methods import Classifier
+
+Row = dict[str, Any]
+
+_TOP = 5
+# Images whose sources are held at once.
+_CHUNK = 512
+
+
+def answers(
+    classifier: Classifier,
+    sources: Iterable[ImageSource],
+    templates: bool = False,
+    margin: float | None = None,
+    batch_size: int = 32,
+) -> Iterator[Row]:
+    """A row for each image, in their order, looking no further ahead than a few batches.
+
+    A row has ``image`` (what it is called), ``class``, ``probability``, ``belief`` and ``uncertainty`` (None
+    without opinions), ``top`` (the most probable classes), ``disagreement``: the share of the templates whose
+    own leading class is another one (None with a margin); ``templates``, what each of them says; and with a
+    margin ``templates_used``. Of an image that cannot be read it has ``image`` and ``reason``.
+
+    Args:
+        classifier: with M templates.
+        sources: the images; drawn from as the answers are.
+        templates: say what each template says.
+        margin: stop asking templates early, see `promptprism.inference.early`.
+        batch_size: images looked at together.
+
+    Raises:
+        PromptPrismError: a margin is given beside ``templates`` or for a method without opinions; or an
+            answer is not finite.
+    """
+    if margin is not None:
+        check_early(classifier, margin)
+        if templates:
+            raise PromptPrismError("with a margin not all templates are asked: leave out one of the two")
+    return _answers(classifier, iter(sources), templates, margin, batch_size)
+
+
+def _answers(
+    classifier: Classifier,
+    rest: Iterator[ImageSource],
+    templates: bool,
+    margin: float | None,
+    size: int,
+) -> Iterator[Row]:
+    while chunk := list(islice(rest, _CHUNK)):
+        unread: Unread = {}
+        place = 0
+        for batch, views in Predictor(classifier).views(chunk, size, unread):
+            rows = _rows(classifier, [chunk[i] for i in batch], views, templates, margin)
+            for i, row in zip(batch, rows, strict=True):
+                yield from _unread(chunk, range(place, i), unread)
+                yield row
+                place = i + 1
+        yield from _unread(chunk, range(place, len(chunk)), unread)
+
+
+def _unread(sources: Sequence[ImageSource], places: range, unread: Unread) -> Iterator[Row]:
+    return ({"image": str(sources[i]), "reason": unread[i]} for i in places)
+
+
+@torch.no_grad()
+def _rows(
+    classifier: Classifier,
+    sources: Sequence[ImageSource],
+    views: Tensor,
+    templates: bool,
+    margin: float | None,
+) -> Iterator[Row]:
+    names, classes = [str(source) for source in sources], classifier.space.names
+    fused: Opinion | None = None
+    voices: list[list[Row]] = []
+    disagreement = used = None
+    if margin is not None:
+        early = early_opinions(classifier, views, margin)
+        fused, used = early.fused, early.templates_used.tolist()
+        check_finite(fused.weight[None], sources)
+    else:
+        logits = classifier.logits(views)
+        check_finite(logits, sources)
+        each: Opinion | None = None
+        if classifier.evidential:
+            each, fused = classifier.opinions(logits)
+        own = logits.argmax(-1) if each is None else each.prediction
+        if templates:
+            voices = [
+                _leaders(classes, *((logits[m].softmax(-1),) if each is None else _of(each[m])))
+                for m in range(len(logits))
+            ]
+    shares, *rest = (classifier.probabilities(logits),) if fused is None else _of(fused)
+    if margin is None:
+        best = shares.argmax(-1) if fused is None else fused.prediction
+        disagreement = (own != best).float().mean(0).tolist()
+    leaders = _leaders(classes, shares, *rest)
+    top = shares.topk(min(_TOP, len(classes)))
+    tops = [
+        [{"class": classes[k], "probability": share} for k, share in zip(at, of, strict=True)]
+        for at, of in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    ]
+    for i, name in enumerate(names):
+        row: Row = {"image": name, **leaders[i], "top": tops[i]}
+        row["disagreement"] = None if disagreement is None else disagreement[i]
+        if used is not None:
+            row["templates_used"] = used[i]
+        if templates:
+            row["templates"] = [voice[i] for voice in voices]
+        yield row
+
+
+def _of(opinion: Opinion) -> tuple[Tensor, Tensor, Tensor]:
+    return opinion.probability, opinion.belief, opinion.uncertainty
+
+
+def _leaders(
+    classes: Sequence[str],
+    probability: Tensor,
+    belief: Tensor | None = None,
+    uncertainty: Tensor | None = None,
+) -> list[Row]:
+    """The leading class of each image by probabilities [B, K]."""
+    shares, best = probability.max(-1)
+    nothing = [None] * len(best)
+    beliefs = nothing if belief is None else belief.gather(-1, best[:, None])[:, 0].tolist()
+    uncertainties = nothing if uncertainty is None else uncertainty.tolist()
+    return [
+        {"class": classes[k], "probability": p, "belief": b, "uncertainty": u}
+        for k, p, b, u in zip(best.tolist(), shares.tolist(), beliefs, uncertainties, strict=True)
+    ]
