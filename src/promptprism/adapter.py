@@ -17,7 +17,15 @@ import promptprism
 from promptprism.backbones import Backbone, Precision, check_trusted, load_backbone
 from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
-from promptprism.files import check_regular, locked, read_tensors, sha256_of, temporary, write_tensors, write_text
+from promptprism.files import (
+    check_regular,
+    locked,
+    read_tensors,
+    sha256_of,
+    temporary,
+    write_tensors,
+    write_text,
+)
 from promptprism.methods import METHODS, Method, MethodSettings, build_method, make_settings
 from promptprism.provenance import BackboneFacts
 from promptprism.training.loop import Trained, TrainResult

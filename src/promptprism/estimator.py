@@ -346,9 +346,7 @@ class PromptPrism:
             raise PromptPrismError("there is no image to look at: give at least one")
         return sources
 
-    def labelled(
-        self, images: Images | Dataset, labels: Labels | None = None
-    ) -> tuple[Dataset, Records]:
+    def labelled(self, images: Images | Dataset, labels: Labels | None = None) -> tuple[Dataset, Records]:
         """Data, and its images to score on with labels of ``classes_``; arguments as for `evaluate`."""
         space = self._classifier.space
         dataset = as_dataset(images, labels, None if labels is None else space.names)

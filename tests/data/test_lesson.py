@@ -51,7 +51,9 @@ def test_corrections_come_on_top_of_the_same_draw(photos):
 def test_the_corrected_label_counts_and_a_corrected_photo_is_no_validation_image(photos):
     data = load_data(photos / "data")
     file = corrections(photos, *(f"data/red/{number}.png,green,red,0.5," for number in range(2)))
-    with pytest.warns(DataWarning, match=r"2 corrected photos are in the data too: .* of 2 another one: .*red/0"):
+    with pytest.warns(
+        DataWarning, match=r"2 corrected photos are in the data too: .* of 2 another one: .*red/0"
+    ):
         lesson = make_lesson(data, None, 1, corrections=file)
     labels = [lesson.class_names[r.label] for r in lesson.records if r.source.parent.name == "red"]
     assert sorted(labels) == ["green", "green", "red", "red"] and lesson.left_out == 0
@@ -86,7 +88,9 @@ def test_training_goes_on_from_what_was_learned(tiny, photos, tmp_path):
     data = load_model(still.save(tmp_path / "a"), backbone=tiny).data_
     assert data.images == {"blue": 1, "green": 0, "red": 1} and data.corrections == 2 and data.shots is None
     assert data.started_from == first.trained_.fingerprint
-    assert picture_id(photos / "red.png") in data.seen and first.data_.seen < data.seen and len(data.seen) == 8
+    assert (
+        picture_id(photos / "red.png") in data.seen and first.data_.seen < data.seen and len(data.seen) == 8
+    )
 
 
 def test_classes_are_added_and_offsets_stay_with_their_classes(tiny, photos):
@@ -151,7 +155,17 @@ def test_the_command(tiny, photos, monkeypatch):
     first = PromptPrism("coop", "mini", shots=2, epochs=1).fit(photos / "data")
     first.save(photos / "a")
     file, runner = corrections(photos, "red.png,red,,,", "blue.png,blue,,,"), CliRunner()
-    command = ["fit", "--from", str(photos / "a"), "--corrections", str(file), "--shots", "all", "--json", "-"]
+    command = [
+        "fit",
+        "--from",
+        str(photos / "a"),
+        "--corrections",
+        str(file),
+        "--shots",
+        "all",
+        "--json",
+        "-",
+    ]
     result = runner.invoke(app, [*command, "--out", str(photos / "b")])
     assert result.exit_code == 0, result.output
     content = json.loads(result.stdout)

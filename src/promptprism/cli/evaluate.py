@@ -106,7 +106,9 @@ def evaluate(
     if margin is not None or budget is not None:
         early = early_row(model, dataset, margin, budget)
     dataset, records = model.labelled(dataset)
-    found = score(model.classifier_, records, dataset.name, model.data_, strange.evaluation if strange else ())
+    found = score(
+        model.classifier_, records, dataset.name, model.data_, strange.evaluation if strange else ()
+    )
     result, held_out = found.result, found.held_out
     content = result.model_dump(mode="json") | found.mistakes
     if html is not None:
@@ -148,7 +150,8 @@ def evaluate(
         split=split,
         accuracy=result.accuracy,
         learned_from=found.learned_from,
-        held_out=held_out and {
+        held_out=held_out
+        and {
             "images": held_out.images,
             "accuracy": held_out.accuracy,
             "metrics": held_out.metrics,

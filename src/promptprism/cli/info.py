@@ -103,12 +103,13 @@ def card_facts(card: Mapping[str, Any]) -> dict[str, str | None]:
             f"score on {name}": f"{percent(scores['cls/accuracy'])} %"
             for name, scores in card["scores"].items()
         },
-        **{
-            f"evaluated on {one['data']}": f"{percent(one['accuracy'])} % of {one['images']} images right, "
+        "evaluated": "\n".join(
+            f"{one['data']}, {one['split']}: {percent(one['accuracy'])} % of {one['images']} images right, "
             f"calibration error {percent(one['ece'])} %, {one['date'][:10]}"
             + (f"; learned from {one['learned_from']} of them" if one["learned_from"] else "")
             for one in card["evaluations"]
-        },
+        )
+        or None,
     }
 
 

@@ -95,8 +95,10 @@ def suggest(
         output.warn(f"✗ {reason}")
     if out is not None:
         append(out, [Correction(Path(r["image"]), "", r["class"], r["probability"]) for r in rows])
-        output.show(f"Fill in the column label of {out}, then: promptprism fit --from {adapter} "
-                    f"--corrections {out} --out NEW")
+        output.show(
+            f"Fill in the column label of {out}, then: promptprism fit --from {adapter} "
+            f"--corrections {out} --out NEW"
+        )
     output.write(
         adapter=str(adapter),
         images=len(sources),

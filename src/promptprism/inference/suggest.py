@@ -58,7 +58,9 @@ def worth_labelling(probabilities: Tensor, features: Tensor, count: int, seed: i
     answer were right, (p - onehot(answer)) x feature: it is short where the classifier is sure. Of these
     points the seeding of k-means++ takes ``count``: the longest first, then each with a chance in proportion
     to its squared distance to the nearest one taken. Ash et al., Deep Batch Active Learning by Diverse,
-    Uncertain Gradient Lower Bounds, ICLR 2020. Nothing is stored of size K x D.
+    Uncertain Gradient Lower Bounds, ICLR 2020. Here the origin counts as taken from the beginning: else images
+    that the classifier is sure of, all near to it, would be as far from what is taken as any. Nothing of size
+    K x D is stored.
 
     Args:
         probabilities: [N, K].
@@ -88,7 +90,7 @@ def worth_labelling(probabilities: Tensor, features: Tensor, count: int, seed: i
         free[place] = False
         products = (pull @ pull[place]) * (features @ features[place])
         distances = (squares + squares[place] - 2 * products).clamp(min=0)
-        nearest = distances if len(chosen) == 1 else torch.minimum(nearest, distances)
+        nearest = torch.minimum(nearest, distances)
     return chosen
 
 
