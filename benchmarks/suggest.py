@@ -44,9 +44,14 @@ def accuracies(
     """Accuracy [rounds + 1] as labels are added.
 
     Args:
-        train: features [N, D], labels: [N].
-        test: features, truth: labels.
+        train: features [N, D] of the images to choose from.
+        labels: of these, [N].
+        test: features [B, D] of the images to score on.
+        truth: labels of these, [B].
         start: places that are labelled from the beginning, one of each class.
+        rounds: times that labels are added.
+        suggested: choose by `worth_labelling`, not at random.
+        seed: of the choice.
     """
     classes = int(labels.max()) + 1
     known, generator = list(start), torch.Generator().manual_seed(seed)

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from fastapi.testclient import TestClient
 
-from promptprism import load_data
-from promptprism.data.corrections import Correction, append
+from promptprism import load_data, load_model
 from promptprism.data.records import Record
 from promptprism.data.splits import few_shot
+from promptprism.serving.review import Review, review_app
 
 
 def promptprism(*arguments: object, code: int = 0) -> None:
@@ -58,11 +59,16 @@ def lay_out(data: Path, place: Path, shots: int, heaped: int) -> dict[Path, str]
     return truth
 
 
-def review(asked: Path, truth: dict[Path, str]) -> None:
-    """Say of each photo in a file what it is."""
-    lines = asked.read_text().splitlines()[1:]
-    photos = [asked.parent / line.split(",")[0] for line in lines]
-    append(asked, [Correction(photo, truth[photo]) for photo in photos])
+def review(adapter: Path, heap: Path, asked: Path, truth: dict[Path, str], corrections: Path) -> None:
+    """Say of each photo asked for what it is, as the page of `promptprism review` does."""
+    names = {Path(line.split(",")[0]).name for line in asked.read_text().splitlines()[1:]}
+    looked_at = Review(load_model(adapter), heap, corrections)
+    looked_at.answer()
+    client = TestClient(review_app(looked_at, "token", ("testserver",)), headers={"X-Token": "token"})
+    for photo in client.get("/api/state").json()["photos"]:
+        if photo["name"] in names:
+            label = {"number": photo["id"], "label": truth[heap / photo["name"]]}
+            client.post("/api/label", json=label).raise_for_status()
 
 
 def main(
@@ -80,12 +86,12 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         truth = lay_out(data, work, shots, heaped)
-        review_file, accuracy = work / "review.csv", {}
+        asked_for, corrections, accuracy = work / "next.csv", work / "review.csv", {}
         promptprism("fit", work / "labelled", *options, "--out", work / "before")
         promptprism("predict", work / "before", work / "heap", "--out", work / "answers.csv", code=1)
-        promptprism("suggest", work / "before", work / "heap", "--next", asked, "--out", review_file, code=1)
-        review(review_file, truth)
-        corrected = ["--corrections", review_file, "--out", work / "after"]
+        promptprism("suggest", work / "before", work / "heap", "--next", asked, "--out", asked_for, code=1)
+        review(work / "before", work / "heap", asked_for, truth, corrections)
+        corrected = ["--corrections", corrections, "--out", work / "after"]
         promptprism("fit", work / "labelled", *options, *corrected)
         for name in ("before", "after"):
             found = work / f"{name}.json"

@@ -58,9 +58,9 @@ def worth_labelling(probabilities: Tensor, features: Tensor, count: int, seed: i
     answer were right, (p - onehot(answer)) x feature: it is short where the classifier is sure. Of these
     points the seeding of k-means++ takes ``count``: the longest first, then each with a chance in proportion
     to its squared distance to the nearest one taken. Ash et al., Deep Batch Active Learning by Diverse,
-    Uncertain Gradient Lower Bounds, ICLR 2020. Here the origin counts as taken from the beginning: else images
-    that the classifier is sure of, all near to it, would be as far from what is taken as any. Nothing of size
-    K x D is stored.
+    Uncertain Gradient Lower Bounds, ICLR 2020. Here the origin counts as taken from the beginning: else
+    images that the classifier is sure of, all near to it, would be as far from what is taken as any. Nothing
+    of size K x D is stored.
 
     Args:
         probabilities: [N, K].

@@ -1,0 +1,71 @@
+"""``promptprism review``."""
+
+from __future__ import annotations
+
+import importlib
+import secrets
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from promptprism.cli.options import (
+    Adapter,
+    AdapterBackbone,
+    AdapterSettings,
+    Classes,
+    Device,
+    Pretrained,
+    TrustBackbone,
+    open_adapter,
+)
+from promptprism.cli.output import Output
+from promptprism.errors import PromptPrismError
+
+
+def review(
+    adapter: Adapter,
+    photos: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of photos.", show_default=False)],
+    corrections: Annotated[
+        Path, typer.Option(metavar="FILE", help="CSV that labels are added to, and read from.")
+    ] = Path("review.csv"),
+    host: Annotated[str, typer.Option(metavar="NAME", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0 takes a free one.")] = 8642,
+    classes: Classes = None,
+    settings: AdapterSettings = None,
+    backbone: AdapterBackbone = None,
+    pretrained: Pretrained = None,
+    trust_backbone: TrustBackbone = False,
+    device: Device = "auto",
+) -> None:
+    """Look through answers in the browser, the most doubtful first; accept or correct them.
+
+    Each label is on the disk at once, in a CSV that is read again the next time.
+    """
+    output = Output("review", None)
+    try:
+        uvicorn = importlib.import_module("uvicorn")
+        served = importlib.import_module("promptprism.serving.review")
+        from promptprism.serving.guard import LOOPBACK
+    except ImportError as error:
+        raise PromptPrismError(
+            f"the page needs {error.name}: pip install 'promptprism[serve]' to serve it"
+        ) from error
+    import socket
+
+    model = open_adapter(adapter, backbone, pretrained, trust_backbone, device, settings, classes)
+    looked = served.Review(model, photos, corrections)
+    token = secrets.token_urlsafe(24)
+    app = served.review_app(looked, token, (*LOOPBACK, host))
+    try:
+        listening = socket.create_server((host, port))
+    except OSError as error:
+        raise PromptPrismError(
+            f"cannot listen at {host}:{port} ({error.strerror or error}): choose another --port, or 0 for any"
+        ) from error
+    with listening:
+        address = f"http://{host}:{listening.getsockname()[1]}/?token={token}"
+        output.show(f"Open {address}", f"Labels go to {corrections}. Ctrl-C ends it; nothing is lost.")
+        looked.start()
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+        looked.stop()

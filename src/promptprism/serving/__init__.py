@@ -1,0 +1,1 @@
+"""What is served from this machine: a page to review answers."""

@@ -1,0 +1,223 @@
+"""Answers of a heap of photos to be looked through by a person, in a page served from this machine."""
+
+from __future__ import annotations
+
+import io
+import threading
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fastapi import Body, FastAPI, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import HTMLResponse
+
+from promptprism.data.corrections import Correction, append, read_corrections
+from promptprism.data.folders import photos_below
+from promptprism.data.images import load_image
+from promptprism.errors import PromptPrismError
+from promptprism.estimator import PromptPrism
+from promptprism.files import is_there
+from promptprism.inference.answers import Row, answers
+from promptprism.serving.guard import guard
+
+# Seconds between looks for photos that have come.
+_AGAIN = 5.0
+
+
+class Review:
+    """What is known of each photo: the answer, and the label that a person gave; the truth of all pages.
+
+    Args:
+        model: that answers.
+        folder: of the photos; what a link leads to outside of it is left out.
+        corrections: the CSV that labels go to, and come from.
+
+    Raises:
+        PromptPrismError: the folder is not there, or the CSV is none of corrections for these classes.
+    """
+
+    def __init__(self, model: PromptPrism, folder: Path, corrections: Path) -> None:
+        if not folder.is_dir():
+            raise PromptPrismError(f"no such folder: '{folder}'. Check the path and its spelling")
+        self.model, self.folder, self.corrections = model, folder.absolute(), corrections
+        self.classes = [str(name) for name in model.classes_]
+        given = read_corrections(corrections, self.classes) if is_there(corrections) else {}
+        self._given = given
+        self.photos: list[Row] = []
+        self.version, self.busy, self.problem = 0, True, ""
+        self._known: set[Path] = set()
+        self._undo: list[tuple[int, str]] = []
+        self._lock = threading.RLock()
+        self._asking = threading.Lock()  # one at a time uses the model
+        self._stop = threading.Event()
+
+    def start(self) -> None:
+        """Answer in the background, and look for photos that come, until `stop`."""
+        threading.Thread(target=self._answer_on, daemon=True).start()
+
+    def stop(self) -> None:
+        """End answering."""
+        self._stop.set()
+
+    def _answer_on(self) -> None:
+        while not self._stop.is_set():
+            self.answer()
+            self._stop.wait(_AGAIN)
+
+    def answer(self) -> None:
+        """Answer all photos that are there and have no answer yet."""
+        try:
+            if not self.folder.is_dir():
+                raise PromptPrismError(f"folder '{self.folder}' is gone: put it back; labels are kept")
+            new = [path for path in photos_below(self.folder, []) if self._ours(path)]
+            new = [path for path in new if path not in self._known]
+            self._known.update(new)
+            for row in answers(self.model.classifier_, new, templates=True):
+                self._add(row)
+                if self._stop.is_set():
+                    return
+            problem = ""
+        except PromptPrismError as error:
+            problem = str(error)
+        with self._lock:
+            if self.busy or problem != self.problem:
+                self.version += 1
+            self.busy, self.problem = False, problem
+
+    def _ours(self, path: Path) -> bool:
+        return path.resolve().is_relative_to(self.folder.resolve())
+
+    def _add(self, row: Row) -> None:
+        path = Path(row["image"])
+        with self._lock:
+            self.version += 1
+            name = path.relative_to(self.folder).as_posix().encode("utf-8", "backslashreplace").decode()
+            kept = {key: value for key, value in row.items() if key != "image"}
+            self.photos.append(
+                {"id": len(self.photos), "name": name, "path": path, "version": self.version}
+                | {"label": self._given.get(path, "")}
+                | kept
+            )
+
+    def state(self, since: int) -> dict[str, Any]:
+        """What has changed since a version; all of it where that is of an earlier start."""
+        with self._lock:
+            photos = [
+                {key: value for key, value in photo.items() if key != "path"}
+                for photo in self.photos
+                if photo["version"] > since or since > self.version
+            ]
+            return {
+                "version": self.version,
+                "busy": self.busy,
+                "found": len(self._known),
+                "problem": self.problem,
+                "undo": len(self._undo),
+                "photos": photos,
+            }
+
+    def photo(self, number: int) -> Row:
+        """A photo by its number.
+
+        Raises:
+            PromptPrismError: there is none.
+        """
+        if not 0 <= number < len(self.photos):
+            raise PromptPrismError(f"there is no photo {number}")
+        return self.photos[number]
+
+    def label(self, number: int, label: str) -> None:
+        """Give a photo a label, or take it back by an empty one; it is on the disk when this returns.
+
+        Raises:
+            PromptPrismError: no such photo or class, or it cannot be written.
+        """
+        with self._lock:
+            before = self.photo(number)["label"]
+            self._write(number, label)
+            self._undo.append((number, before))
+
+    def undo(self) -> int | None:
+        """Take the last act back, of whichever page; the number of its photo."""
+        with self._lock:
+            if not self._undo:
+                return None
+            self._write(*self._undo[-1])
+            return self._undo.pop()[0]
+
+    def _write(self, number: int, label: str) -> None:
+        photo = self.photo(number)
+        if label and label not in self.classes:
+            raise PromptPrismError(f"there is no class '{label}': choose one of the {len(self.classes)}")
+        append(
+            self.corrections,
+            [Correction(photo["path"], label, photo.get("class", ""), photo.get("probability"))],
+        )
+        self.version += 1
+        photo.update(label=label, version=self.version)
+
+    def picture(self, number: int, side: int) -> bytes:
+        """A photo as JPEG of at most so many pixels a side; nothing but pixels of it is passed on."""
+        path = self.photo(number)["path"]
+        if not self._ours(path):
+            raise PromptPrismError(f"'{path}' leads out of the folder")
+        image = load_image(path, least=side)
+        image.thumbnail((side, side))
+        content = io.BytesIO()
+        image.save(content, "JPEG", quality=85)
+        return content.getvalue()
+
+    def explanation(self, number: int) -> bytes:
+        """The picture that explains an answer, as PNG."""
+        from promptprism.reports.explanation import draw_explanation
+
+        with self._asking:
+            photo = self.photo(number)
+            figure = draw_explanation(self.model.explain(photo["path"], photo["name"]))
+            content = io.BytesIO()
+            figure.savefig(content, format="png", dpi=80)
+            return content.getvalue()
+
+
+def review_app(review: Review, token: str, hosts: tuple[str, ...]) -> FastAPI:
+    """The page and what it asks for."""
+    app = FastAPI(openapi_url=None)
+    page = files("promptprism.serving").joinpath("review.html").read_text(encoding="utf-8")
+
+    @app.get("/")
+    def index(request: Request) -> HTMLResponse:
+        return HTMLResponse(page.replace("NONCE", request.state.nonce))
+
+    @app.get("/api/classes")
+    def classes() -> list[str]:
+        return review.classes
+
+    @app.get("/api/state")
+    def state(since: int = 0) -> dict[str, Any]:
+        return review.state(since)
+
+    @app.get("/api/photo/{number}")
+    def photo(number: int, side: int = 640) -> Response:
+        return Response(review.picture(number, min(max(side, 32), 1600)), media_type="image/jpeg")
+
+    @app.get("/api/explain/{number}")
+    def explain(number: int) -> Response:
+        return Response(review.explanation(number), media_type="image/png")
+
+    @app.post("/api/label")
+    async def label(number: int = Body(), label: str = Body(), since: int = Body(0)) -> dict[str, Any]:
+        await run_in_threadpool(review.label, number, label)
+        return review.state(since)
+
+    @app.post("/api/undo")
+    async def undo(since: int = Body(0, embed=True)) -> dict[str, Any]:
+        number = await run_in_threadpool(review.undo)
+        return review.state(since) | {"undone": number}
+
+    @app.exception_handler(PromptPrismError)
+    def refuse(request: Request, error: PromptPrismError) -> Response:  # noqa: ARG001
+        return Response(str(error), 409, media_type="text/plain; charset=utf-8")
+
+    guard(app, token, hosts)
+    return app
