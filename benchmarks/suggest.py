@@ -1,6 +1,6 @@
 """Accuracy as labels are added: those that `promptprism suggest` asks for, and as many at random.
 
-    python -m benchmarks.suggest --data mini/clothing --data mini/vehicles --data DATA/flowers12 \
+    python -m benchmarks.suggest --data mini/clothing --data mini/wildlife --data DATA/flowers12 \
         --csv benchmarks/results/suggest.csv
 
 One labelled image per class to begin with; each round adds as many labels as there are classes. The learner

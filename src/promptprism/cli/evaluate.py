@@ -33,6 +33,7 @@ from promptprism.cli.output import Output
 from promptprism.errors import PromptPrismError
 
 if TYPE_CHECKING:
+    from promptprism.data.names import LabelSpace
     from promptprism.data.records import Dataset
     from promptprism.estimator import PromptPrism
 
@@ -82,7 +83,10 @@ def evaluate(
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
-    """Score an adapter on test images, or on all without a test split; its card keeps the scores."""
+    """Score an adapter on test images, or on all without a test split.
+
+    Images that were learned from are told apart. The scores are kept in the adapter's card.
+    """
     output = Output("evaluate", json_file)
     from promptprism.adapter import note_evaluation
     from promptprism.cli import tables
@@ -97,7 +101,11 @@ def evaluate(
     model = open_adapter(adapter, backbone, pretrained, trust_backbone, device, settings)
     strange = None if others is None else open_data(others, output, root)
     if strange:
-        _check_others(strange, dataset)
+        if data_classes:
+            raise PromptPrismError(
+                "--others are told from the adapter's own classes: leave out --data-classes"
+            )
+        _check_others(strange, model.classifier_.space)
     # Of other classes or settings it is another model than the card tells of.
     plain = not data_classes and not settings
     if data_classes:
@@ -161,15 +169,14 @@ def evaluate(
     )
 
 
-def _check_others(others: Dataset, dataset: Dataset) -> None:
+def _check_others(others: Dataset, own: LabelSpace) -> None:
     """Refuse photos of other classes that are of the same."""
     from promptprism.data.names import name_key
 
-    own = {name_key(name) for name in dataset.class_names}
-    if same := [name for name in others.class_names if name_key(name) in own]:
+    if same := [name for name in others.class_names if name_key(name) in own.keys]:
         raise PromptPrismError(
-            f"--others '{others.name}' has class '{same[0]}', which '{dataset.name}' has too: give photos of "
-            "other classes"
+            f"--others '{others.name}' has class '{same[0]}', which the adapter has too: give photos of other "
+            "classes"
         )
 
 
