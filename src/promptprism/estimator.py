@@ -172,7 +172,7 @@ class PromptPrism:
             lesson.records,
             seed=seed,
             validation=lesson.validation,
-            start=start and start.trained_,
+            start=start.trained_ if start else None,
             checkpoint=Path(checkpoint) if checkpoint is not None else None,
             progress=self.progress,
             devices=1 if devices is None else devices,
@@ -189,7 +189,7 @@ class PromptPrism:
                 seed=seed,
                 corrections=lesson.corrected,
                 left_out=lesson.left_out,
-                started_from=start and start.trained_.fingerprint,
+                started_from=start.trained_.fingerprint if start else None,
                 pictures="".join(sorted(seen | (start.data_.seen if start and start.data_ else set()))),
             )
         self._set_fitted(trained, trained.space, data)

@@ -175,8 +175,8 @@ def _check_others(others: Dataset, own: LabelSpace) -> None:
 
     if same := [name for name in others.class_names if name_key(name) in own.keys]:
         raise PromptPrismError(
-            f"--others '{others.name}' has class '{same[0]}', which the adapter has too: give photos of other "
-            "classes"
+            f"--others '{others.name}' has class '{same[0]}', which the adapter has too: give photos of "
+            "other classes"
         )
 
 

@@ -115,8 +115,8 @@ def fit(
     from promptprism.methods import make_settings
 
     if start is not None:
-        card = read_card(start)
-        method, chosen = method or card.method, card.settings | chosen
+        earlier = read_card(start)
+        method, chosen = method or earlier.method, earlier.settings | chosen
     method = method or "cdc"
     make_settings(method, **chosen)
     drawn = _shots(shots)
@@ -126,8 +126,14 @@ def fit(
         before = None
         if start is not None:
             place = None if backbone == "auto" else backbone
-            options = {"precision": precision, "device": device, "trust_backbone": trust_backbone}
-            before = load_model(start, backbone=place, pretrained=pretrained, **options)
+            before = load_model(
+                start,
+                backbone=place,
+                pretrained=pretrained,
+                precision=precision,
+                device=device,
+                trust_backbone=trust_backbone,
+            )
         if resume and not checkpoint.exists():
             output.warn(f"no '{checkpoint}' to go on from: starting from the beginning")
         model = PromptPrism(

@@ -47,14 +47,15 @@ def worst_mistakes(probabilities: Tensor, labels: Tensor, names: Sequence[str]) 
     """
     shares, answers = probabilities.max(-1)
     wrong = torch.nonzero(answers != labels)[:, 0]
+    truths, given = labels.tolist(), answers.tolist()
     order = wrong[shares[wrong].argsort(descending=True, stable=True)]
     return [
         {
             "place": place,
-            "truth": names[labels[place]],
-            "answer": names[answers[place]],
+            "truth": names[truths[place]],
+            "answer": names[given[place]],
             "probability": shares[place].item(),
-            "of_truth": probabilities[place, labels[place]].item(),
+            "of_truth": probabilities[place, truths[place]].item(),
         }
         for place in order.tolist()
     ]

@@ -73,7 +73,8 @@ def score(
     logits = all_logits(predictor, records)
     shift = None if strange is None else (logits, strange)
     result = summarize(classifier, logits, records, data, meter, shift=shift)
-    learned_from, held_out = (0, None) if learned is None else (None, None)
+    learned_from = 0 if learned is None else None
+    held_out: Evaluation | None = None
     if learned and learned.seen:
         new = [place for place, of in enumerate(records) if picture_id(of.source) not in learned.seen]
         learned_from = len(records) - len(new)

@@ -47,8 +47,8 @@ def mistakes_page(
     )
     return page(
         title,
-        f"<p>{len(mistakes)} of {content['images']} images were taken for another class; the "
-        f"{min(most, len(mistakes))} surest of these answers come first. Some may be wrong labels.</p>"
+        f"<p>{len(mistakes)} of {content['images']} images were taken for another class. The surest "
+        f"{min(most, len(mistakes))} of these answers are shown. Some may be wrong labels.</p>"
         f'<div class="mistakes">{figures}</div>'
         f"<h2>Most confused</h2>{pairs}<h2>Classes</h2>{classes}",
         _STYLE,

@@ -143,7 +143,7 @@ def learn(
         method.go_on_from(start.method, before)
     if epochs:
         run = (
-            Run.of(method, space, records, seed, start and start.fingerprint)
+            Run.of(method, space, records, seed, start.fingerprint if start else None)
             if checkpoint or devices > 1
             else None
         )
