@@ -160,8 +160,6 @@ class PromptPrism:
         precision = "float32" if devices and self.precision == "auto" else self.precision
         chosen = start.backbone_ if start and self.backbone == "auto" else self.backbone
         backbone = as_backbone(chosen, name, self.pretrained, precision, self.device)
-        if start:
-            _check_start(start, self.method, backbone)
         phrase = self.phrase
         if phrase is None:
             phrase = (before or dataset or LabelSpace).phrase
@@ -368,19 +366,6 @@ def _label_space(backbone: Backbone, class_names: Sequence[str], phrase: str) ->
     space = LabelSpace(check_class_names(class_names), phrase)
     check_tokens(space.names, backbone.tokenize(space.texts("{}")).tolist())
     return space
-
-
-def _check_start(start: PromptPrism, method: str, backbone: Backbone) -> None:
-    """Refuse to go on from what another method or backbone has learned."""
-    for what, there, here in (
-        ("method", start.method_.name, method),
-        ("backbone", start.backbone_.fingerprint, backbone.fingerprint),
-    ):
-        if there != here:
-            raise PromptPrismError(
-                f"the adapter to start from has {what} {there}, not {here}: take the same one, or start anew "
-                "without it (--from)"
-            )
 
 
 def _whole(name: str, value: Any) -> int:

@@ -184,21 +184,37 @@ class Method(nn.Module):
     def prepare(self, texts: Texts, records: Records) -> None:
         """Look at the training images, before the first epoch."""
 
-    def go_on_from(self, learned: Method, places: Sequence[int]) -> None:
-        """Start from what was learned before, instead of from the start values.
-
-        Args:
-            learned: by the same method, on the same backbone.
-            places: of each class that it learned, in the label space to learn.
+    def check_start(self, learned: Method) -> None:
+        """Refuse to go on from what another method or backbone has learned, or where nothing goes on.
 
         Raises:
-            PromptPrismError: it cannot go on, or the settings give what is learned another shape.
+            PromptPrismError: why, and what to do.
         """
+        for what, there, here in (
+            ("method", learned.name, self.name),
+            ("backbone", learned.backbone.fingerprint, self.backbone.fingerprint),
+        ):
+            if there != here:
+                raise PromptPrismError(
+                    f"the adapter to start from has {what} {there}, not {here}: take the same one, or start "
+                    "anew without it (--from)"
+                )
         if not self.settings.epochs or not self.continues:
             raise PromptPrismError(
                 f"method '{self.name}' cannot start from an adapter, it learns anew from all its images: "
                 "leave out --from (start), and give the data"
             )
+
+    def go_on_from(self, learned: Method, places: Sequence[int]) -> None:
+        """Start from what was learned before, instead of from the start values.
+
+        Args:
+            learned: has passed `check_start`.
+            places: of each class that it learned, in the label space to learn.
+
+        Raises:
+            PromptPrismError: the settings give what is learned another shape.
+        """
         before = learned.state_dict()
         with torch.no_grad():
             for name, value in self.state_dict().items():

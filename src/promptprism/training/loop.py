@@ -128,6 +128,8 @@ def learn(
 
     method = build_method(settings, backbone, seed)
     check_devices(devices, method)
+    if start:
+        method.check_start(start.method)
     validation = validation if method.chooses else ()
     before = places_of(start.space, space) if start else ()
     _check(settings, space, records, validation, seed, before)
