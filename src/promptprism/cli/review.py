@@ -31,6 +31,18 @@ def review(
     ] = Path("review.csv"),
     host: Annotated[str, typer.Option(metavar="NAME", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0 takes a free one.")] = 8642,
+    import_label_studio: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Add the labels of Label Studio's JSON first.", show_default=False),
+    ] = None,
+    export_label_studio: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Answer all, write Label Studio's JSON, serve nothing.",
+            show_default=False,
+        ),
+    ] = None,
     classes: Classes = None,
     settings: AdapterSettings = None,
     backbone: AdapterBackbone = None,
@@ -54,7 +66,27 @@ def review(
     import socket
 
     model = open_adapter(adapter, backbone, pretrained, trust_backbone, device, settings, classes)
+    if import_label_studio is not None:
+        from promptprism.data.corrections import append
+        from promptprism.data.label_studio import read_tasks
+
+        labels = read_tasks(import_label_studio, photos)
+        known = {str(name) for name in model.classes_}
+        if odd := next((each.label for each in labels if each.label not in known), None):
+            raise PromptPrismError(
+                f"'{import_label_studio}' has label '{odd}', which is no class: name it with --classes"
+            )
+        append(corrections, labels)
+        output.show(f"{len(labels)} labels of {import_label_studio} are in {corrections}")
     looked = served.Review(model, photos, corrections)
+    if export_label_studio is not None:
+        from promptprism.data.label_studio import write_tasks
+
+        looked.answer()
+        rows = ((p["name"], p.get("class", ""), p.get("probability"), p["label"]) for p in looked.photos)
+        write_tasks(export_label_studio, rows, model.method)
+        output.show(f"{len(looked.photos)} tasks are in {export_label_studio}")
+        return
     token = secrets.token_urlsafe(24)
     app = served.review_app(looked, token, (*LOOPBACK, host))
     try:
@@ -65,7 +97,8 @@ def review(
         ) from error
     with listening:
         address = f"http://{host}:{listening.getsockname()[1]}/?token={token}"
-        output.show(f"Open {address}", f"Labels go to {corrections}. Ctrl-C ends it; nothing is lost.")
+        typer.echo(f"Open {address}")  # in one line, however narrow the terminal
+        output.show(f"Labels go to {corrections}. Ctrl-C ends it; nothing is lost.")
         looked.start()
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
         looked.stop()

@@ -49,7 +49,7 @@ class Review:
         self._known: set[Path] = set()
         self._undo: list[tuple[int, str]] = []
         self._lock = threading.RLock()
-        self._asking = threading.Lock()  # one at a time uses the model
+        self._asking = threading.Lock()  # an explanation hooks into the model: one at a time uses it
         self._stop = threading.Event()
 
     def start(self) -> None:
@@ -73,7 +73,12 @@ class Review:
             new = [path for path in photos_below(self.folder, []) if self._ours(path)]
             new = [path for path in new if path not in self._known]
             self._known.update(new)
-            for row in answers(self.model.classifier_, new, templates=True):
+            rows = answers(self.model.classifier_, new, templates=True, batch_size=8)
+            while True:
+                with self._asking:
+                    row = next(rows, None)
+                if row is None:
+                    break
                 self._add(row)
                 if self._stop.is_set():
                     return
