@@ -17,7 +17,15 @@ import promptprism
 from promptprism.backbones import Backbone, Precision, check_trusted, load_backbone
 from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
-from promptprism.files import check_regular, read_tensors, sha256_of, temporary, write_tensors, write_text
+from promptprism.files import (
+    check_regular,
+    locked,
+    read_tensors,
+    sha256_of,
+    temporary,
+    write_tensors,
+    write_text,
+)
 from promptprism.methods import METHODS, Method, MethodSettings, build_method, make_settings
 from promptprism.provenance import BackboneFacts
 from promptprism.training.loop import Trained, TrainResult
@@ -28,7 +36,19 @@ _CHECKSUM = '"checksum": "{}"'
 
 
 class DataSummary(BaseModel):
-    """What was trained on: data, images per class, shots if they were drawn, seed of the draw."""
+    """What was trained on.
+
+    Attributes:
+        name: of the data.
+        images: of each class.
+        shots: drawn per class; None took all.
+        seed: of the draw.
+        corrections: how many of the images a person had corrected.
+        left_out: training images of the data that were not learned from.
+        started_from: fingerprint of what was learned before, where training went on from it.
+        pictures: 12 hex digits of each picture learned from, see `picture_id`, in order, those before too;
+            empty if it is not known.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,6 +56,39 @@ class DataSummary(BaseModel):
     images: dict[str, int]
     shots: int | None
     seed: int
+    corrections: int = 0
+    left_out: int = 0
+    started_from: str | None = None
+    pictures: str = ""
+
+    @property
+    def seen(self) -> frozenset[str]:
+        """The pictures that were learned from, see `picture_id`."""
+        return frozenset(self.pictures[at : at + 12] for at in range(0, len(self.pictures), 12))
+
+
+class Scored(BaseModel):
+    """What one evaluation of an adapter found.
+
+    Attributes:
+        data: name of the data.
+        split: test, or all.
+        images: how many were scored.
+        learned_from: how many of them it had learned from; None if that is not known.
+        accuracy: share of right answers.
+        ece: expected calibration error.
+        date: in UTC.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str
+    split: str
+    images: int
+    learned_from: int | None
+    accuracy: float
+    ece: float
+    date: str
 
 
 class Card(BaseModel):
@@ -53,6 +106,7 @@ class Card(BaseModel):
         data: what was trained on, None if the model was never trained (zero-shot).
         training: what training was and cost.
         scores: metrics that were measured with the model, by name of the data.
+        evaluations: what `promptprism evaluate` found, the last of each data and split.
         tensors: SHA-256 of the file of tensors; cards of early versions lack it.
         checksum: SHA-256 of the card's text with nothing in this place; early ones lack it.
     """
@@ -70,6 +124,7 @@ class Card(BaseModel):
     data: DataSummary | None
     training: TrainResult
     scores: dict[str, dict[str, float]] = {}
+    evaluations: tuple[Scored, ...] = ()
     tensors: str | None = None
     checksum: str | None = None
 
@@ -119,14 +174,35 @@ def save_adapter(path: Path, method: Method, card: Card) -> None:
         with temporary(path) as partial:
             partial.mkdir()
             write_tensors(partial / TENSORS, method.state_dict())
-            whole = card.model_copy(update={"tensors": sha256_of(partial / TENSORS), "checksum": ""})
-            write_text(partial / CARD, sealed(whole.model_dump_json(indent=2) + "\n"))
+            write_card(partial, card.model_copy(update={"tensors": sha256_of(partial / TENSORS)}))
             partial.rename(path)
     except OSError as error:
         raise PromptPrismError(
             f"cannot write '{path}' ({error.strerror}): check the permissions of its folder, or choose "
             "another place"
         ) from error
+
+
+def write_card(path: Path, card: Card) -> None:
+    """Write the card of an adapter folder, in the place of one that is there.
+
+    Raises:
+        PromptPrismError: the place cannot be written.
+    """
+    whole = card.model_copy(update={"checksum": ""})
+    write_text(path / CARD, sealed(whole.model_dump_json(indent=2) + "\n"))
+
+
+def note_evaluation(path: Path, found: Scored) -> None:
+    """Write what an evaluation found into an adapter's card, in the place of an earlier one of the same data.
+
+    Raises:
+        PromptPrismError: the card cannot be read or written.
+    """
+    with locked(path.with_name(f".{path.name}.lock"), wait=10.0):
+        card = read_card(path)
+        others = [one for one in card.evaluations if (one.data, one.split) != (found.data, found.split)]
+        write_card(path, card.model_copy(update={"evaluations": (*others, found)}))
 
 
 def sealed(card: str) -> str:

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from promptprism.adapter import Card, DataSummary, load_adapter, read_card, save_adapter
 from promptprism.backbones import Backbone, Precision, as_backbone
-from promptprism.data.content import distinct
+from promptprism.data.content import picture_id
 from promptprism.data.images import ImageSource
 from promptprism.data.inputs import Images, Labels, as_dataset, as_sources
+from promptprism.data.lesson import make_lesson
 from promptprism.data.names import LabelSpace, check_class_names, check_tokens, name_key
 from promptprism.data.records import Dataset, Record, Records
-from promptprism.data.splits import few_shot
 from promptprism.errors import CollapseWarning, NotFittedError, PromptPrismError
 from promptprism.evaluation.evaluate import Evaluation, evaluate
 from promptprism.evidence import Opinion
@@ -118,19 +118,25 @@ class PromptPrism:
 
     def fit(
         self,
-        images: Images | Dataset,
+        images: Images | Dataset | None = None,
         labels: Labels | None = None,
         class_names: Sequence[str] | None = None,
         *,
+        corrections: str | Path | None = None,
+        start: PromptPrism | None = None,
         checkpoint: str | Path | None = None,
     ) -> Self:
         """Learn from labelled images.
 
         Args:
             images: with ``labels``: paths, PIL images, arrays or tensors. Without: a data set, or a folder,
-                CSV or registered name that `load_data` reads; its training split is learned from.
+                CSV or registered name that `load_data` reads; its training split is learned from. None
+                learns from corrections alone, of the classes of ``start``.
             labels: a class name for each image, or an index into ``class_names``.
             class_names: with ``labels``: the label space; None takes the sorted labels.
+            corrections: a CSV of corrected photos, see `read_corrections`; all are learned from, beside the
+                shots.
+            start: a fitted model to go on from: same method and backbone; its classes stay.
             checkpoint: a file to keep the state in after every epoch; a fit that finds its own goes on from
                 there.
 
@@ -140,29 +146,51 @@ class PromptPrism:
         """
         settings, seed = _settings(self.method, self.settings), _whole("seed", self.seed)
         shots = None if self.shots is None else _whole("shots", self.shots)
-        dataset = distinct(as_dataset(images, labels, class_names))
-        records = dataset.train
-        if shots is not None:
-            records = few_shot(records, shots, seed, self.allow_fewer, dataset.class_names)
+        before = start._classifier.space if start else None
+        if images is None and not (start and corrections):
+            raise PromptPrismError(
+                "there is nothing to learn from: give data, or corrections and the model to start from "
+                "(--corrections FILE --from ADAPTER)"
+            )
+        dataset = None if images is None else as_dataset(images, labels, class_names)
+        name = dataset.name if dataset else str(corrections)
+        file = Path(corrections) if corrections else None
+        lesson = make_lesson(dataset, shots, seed, self.allow_fewer, file, before.names if before else ())
         devices = None if self.devices is None else _whole("devices", self.devices)
         precision = "float32" if devices and self.precision == "auto" else self.precision
-        backbone = as_backbone(self.backbone, dataset.name, self.pretrained, precision, self.device)
-        phrase = dataset.phrase if self.phrase is None else self.phrase
+        chosen = start.backbone_ if start and self.backbone == "auto" else self.backbone
+        backbone = as_backbone(chosen, name, self.pretrained, precision, self.device)
+        phrase = self.phrase
+        if phrase is None:
+            phrase = (before or dataset or LabelSpace).phrase
         trained = learn(
             settings,
             backbone,
-            _label_space(backbone, dataset.class_names, phrase),
-            records,
+            _label_space(backbone, lesson.class_names, phrase),
+            lesson.records,
             seed=seed,
-            validation=dataset.val,
+            validation=lesson.validation,
+            start=start.trained_ if start else None,
             checkpoint=Path(checkpoint) if checkpoint is not None else None,
             progress=self.progress,
             devices=1 if devices is None else devices,
         )
         if why := trained.training.collapsed:
             warnings.warn(f"the run collapsed: {why}. It is no result", CollapseWarning, stacklevel=2)
-        data = DataSummary(name=dataset.name, images=dataset.counts(records), shots=shots, seed=seed)
-        self._set_fitted(trained, trained.space, data if settings.learns else None)
+        data = None
+        if settings.learns:
+            seen = {picture_id(record.source) for record in lesson.records}
+            data = DataSummary(
+                name=name,
+                images=Dataset(name, lesson.class_names).counts(lesson.records),
+                shots=shots,
+                seed=seed,
+                corrections=lesson.corrected,
+                left_out=lesson.left_out,
+                started_from=start.trained_.fingerprint if start else None,
+                pictures="".join(sorted(seen | (start.data_.seen if start and start.data_ else set()))),
+            )
+        self._set_fitted(trained, trained.space, data)
         return self
 
     def predict(
@@ -242,7 +270,7 @@ class PromptPrism:
         Raises:
             PromptPrismError: the data has classes that the model does not know; see `with_classes`.
         """
-        dataset, records = self._labelled(images, labels)
+        dataset, records = self.labelled(images, labels)
         result = evaluate(Predictor(self._classifier), records, dataset.name)
         self.scores_[dataset.name] = result.metrics
         return result
@@ -255,7 +283,7 @@ class PromptPrism:
         Raises:
             PromptPrismError: as `evaluate` and `early_opinions` do.
         """
-        _, records = self._labelled(images, labels)
+        _, records = self.labelled(images, labels)
         start = time.perf_counter()
         early = self.early_opinions([record.source for record in records], margin)
         seconds = time.perf_counter() - start
@@ -316,8 +344,8 @@ class PromptPrism:
             raise PromptPrismError("there is no image to look at: give at least one")
         return sources
 
-    def _labelled(self, images: Images | Dataset, labels: Labels | None) -> tuple[Dataset, Records]:
-        """Data, and its images to score on with labels of ``classes_``."""
+    def labelled(self, images: Images | Dataset, labels: Labels | None = None) -> tuple[Dataset, Records]:
+        """Data, and its images to score on with labels of ``classes_``; arguments as for `evaluate`."""
         space = self._classifier.space
         dataset = as_dataset(images, labels, None if labels is None else space.names)
         known = {key: label for label, key in enumerate(space.keys)}

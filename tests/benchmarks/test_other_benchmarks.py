@@ -7,7 +7,7 @@ import pytest
 import torch
 from toys import colours
 
-from benchmarks import anytime, evaluation, late_prompts, picture
+from benchmarks import anytime, evaluation, late_prompts, picture, suggest
 from benchmarks.measure import write_rows
 from promptprism import PromptPrism
 from promptprism.data.images import load_image
@@ -145,3 +145,16 @@ def test_pictures_are_drawn_of_what_there_is(tmp_path, source):
     assert texts == [(tmp_path / name).read_bytes() for name in ("cost.svg", "anytime.svg")]
     rows = [{"k": "1", "s": "2", "p": "a"}, {"k": "1", "s": "3", "p": "a"}, {"k": "0", "s": "", "p": "a"}]
     assert picture.latest([*rows, {"k": "5", "s": "1", "p": "b"}], "k", "s", p="a") == [(1.0, 3.0)]
+
+
+def test_labels_are_added_by_suggestion_and_at_random(tiny, monkeypatch, tmp_path):
+    monkeypatch.setattr(suggest, "load_data", lambda name: colours(3, train=4))
+    monkeypatch.setattr(suggest, "as_backbone", lambda *_: tiny)
+    table = tmp_path / "suggest.csv"
+    suggest.main(data=["toy"], rounds=3, seeds=2, csv_file=table)
+    rows = read(table)
+    assert [(row["chosen"], row["labels"]) for row in rows] == [
+        (chosen, str(labels)) for chosen in ("suggest", "random") for labels in (3, 6, 9, 12)
+    ]
+    # They begin with the same images, and end with all there are.
+    assert all(rows[at]["accuracy"] == rows[at + 4]["accuracy"] for at in (0, 3))

@@ -139,8 +139,10 @@ def test_evaluate(fitted, data):
 def test_evaluate_without_a_test_split_takes_all(fitted, data):
     result = run("evaluate", fitted[0], data / "test", "--json", "-")
     assert json.loads(result.stdout)["split"] == "all" and json.loads(result.stdout)["images"] == 12
+    assert "flatter" not in result.stderr  # the card knows that it has learned from none of them
     warning = "no test split: all images are scored; those learned from, if any, flatter"
-    assert warning in result.stderr and warning in run("evaluate", fitted[0], data / "test").stdout
+    result = run("evaluate", fitted[0], data / "train", "--json", "-")
+    assert warning in result.stderr and json.loads(result.stdout)["learned_from"] == 16
     assert "no test split" not in run("evaluate", fitted[0], data).output
 
 

@@ -1,6 +1,6 @@
 """Frozen two-tower models behind one protocol."""
 
-from promptprism.backbones.backbone import Backbone
+from promptprism.backbones.backbone import Backbone, fingerprint_of
 from promptprism.backbones.choice import as_backbone, check_trusted
 from promptprism.backbones.loading import load_backbone, sized_backbone
 from promptprism.backbones.precision import Precision
@@ -14,6 +14,7 @@ __all__ = [
     "VisionTower",
     "as_backbone",
     "check_trusted",
+    "fingerprint_of",
     "load_backbone",
     "sized_backbone",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,8 +33,13 @@ from promptprism.cli.output import Output
 from promptprism.errors import PromptPrismError
 
 if TYPE_CHECKING:
+    from promptprism.data.names import LabelSpace
     from promptprism.data.records import Dataset
     from promptprism.estimator import PromptPrism
+
+
+# Classes of which the whole confusion matrix fits on a screen.
+_FEW = 12
 
 
 def evaluate(
@@ -53,6 +59,18 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    others: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Photos of other classes: how well they are told from the adapter's own.",
+            show_default=False,
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Page with the worst mistakes as pictures.", show_default=False),
+    ] = None,
     root: Root = None,
     splits: Splits = None,
     names: Names = None,
@@ -65,37 +83,101 @@ def evaluate(
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
-    """Score an adapter on test images, or on all without a test split."""
-    output = Output("evaluate", json_file)
-    from promptprism.cli import tables
+    """Score an adapter on test images, or on all without a test split.
 
+    Images that were learned from are told apart. The scores are kept in the adapter's card.
+    """
+    output = Output("evaluate", json_file)
+    from promptprism.adapter import note_evaluation
+    from promptprism.cli import tables
+    from promptprism.evaluation.scores import score
+    from promptprism.files import check_place, write_text
+    from promptprism.reports.mistakes import mistakes_page
+
+    if html is not None:
+        check_place(html)
     reading = make_reading(splits, names, path_column, label_column, split_column)
     dataset = open_data(data, output, root, reading)
     model = open_adapter(adapter, backbone, pretrained, trust_backbone, device, settings)
-    if not dataset.test and model.data_:
-        output.warn("no test split: all images are scored; those learned from, if any, flatter")
+    strange = None if others is None else open_data(others, output, root)
+    if strange:
+        if data_classes:
+            raise PromptPrismError(
+                "--others are told from the adapter's own classes: leave out --data-classes"
+            )
+        _check_others(strange, model.classifier_.space)
+    # Of other classes or settings it is another model than the card tells of.
+    plain = not data_classes and not settings
     if data_classes:
         model = model.with_classes(dataset.class_names)
     early = None
     if margin is not None or budget is not None:
         early = early_row(model, dataset, margin, budget)
-    result = model.evaluate(dataset)
-    content = result.model_dump(mode="json")
+    dataset, records = model.labelled(dataset)
+    found = score(
+        model.classifier_, records, dataset.name, model.data_, strange.evaluation if strange else ()
+    )
+    result, held_out = found.result, found.held_out
+    content = result.model_dump(mode="json") | found.mistakes
+    if html is not None:
+        title = f"{result.data}: mistakes of {adapter.name}"
+        write_text(html, mistakes_page(title, content, [record.source for record in records]))
+    if held_out:
+        output.warn(
+            f"{found.learned_from} of {result.images} images were learned from and flatter: on the other "
+            f"{held_out.images} the accuracy is {tables.percent(held_out.accuracy)} %"
+        )
+    elif not dataset.test and model.data_ and found.learned_from != 0:
+        output.warn("no test split: all images are scored; those learned from, if any, flatter")
     output.show(
         f"{result.images} images of {result.data}, {result.classes} classes, "
         f"{result.images_per_second:.0f} images/s",
         tables.evaluation(content),
+        tables.classes(content["by_class"]),
+        tables.confusion(content["confusion"], [str(name) for name in model.classes_])
+        if result.classes <= _FEW
+        else tables.confused(content["confused"]),
     )
+    if others is not None:
+        output.show(
+            f"Photos of {others} are told from these with an AUROC of "
+            f"{tables.percent(result.metrics['ood/auroc_max_prob'])} % (1 - probability); FPR at 95 %: "
+            f"{tables.percent(result.metrics['ood/fpr95_max_prob'])} %"
+        )
     if early is not None:
         output.show(tables.facts("stopping early", early_facts(early)))
+    split = "test" if dataset.test else "all"
+    if plain:
+        try:
+            note_evaluation(adapter, found.scored(split))
+        except (PromptPrismError, OSError) as error:
+            output.warn(f"the scores are not in the adapter's card: {error}")
     output.write(
         adapter=str(adapter),
         method=model.method,
-        split="test" if dataset.test else "all",
+        split=split,
         accuracy=result.accuracy,
+        learned_from=found.learned_from,
+        held_out=held_out
+        and {
+            "images": held_out.images,
+            "accuracy": held_out.accuracy,
+            "metrics": held_out.metrics,
+        },
         early=early,
         **content,
     )
+
+
+def _check_others(others: Dataset, own: LabelSpace) -> None:
+    """Refuse photos of other classes that are of the same."""
+    from promptprism.data.names import name_key
+
+    if same := [name for name in others.class_names if name_key(name) in own.keys]:
+        raise PromptPrismError(
+            f"--others '{others.name}' has class '{same[0]}', which the adapter has too: give photos of "
+            "other classes"
+        )
 
 
 def early_row(

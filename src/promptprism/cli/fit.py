@@ -13,12 +13,12 @@ import typer
 
 from promptprism.cli.options import (
     BackboneName,
-    Data,
     Device,
     Devices,
     Json,
     LabelColumn,
     Names,
+    OptionalData,
     PathColumn,
     Precision,
     Pretrained,
@@ -27,6 +27,7 @@ from promptprism.cli.options import (
     SplitColumn,
     Splits,
     Strategy,
+    TrustBackbone,
     make_reading,
     open_data,
     parse_settings,
@@ -36,7 +37,8 @@ from promptprism.errors import CollapseWarning, PromptPrismError
 
 
 def fit(
-    data: Data,
+    *,
+    data: OptionalData = None,
     out: Annotated[
         Path,
         typer.Option(
@@ -44,9 +46,34 @@ def fit(
         ),
     ],
     method: Annotated[
-        str, typer.Option(metavar="NAME", help="What learns: one of the names that methods lists.")
-    ] = "cdc",
-    shots: Annotated[int, typer.Option(metavar="N", min=1, help="Training images drawn per class.")] = 16,
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What learns: one of the names that methods lists; with --from that of the adapter.",
+            show_default="cdc",
+        ),
+    ] = None,
+    shots: Annotated[
+        str, typer.Option(metavar="N|all", help="Training images drawn per class, or all there are.")
+    ] = "16",
+    corrections: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="CSV of corrected photos (path,label), as review writes it: all are learned from, beside "
+            "the shots.",
+            show_default=False,
+        ),
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="ADAPTER",
+            help="Go on from what this adapter learned, with its method and settings; its classes stay.",
+            show_default=False,
+        ),
+    ] = None,
     root: Root = None,
     splits: Splits = None,
     names: Names = None,
@@ -56,6 +83,7 @@ def fit(
     seed: Seed = 1,
     backbone: BackboneName = "auto",
     pretrained: Pretrained = None,
+    trust_backbone: TrustBackbone = False,
     precision: Precision = "auto",
     device: Device = "auto",
     devices: Devices = None,
@@ -74,29 +102,48 @@ def fit(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     json_file: Json = None,
 ) -> None:
-    """Learn from a few labelled images per class, and save an adapter."""
+    """Learn from a few labelled images per class, and save an adapter.
+
+    Without DATA it learns from corrected photos alone, going on from an adapter that knows the classes.
+    """
     output = Output("fit", json_file)
     chosen = parse_settings(settings)
     from promptprism.adapter import read_card
     from promptprism.cli import tables
     from promptprism.cli.info import card_facts
-    from promptprism.estimator import PromptPrism
+    from promptprism.estimator import PromptPrism, load_model
     from promptprism.methods import make_settings
 
+    if start is not None:
+        earlier = read_card(start)
+        method, chosen = method or earlier.method, earlier.settings | chosen
+    method = method or "cdc"
     make_settings(method, **chosen)
+    drawn = _shots(shots)
     reading = make_reading(splits, names, path_column, label_column, split_column)
     with _reserved(out, resume) as checkpoint:
-        dataset = open_data(data, output, root, reading)
+        dataset = None if data is None else open_data(data, output, root, reading)
+        before = None
+        if start is not None:
+            place = None if backbone == "auto" else backbone
+            before = load_model(
+                start,
+                backbone=place,
+                pretrained=pretrained,
+                precision=precision,
+                device=device,
+                trust_backbone=trust_backbone,
+            )
         if resume and not checkpoint.exists():
             output.warn(f"no '{checkpoint}' to go on from: starting from the beginning")
         model = PromptPrism(
             method,
-            backbone,
+            before.backbone_ if before else backbone,
             pretrained,
             precision=precision,
             device=device,
             devices=devices,
-            shots=shots,
+            shots=drawn,
             allow_fewer=allow_fewer,
             seed=seed,
             phrase=phrase,
@@ -105,7 +152,7 @@ def fit(
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CollapseWarning)  # told below, as an error
-            model.fit(dataset, checkpoint=checkpoint)
+            model.fit(dataset, corrections=corrections, start=before, checkpoint=checkpoint)
         if model.training_.collapsed:
             checkpoint.unlink(missing_ok=True)
             raise PromptPrismError(
@@ -115,8 +162,25 @@ def fit(
         checkpoint.unlink(missing_ok=True)
     card = read_card(out).model_dump(mode="json")
     output.show(tables.facts(str(out), card_facts(card)))
+    if left := (card["data"] or {}).get("left_out"):
+        output.show(
+            f"{left} labelled images were left out, {drawn} were drawn of each class: --shots all takes all"
+        )
     output.show(f"Next: promptprism evaluate {out} DATA, or promptprism predict {out} IMAGE...")
-    output.write(adapter=str(out), skipped=len(dataset.skipped), **card)
+    output.write(adapter=str(out), skipped=len(dataset.skipped) if dataset else 0, **card)
+
+
+def _shots(text: str) -> int | None:
+    """How many images of each class to draw; None is all.
+
+    Raises:
+        PromptPrismError: it is no number from 1, nor all.
+    """
+    if text == "all":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise PromptPrismError(f"--shots '{text}' is no number of images: give 1 or more, or all")
+    return int(text)
 
 
 @contextmanager

@@ -95,12 +95,21 @@ def card_facts(card: Mapping[str, Any]) -> dict[str, str | None]:
         "classes": shown,
         "phrase": card["phrase"],
         "learned from": data
-        and f"{sum(data['images'].values())} images of {data['name']}, seed {data['seed']}",
+        and f"{sum(data['images'].values())} images of {data['name']}, seed {data['seed']}"
+        + (f"; {data['corrections']} of them corrected" if data["corrections"] else "")
+        + (f"; going on from what had been learned ({data['started_from']})" if data["started_from"] else ""),
         "training": learned,
         **{
             f"score on {name}": f"{percent(scores['cls/accuracy'])} %"
             for name, scores in card["scores"].items()
         },
+        "evaluated": "\n".join(
+            f"{one['data']}, {one['split']}: {percent(one['accuracy'])} % of {one['images']} images right, "
+            f"calibration error {percent(one['ece'])} %, {one['date'][:10]}"
+            + (f"; learned from {one['learned_from']} of them" if one["learned_from"] else "")
+            for one in card["evaluations"]
+        )
+        or None,
     }
 
 

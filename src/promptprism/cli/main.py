@@ -29,6 +29,7 @@ from promptprism.cli.predict import predict
 from promptprism.cli.report import report
 from promptprism.cli.results import results_app
 from promptprism.cli.review import review
+from promptprism.cli.suggest import suggest
 from promptprism.cli.suite import suite
 from promptprism.errors import PromptPrismError
 
@@ -123,7 +124,7 @@ def _main(
 
 _PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "First steps": (demo, datasets, methods, backbones, info),
-    "Your images": (fit, predict, review, evaluate, explain),
+    "Your images": (fit, predict, review, suggest, evaluate, explain),
     "Experiments": (data_app, suite, results_app, report, figure_app, benchmark),
 }
 for panel, commands in _PANELS.items():

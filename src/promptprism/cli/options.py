@@ -101,15 +101,14 @@ AdapterSettings = Annotated[
         show_default=False,
     ),
 ]
-Data = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATA",
-        help="Folder with one subfolder per class (inside train/ and test/, or not), CSV of "
-        "path,label[,split], a name such as mini/food or caltech101, hf:NAME, or wds:SHARDS.",
-        show_default=False,
-    ),
-]
+_DATA = typer.Argument(
+    metavar="DATA",
+    help="Folder with one subfolder per class (inside train/ and test/, or not), CSV of "
+    "path,label[,split], a name such as mini/food or caltech101, hf:NAME, or wds:SHARDS.",
+    show_default=False,
+)
+Data = Annotated[str, _DATA]
+OptionalData = Annotated[str | None, _DATA]
 Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder that fit made.", show_default=False)]
 Photos = Annotated[
     list[str],

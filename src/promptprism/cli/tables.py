@@ -219,12 +219,44 @@ def evaluation(result: Row) -> Table:
     table.add_row("calibration error", percent(metrics["cal/ece"]))
     if "cal/uncertainty" in metrics:
         table.add_row("mean uncertainty", percent(metrics["cal/uncertainty"]))
-    worst = sorted((share, name) for name, share in result["class_accuracy"].items() if share is not None)[:5]
-    if len(result["class_accuracy"]) > 2:
-        table.add_section()
-        for share, name in worst:
-            table.add_row(Text(name), _measure(share, "red"), style="dim")
-        table.caption = "last: the hardest classes"
+    return table
+
+
+def classes(rows: Sequence[Row]) -> Table:
+    """Images, precision and recall of each class."""
+    table = _grid()
+    table.add_column("class")
+    for column in ("images", "precision %", "recall %"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            Text(row["class"]), str(row["images"]), percent(row["precision"]), percent(row["recall"])
+        )
+    return table
+
+
+def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Table:
+    """How many images of each class (rows) were taken for each (columns), numbered in their order."""
+    table = _grid(caption="rows: what is to be seen; columns: what it was taken for")
+    table.add_column("")
+    for number in range(1, len(names) + 1):
+        table.add_column(str(number), justify="right", no_wrap=True)
+    for number, (name, row) in enumerate(zip(names, matrix, strict=True)):
+        cells = [
+            Text(str(count) if count else "·", "bold" if place == number else "red" if count else "dim")
+            for place, count in enumerate(row)
+        ]
+        table.add_row(Text(f"{number + 1} {name}"), *cells)
+    return table
+
+
+def confused(rows: Sequence[Row], most: int = 10) -> Table:
+    """The pairs of classes that are confused most."""
+    table = _grid(caption=f"and {len(rows) - most} more pairs" if len(rows) > most else None)
+    for column in ("is", "was taken for", "images"):
+        table.add_column(column, justify="right" if column == "images" else "left")
+    for row in rows[:most]:
+        table.add_row(Text(row["truth"]), Text(row["answer"]), str(row["images"]))
     return table
 
 

@@ -72,6 +72,18 @@ def same_pictures(dataset: Dataset) -> Same:
     return Same(tuple(labels), tuple(splits), tuple(repeated))
 
 
+def twins(records: Sequence[Record], others: Sequence[Record]) -> list[tuple[list[int], list[int]]]:
+    """Pictures that are in both: their places in the one and in the other, by the bytes of their files."""
+    entries = [Entry("train", *of) for of in enumerate(records)] + [
+        Entry("val", *of) for of in enumerate(others)
+    ]
+    places = [
+        ([e.place for e in group if e.split == "train"], [e.place for e in group if e.split == "val"])
+        for group in _same_bytes(entries)
+    ]
+    return [(here, there) for here, there in places if here and there]
+
+
 def distinct(dataset: Dataset) -> Dataset:
     """Leave each picture once among a class's training images, and compare the splits.
 
@@ -233,3 +245,17 @@ def content_digest(source: ImageSource) -> bytes:
     if (key := getattr(source, "key", None)) is not None:
         return str(key).encode()
     return hashlib.sha256(load_image(source).tobytes()).digest()
+
+
+def picture_id(source: ImageSource) -> str:
+    """Twelve hex digits by which a picture is known again, wherever its file lies.
+
+    Raises:
+        PromptPrismError: it cannot be read.
+    """
+    try:
+        return hashlib.sha256(content_digest(source)).hexdigest()[:12]
+    except OSError as error:
+        raise PromptPrismError(
+            f"cannot read '{source}' ({error.strerror}): check it, or leave it out"
+        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -129,6 +130,10 @@ class Method(nn.Module):
     """Settings that training does not see, so that they may be chosen anew for what was learned."""
     chooses: ClassVar[bool] = False
     """Whether something is chosen by validation images, see `finish`."""
+    continues: ClassVar[bool] = True
+    """Whether its steps may start from what was learned before."""
+    by_class: ClassVar[frozenset[str]] = frozenset()
+    """What is learned of each class, on the second axis."""
     views: tuple[str, ...]
     """The augmentation of each distinct view in training, for `data.make_views`."""
 
@@ -178,6 +183,51 @@ class Method(nn.Module):
 
     def prepare(self, texts: Texts, records: Records) -> None:
         """Look at the training images, before the first epoch."""
+
+    def check_start(self, learned: Method) -> None:
+        """Refuse to go on from what another method or backbone has learned, or where nothing goes on.
+
+        Raises:
+            PromptPrismError: why, and what to do.
+        """
+        for what, there, here in (
+            ("method", learned.name, self.name),
+            ("backbone", learned.backbone.fingerprint, self.backbone.fingerprint),
+        ):
+            if there != here:
+                raise PromptPrismError(
+                    f"the adapter to start from has {what} {there}, not {here}: take the same one, or start "
+                    "anew without it (--from)"
+                )
+        if not self.settings.epochs or not self.continues:
+            raise PromptPrismError(
+                f"method '{self.name}' cannot start from an adapter, it learns anew from all its images: "
+                "leave out --from (start), and give the data"
+            )
+
+    def go_on_from(self, learned: Method, places: Sequence[int]) -> None:
+        """Start from what was learned before, instead of from the start values.
+
+        Args:
+            learned: has passed `check_start`.
+            places: of each class that it learned, in the label space to learn.
+
+        Raises:
+            PromptPrismError: the settings give what is learned another shape.
+        """
+        before = learned.state_dict()
+        with torch.no_grad():
+            for name, value in self.state_dict().items():
+                rows = value[:, list(places)] if name in self.by_class else value
+                if name not in before or before[name].shape != rows.shape:
+                    raise PromptPrismError(
+                        f"what was learned before has another '{name}' than these settings ask for: start "
+                        "with the settings that it was learned with, or anew"
+                    )
+                if name in self.by_class:
+                    value[:, list(places)] = before[name]
+                else:
+                    value.copy_(before[name])
 
     def after_epoch(self, epoch: int) -> None:
         """Take note of what an epoch (from 0) has made, before its checkpoint."""

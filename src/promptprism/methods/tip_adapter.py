@@ -54,6 +54,7 @@ class TipAdapter(Method):
     Settings: ClassVar[type[MethodSettings]] = TipAdapterSettings
     settings: TipAdapterSettings
     chooses = True
+    continues = False
     trained_keys: ClassVar[bool] = False
     keys: Tensor
     labels: Tensor

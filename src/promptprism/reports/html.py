@@ -45,9 +45,9 @@ class Page:
     results: Sequence[CellResult] = ()
 
 
-def to_html(page: Page) -> str:
+def to_html(shown: Page) -> str:
     """Write a page."""
-    table, title = page.table, page.title
+    table, title = shown.table, shown.title
     head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
     body: list[str] = []
     marks = [""] * len(table.columns)
@@ -61,19 +61,27 @@ def to_html(page: Page) -> str:
         )
         body.append(f'<tr class="{kind}">{cells}</tr>')
     notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
-    figures = "".join(f"<figure>{plot}</figure>" for plot in page.plots())
+    figures = "".join(f"<figure>{plot}</figure>" for plot in shown.plots())
     lines = "\n".join(body)
-    return f"""<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title><style>{_STYLE}</style></head>
-<body><h1>{escape(title)}</h1>
-<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>
+    return page(
+        title,
+        f"""<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>
 {lines}
 </tbody></table></div>
 <ul>{notes}</ul>
 {figures}
-<footer>{escape(_made_of(page.results))}</footer>
+<footer>{escape(_made_of(shown.results))}</footer>""",
+    )
+
+
+def page(title: str, body: str, style: str = "") -> str:
+    """A page that needs nothing else, in dark and light; the body is HTML, the title is text."""
+    return f"""<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title><style>{_STYLE}{style}</style></head>
+<body><h1>{escape(title)}</h1>
+{body}
 </body></html>
 """
 

@@ -52,9 +52,12 @@ class Run(BaseModel):
     seed: int
     images: int
     images_digest: str
+    start: str | None = None
 
     @classmethod
-    def of(cls, method: Method, space: LabelSpace, records: Sequence[Record], seed: int) -> Run:
+    def of(
+        cls, method: Method, space: LabelSpace, records: Sequence[Record], seed: int, start: str | None = None
+    ) -> Run:
         """Describe a run that is about to start."""
         digest = hashlib.sha256()
         for record in records:
@@ -69,6 +72,7 @@ class Run(BaseModel):
             seed=seed,
             images=len(records),
             images_digest=digest.hexdigest()[:16],
+            start=start,
         )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from promptprism.backbones import Backbone
+from promptprism.backbones import Backbone, fingerprint_of
 from promptprism.data.batches import shuffled_batches, view_batches
 from promptprism.data.images import check_images
 from promptprism.data.names import LabelSpace
@@ -72,6 +72,11 @@ class Trained:
     space: LabelSpace
     training: TrainResult
 
+    @property
+    def fingerprint(self) -> str:
+        """Of what was learned, 16 hex digits."""
+        return fingerprint_of(self.method)
+
     def classifier(self, space: LabelSpace | None = None) -> Classifier:
         """What was learned, for a label space; None is the one learned."""
         return self.method.classifier(self.space if space is None else space, self.space)
@@ -85,6 +90,7 @@ def learn(
     *,
     seed: int = 1,
     validation: Sequence[Record] = (),
+    start: Trained | None = None,
     checkpoint: Path | None = None,
     progress: bool = False,
     after_epoch: Callable[[int, Method], None] | None = None,
@@ -105,6 +111,7 @@ def learn(
         seed: decides the start values, the order of the images and all views.
         validation: images by which a method that has something to choose may do so, with labels into the
             same names; they are not learned from.
+        start: what was learned before, to go on from; classes that it knows need no images.
         checkpoint: a file to keep the state in.
         progress: show a bar on standard error.
         after_epoch: called with the number of each epoch (from 0) when it is done, and the method; it must
@@ -121,8 +128,11 @@ def learn(
 
     method = build_method(settings, backbone, seed)
     check_devices(devices, method)
+    if start:
+        method.check_start(start.method)
     validation = validation if method.chooses else ()
-    _check(settings, space, records, validation, seed)
+    before = places_of(start.space, space) if start else ()
+    _check(settings, space, records, validation, seed, before)
     method.allot(len(space), len(records))
     texts = method.texts(space)
     epochs = settings.epochs if settings.learns else 0
@@ -131,8 +141,14 @@ def learn(
     accuracy, collapsed = None, None
     if settings.learns:
         method.prepare(texts, tuple(records))
+    if start:
+        method.go_on_from(start.method, before)
     if epochs:
-        run = Run.of(method, space, records, seed) if checkpoint or devices > 1 else None
+        run = (
+            Run.of(method, space, records, seed, start.fingerprint if start else None)
+            if checkpoint or devices > 1
+            else None
+        )
         optimizer = make_optimizer(settings, method.parameters())
         if checkpoint and run and checkpoint.exists():
             history, seconds = load_checkpoint(checkpoint, run, method, optimizer)
@@ -208,9 +224,7 @@ class Training:
             raise KeyboardInterrupt(interrupted(len(self.history), epochs, self.checkpoint)) from None
 
     def _batches(self, epoch: int) -> list[list[int]]:
-        return shuffled_batches(
-            len(self.records), self.method.settings.batch_size, self.method.seed, epoch
-        )
+        return shuffled_batches(len(self.records), self.method.settings.batch_size, self.method.seed, epoch)
 
     def _epoch(self, epoch: int, show: Step) -> Epoch:
         method, meter, optimizer = self.method, self.meter, self.optimizer
@@ -257,6 +271,7 @@ def _check(
     records: Sequence[Record],
     validation: Sequence[Record],
     seed: int,
+    before: Sequence[int],
 ) -> None:
     if seed < 0:
         raise PromptPrismError(f"seed is {seed}: give 0 or a positive integer")
@@ -264,7 +279,9 @@ def _check(
         raise PromptPrismError(
             f"there is one class only, '{space.names[0]}': nothing to tell apart, give at least two"
         )
-    if settings.learns and (empty := set(range(len(space))) - {record.label for record in records}):
+    if settings.learns and (
+        empty := set(range(len(space))) - {record.label for record in records} - {*before}
+    ):
         names = ", ".join(f"'{space.names[label]}'" for label in sorted(empty)[:5])
         raise PromptPrismError(
             f"{len(empty)} classes have no image to train on: {names}. Add some, or remove them"
@@ -272,6 +289,17 @@ def _check(
     check_labels((*records, *validation), len(space))
     if settings.learns:
         check_images([record.source for record in (*records, *validation)])
+
+
+def places_of(learned: LabelSpace, space: LabelSpace) -> list[int]:
+    """The place of each class that was learned, in another label space that holds them all."""
+    places = {key: place for place, key in enumerate(space.keys)}
+    if lost := [name for name, key in zip(learned.names, learned.keys, strict=True) if key not in places]:
+        raise PromptPrismError(
+            f"{len(lost)} classes that were learned before are not among those to learn, first: '{lost[0]}': "
+            "keep them, or start anew"
+        )
+    return [places[key] for key in learned.keys]
 
 
 def _examine(classifier: Classifier, records: Sequence[Record]) -> tuple[float, str | None]:
