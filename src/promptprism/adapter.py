@@ -16,6 +16,7 @@ from torch import Tensor
 import promptprism
 from promptprism.backbones import Backbone, Precision, check_trusted, load_backbone
 from promptprism.data.names import LabelSpace
+from promptprism.drift import Reference
 from promptprism.errors import PromptPrismError
 from promptprism.files import check_regular, read_tensors, sha256_of, temporary, write_tensors, write_text
 from promptprism.methods import METHODS, Method, MethodSettings, build_method, make_settings
@@ -53,6 +54,7 @@ class Card(BaseModel):
         data: what was trained on, None if the model was never trained (zero-shot).
         training: what training was and cost.
         scores: metrics that were measured with the model, by name of the data.
+        reference: answers about photos that were not learned from; None where there are none.
         tensors: SHA-256 of the file of tensors; cards of early versions lack it.
         checksum: SHA-256 of the card's text with nothing in this place; early ones lack it.
     """
@@ -70,6 +72,7 @@ class Card(BaseModel):
     data: DataSummary | None
     training: TrainResult
     scores: dict[str, dict[str, float]] = {}
+    reference: Reference | None = None
     tensors: str | None = None
     checksum: str | None = None
 
@@ -80,6 +83,7 @@ class Card(BaseModel):
         space: LabelSpace,
         data: DataSummary | None,
         scores: dict[str, dict[str, float]] | None = None,
+        reference: Reference | None = None,
     ) -> Self:
         """Describe what was learned, and the label space that it is to be opened with."""
         method = trained.method
@@ -93,6 +97,7 @@ class Card(BaseModel):
             data=data,
             training=trained.training,
             scores=scores or {},
+            reference=reference,
         )
 
     @property
@@ -112,8 +117,7 @@ def save_adapter(path: Path, method: Method, card: Card) -> None:
     Raises:
         PromptPrismError: the folder exists, or the place cannot be written.
     """
-    if os.path.lexists(path):
-        raise PromptPrismError(f"'{path}' exists: choose another folder for the adapter, or remove it first")
+    check_new(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary(path) as partial:
@@ -127,6 +131,12 @@ def save_adapter(path: Path, method: Method, card: Card) -> None:
             f"cannot write '{path}' ({error.strerror}): check the permissions of its folder, or choose "
             "another place"
         ) from error
+
+
+def check_new(path: Path) -> None:
+    """Raise PromptPrismError if there is something already."""
+    if os.path.lexists(path):
+        raise PromptPrismError(f"'{path}' exists: choose another folder for the adapter, or remove it first")
 
 
 def sealed(card: str) -> str:

@@ -1,0 +1,1 @@
+"""What answers over HTTP; on this machine alone, unless told otherwise."""
