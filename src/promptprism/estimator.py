@@ -382,8 +382,7 @@ def load_model(
     if settings:
         card = read_card(Path(path))
         chosen = make_settings(card.method, **card.settings | settings)
-    where = Path(path), backbone, pretrained
-    trained, card = load_adapter(*where, precision, device, trust_backbone, chosen)
+    trained, card = load_adapter(Path(path), backbone, pretrained, precision, device, trust_backbone, chosen)
     model = PromptPrism(
         card.method,
         backbone or card.backbone.name,

@@ -30,7 +30,7 @@ from promptprism.serving.engine import Engine, Names
 from promptprism.serving.limits import SOON, BoundedBodies, Limits, Refused, refused
 from promptprism.serving.metrics import Metrics
 
-_LOOPBACK = ("127.0.0.1", "localhost", "[")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class EncodedImage(BaseModel):
@@ -79,6 +79,13 @@ class _File:
         return self.name
 
 
+def _inlined() -> dict[str, Any]:
+    """The schema of a request without references, which would lead nowhere in the whole page's."""
+    schema = {name: part for name, part in Asked.model_json_schema().items() if name != "$defs"}
+    schema["properties"]["images"]["items"] = EncodedImage.model_json_schema()
+    return schema
+
+
 _BODY = {
     "requestBody": {
         "required": True,
@@ -94,9 +101,7 @@ _BODY = {
                     },
                 }
             },
-            "application/json": {
-                "schema": Asked.model_json_schema(ref_template="#/components/schemas/{model}")
-            },
+            "application/json": {"schema": _inlined()},
         },
     }
 }
@@ -136,7 +141,7 @@ def make_app(engine: Engine, limits: Limits | None = None, host: str = "127.0.0.
     )
     app.add_middleware(BoundedBodies, limits=limits)
     if host in _LOOPBACK:  # a page elsewhere whose name is made to lead here must not ask
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*_LOOPBACK])
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*_LOOPBACK, "[::1]"])
     app.add_exception_handler(Refused, refused)
     app.add_exception_handler(HTTPException, _http_failure)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -245,12 +250,11 @@ async def _read(request: Request, limits: Limits) -> tuple[list[_File], Names | 
     """The images of a request, other class names, and whether templates are wanted."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        form = await request.form(max_files=limits.images, max_fields=limits.classes + 1)
-        sent = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-        files = [_File(one.filename or f"image {i}", await one.read()) for i, one in enumerate(sent)]
-        names = [name for name in form.getlist("classes") if isinstance(name, str)]
-        templates = str(form.get("templates", "")).lower() in ("1", "true", "yes", "on")
-        classes = tuple(names) or None
+        async with request.form(max_files=limits.images, max_fields=limits.classes + 1) as form:
+            sent = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+            files = [_File(one.filename or f"image {i}", await one.read()) for i, one in enumerate(sent)]
+            classes = tuple(name for name in form.getlist("classes") if isinstance(name, str)) or None
+            templates = str(form.get("templates", "")).lower() in ("1", "true", "yes", "on")
     elif kind == "application/json":
         try:
             asked = Asked.model_validate_json(await request.body())
