@@ -71,6 +71,7 @@ def export_onnx(
             partial.mkdir()
             graph = partial / GRAPH
             _write_graph(module, graph)
+            _fold(graph)
             facts = _facts(module, card)
             _seal(partial, facts)
             facts["difference"] = _difference(module, Runtime(partial))
@@ -165,6 +166,17 @@ def _trace(
             opset_version=_OPSET,
             dynamo=False,
         )
+
+
+def _fold(graph: Path) -> None:
+    """Compute what depends on no image, once: then weights stand as products and 8 bits take them."""
+    import onnxruntime
+
+    folded, options = graph.with_suffix(".folded"), onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folded)
+    onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    folded.replace(graph)
 
 
 def _expm1(graph: Any, x: Any) -> Any:
