@@ -25,16 +25,19 @@ class Metrics:
     """
 
     def __init__(self, reference: Reference | None, accepted: Callable[[], int]) -> None:
-        self.registry = CollectorRegistry()
-        where = {"registry": self.registry}
-        self.requests = Counter("promptprism_requests", "Requests.", ["path", "status"], **where)
-        self.seconds = Histogram("promptprism_request_seconds", "From arrival to answer.", ["path"], **where)
-        self.images = Counter("promptprism_images", "Images answered.", **where)
-        self.unread = Counter("promptprism_unread_images", "Images that could not be read.", **where)
+        self.registry = where = CollectorRegistry()
+        self.requests = Counter("promptprism_requests", "Requests.", ["path", "status"], registry=where)
+        self.seconds = Histogram(
+            "promptprism_request_seconds", "From arrival to answer.", ["path"], registry=where
+        )
+        self.images = Counter("promptprism_images", "Images answered.", registry=where)
+        self.unread = Counter("promptprism_unread_images", "Images that could not be read.", registry=where)
         sizes = (1, 2, 4, 8, 16, 32, 64)
-        self.batches = Histogram("promptprism_batch_images", "Images of a batch.", buckets=sizes, **where)
-        self.model = Histogram("promptprism_batch_seconds", "Of the model, for a batch.", **where)
-        waiting = Gauge("promptprism_waiting_images", "Accepted and not yet answered.", **where)
+        self.batches = Histogram(
+            "promptprism_batch_images", "Images of a batch.", buckets=sizes, registry=where
+        )
+        self.model = Histogram("promptprism_batch_seconds", "Of the model, for a batch.", registry=where)
+        waiting = Gauge("promptprism_waiting_images", "Accepted and not yet answered.", registry=where)
         waiting.set_function(accepted)
         self.latest: deque[tuple[float, float | None]] = deque(maxlen=_WINDOW)
         if reference is not None:
