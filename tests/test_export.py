@@ -171,7 +171,7 @@ BLOCKED = """
 import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in set("torch torchvision open_clip timm safetensors pydantic rich".split()):
+        if name.partition(".")[0] in "torch torchvision open_clip timm safetensors pydantic rich".split():
             raise ImportError(f"{name} is not here")
 sys.meta_path.insert(0, Block())
 from promptprism.runtime import main

@@ -89,5 +89,5 @@ def _chance(distance: float, size: float) -> float:
     x = (root + 0.12 + 0.11 / root) * distance
     if x < 0.2:  # the series has not converged there, and is 1 to 12 digits
         return 1.0
-    terms = (2 * (-1) ** (k - 1) * math.exp(-2 * (k * x) ** 2) for k in range(1, 101))
+    terms = (2 * (-1.0) ** (k - 1) * math.exp(-2 * (k * x) ** 2) for k in range(1, 101))
     return min(1.0, max(0.0, sum(terms)))

@@ -248,8 +248,8 @@ def _difference(module: Outputs, runtime: Runtime) -> float:
             if not (gap <= allowed).all():
                 method, backbone = module.classifier.name, module.classifier.backbone.name
                 raise PromptPrismError(
-                    f"the exported graph is not what torch computes: '{name}' differs by {gap.max():.2g} in a "
-                    f"batch of {count}, more than {TOLERANCE:g}. Method {method!r} cannot be exported on "
+                    f"the exported graph is not what torch computes: '{name}' differs by {gap.max():.2g} in "
+                    f"a batch of {count}, more than {TOLERANCE:g}. Method {method!r} cannot be exported on "
                     f"backbone {backbone!r}; mini, photo and CLIP's own ViTs can be"
                 )
             largest = largest if name == "logits" else max(largest, float(gap.max()))
