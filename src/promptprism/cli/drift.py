@@ -47,7 +47,7 @@ def drift(
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
-    """Say how far new photos are from those that the adapter was made for.
+    """Say how far new photos are from those of the training.
 
     Compares how sure the answers are with the answers about held-out photos. No labels are needed.
     """

@@ -41,7 +41,7 @@ def serve(
     trust_backbone: TrustBackbone = False,
     device: Device = "auto",
 ) -> None:
-    """Answer over HTTP, on this machine alone unless --host says otherwise.
+    """Answer over HTTP, by default on this machine alone.
 
     POST /predict with files or base64; see /docs. SIGTERM and Ctrl-C let it answer what it accepted first.
     """
