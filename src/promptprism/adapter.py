@@ -16,6 +16,7 @@ from torch import Tensor
 import promptprism
 from promptprism.backbones import Backbone, Precision, check_trusted, load_backbone
 from promptprism.data.names import LabelSpace
+from promptprism.drift import Reference
 from promptprism.errors import PromptPrismError
 from promptprism.files import (
     check_regular,
@@ -107,6 +108,7 @@ class Card(BaseModel):
         training: what training was and cost.
         scores: metrics that were measured with the model, by name of the data.
         evaluations: what `promptprism evaluate` found, the last of each data and split.
+        reference: answers about photos that were not learned from; None where there are none.
         tensors: SHA-256 of the file of tensors; cards of early versions lack it.
         checksum: SHA-256 of the card's text with nothing in this place; early ones lack it.
     """
@@ -125,6 +127,7 @@ class Card(BaseModel):
     training: TrainResult
     scores: dict[str, dict[str, float]] = {}
     evaluations: tuple[Scored, ...] = ()
+    reference: Reference | None = None
     tensors: str | None = None
     checksum: str | None = None
 
@@ -135,6 +138,7 @@ class Card(BaseModel):
         space: LabelSpace,
         data: DataSummary | None,
         scores: dict[str, dict[str, float]] | None = None,
+        reference: Reference | None = None,
     ) -> Self:
         """Describe what was learned, and the label space that it is to be opened with."""
         method = trained.method
@@ -148,6 +152,7 @@ class Card(BaseModel):
             data=data,
             training=trained.training,
             scores=scores or {},
+            reference=reference,
         )
 
     @property
@@ -167,8 +172,7 @@ def save_adapter(path: Path, method: Method, card: Card) -> None:
     Raises:
         PromptPrismError: the folder exists, or the place cannot be written.
     """
-    if os.path.lexists(path):
-        raise PromptPrismError(f"'{path}' exists: choose another folder for the adapter, or remove it first")
+    check_new(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary(path) as partial:
@@ -203,6 +207,12 @@ def note_evaluation(path: Path, found: Scored) -> None:
         card = read_card(path)
         others = [one for one in card.evaluations if (one.data, one.split) != (found.data, found.split)]
         write_card(path, card.model_copy(update={"evaluations": (*others, found)}))
+
+
+def check_new(path: Path) -> None:
+    """Raise PromptPrismError if there is something already."""
+    if os.path.lexists(path):
+        raise PromptPrismError(f"'{path}' exists: choose another folder for the adapter, or remove it first")
 
 
 def sealed(card: str) -> str:

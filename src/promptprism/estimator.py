@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from promptprism.adapter import Card, DataSummary, load_adapter, read_card, save_adapter
+from promptprism.adapter import Card, DataSummary, check_new, load_adapter, read_card, save_adapter
 from promptprism.backbones import Backbone, Precision, as_backbone
 from promptprism.data.content import picture_id
 from promptprism.data.images import ImageSource
@@ -23,9 +23,11 @@ from promptprism.data.inputs import Images, Labels, as_dataset, as_sources
 from promptprism.data.lesson import make_lesson
 from promptprism.data.names import LabelSpace, check_class_names, check_tokens, name_key
 from promptprism.data.records import Dataset, Record, Records
+from promptprism.drift import Reference
 from promptprism.errors import CollapseWarning, NotFittedError, PromptPrismError
 from promptprism.evaluation.evaluate import Evaluation, evaluate
 from promptprism.evidence import Opinion
+from promptprism.inference.doubt import held_out, reference_of
 from promptprism.inference.early import EarlyOpinions, EarlyScore, check_early, fused_so_far, lead, margin_for
 from promptprism.inference.explain import Explanation, explain
 from promptprism.inference.predictor import Predictor, Unread
@@ -191,6 +193,8 @@ class PromptPrism:
                 pictures="".join(sorted(seen | (start.data_.seen if start and start.data_ else set()))),
             )
         self._set_fitted(trained, trained.space, data)
+        if dataset:
+            self._held_out = held_out(dataset, lesson.records if settings.learns else ())
         return self
 
     def predict(
@@ -207,11 +211,8 @@ class PromptPrism:
             PromptPrismError: no image can be read, or an answer is not finite.
         """
         if margin is None:
-            best = self.predict_proba(images, unread=unread).argmax(-1)
-        else:
-            best = self.early_opinions(images, margin, unread=unread).fused.prediction.numpy()
-        names: NDArray[np.str_] = self.classes_[best]
-        return names
+            return self.classes_[self.predict_proba(images, unread=unread).argmax(-1)]
+        return self.classes_[self.early_opinions(images, margin, unread=unread).fused.prediction.numpy()]
 
     def predict_proba(self, images: Images, *, unread: Unread | None = None) -> NDArray[np.float32]:
         """Class probabilities [B, K], columns in the order of ``classes_``; of the fused opinion, if any."""
@@ -303,9 +304,9 @@ class PromptPrism:
         """
         phrase = self._classifier.space.phrase
         space = _label_space(self.backbone_, class_names, phrase)
-        estimator = type(self)(**self.get_params())
-        estimator._set_fitted(self.trained_, space, self.data_)
-        return estimator
+        other = type(self)(**self.get_params())
+        other._set_fitted(self.trained_, space, self.data_)
+        return other
 
     def save(self, path: str | Path) -> Path:
         """Write an adapter folder: what was learned, and a card. `load_model` reads it.
@@ -313,10 +314,10 @@ class PromptPrism:
         Raises:
             PromptPrismError: the folder exists, or the place cannot be written.
         """
-        classifier = self._classifier
-        save_adapter(
-            Path(path), self.method_, Card.of(self.trained_, classifier.space, self.data_, self.scores_)
-        )
+        check_new(Path(path))
+        self.reference_ = self.reference_ or reference_of(self._classifier, *self._held_out)
+        card = Card.of(self.trained_, self.classifier_.space, self.data_, self.scores_, self.reference_)
+        save_adapter(Path(path), self.method_, card)
         return Path(path)
 
     @property
@@ -327,13 +328,13 @@ class PromptPrism:
 
     def _set_fitted(self, trained: Trained, space: LabelSpace, data: DataSummary | None) -> None:
         self.classifier_ = trained.classifier(space)
-        self.trained_ = trained
-        self.method_ = trained.method
-        self.backbone_ = trained.method.backbone
+        self.trained_, self.training_ = trained, trained.training
+        self.method_, self.backbone_ = trained.method, trained.method.backbone
         self.classes_: NDArray[np.str_] = np.array(space.names)
-        self.training_ = trained.training
         self.data_ = data
         self.scores_: dict[str, dict[str, float]] = {}
+        self.reference_: Reference | None = None
+        self._held_out: tuple[str, Sequence[ImageSource]] = "", ()
 
     def _logits(self, images: Images, unread: Unread | None) -> Iterator[Tensor]:
         return Predictor(self._classifier).logits(self._sources(images), unread=unread)
@@ -410,8 +411,7 @@ def load_model(
     if settings:
         card = read_card(Path(path))
         chosen = make_settings(card.method, **card.settings | settings)
-    where = Path(path), backbone, pretrained
-    trained, card = load_adapter(*where, precision, device, trust_backbone, chosen)
+    trained, card = load_adapter(Path(path), backbone, pretrained, precision, device, trust_backbone, chosen)
     model = PromptPrism(
         card.method,
         backbone or card.backbone.name,
@@ -425,4 +425,5 @@ def load_model(
     )
     model._set_fitted(trained, card.label_space, card.data)
     model.scores_ = {name: dict(scores) for name, scores in card.scores.items()}
+    model.reference_ = card.reference
     return model

@@ -13,12 +13,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-
-import safetensors
-import safetensors.torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from promptprism.errors import PromptPrismError
+
+if TYPE_CHECKING:  # what reads images alone, such as `promptprism.runtime`, has no torch
+    from torch import Tensor
 
 _NO_FILES = {
     stat.S_IFIFO: "a named pipe",
@@ -221,6 +221,8 @@ def write_tensors(
 
     It is that of the bytes with 64 zeros in its own place.
     """
+    import safetensors.torch
+
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = safetensors.torch.save(plain, {**(metadata or {}), _SHA256: _BLANK.decode()})
     place = content.index(_BLANK, content.index(f'"{_SHA256}":"'.encode()))
@@ -238,6 +240,8 @@ def read_tensors(path: Path, sealed: bool = False) -> tuple[dict[str, Tensor], d
     Raises:
         PromptPrismError: the file is missing, cut short, no safetensors file, or not as it was written.
     """
+    import safetensors.torch
+
     try:
         check_regular(path)
         content = path.read_bytes()

@@ -6,10 +6,11 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision.transforms import functional as F
 from toys import Cell
 
 from promptprism.data import pixels
-from promptprism.data.images import check_images, load_image, unreadable
+from promptprism.data.images import check_images, fitted, load_image, unreadable
 from promptprism.data.names import LabelSpace
 from promptprism.data.records import Record
 from promptprism.errors import DataWarning, PromptPrismError
@@ -350,3 +351,30 @@ def test_strips_give_what_the_whole_gives(mode, least, monkeypatch):
     whole = load_image(image, least)
     monkeypatch.setattr(pixels, "STRIP", 400)
     np.testing.assert_array_equal(np.asarray(load_image(image, least)), np.asarray(whole))
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        (32, 32),
+        (33, 32),
+        (32, 35),
+        (31, 90),
+        (90, 31),
+        (100, 67),
+        (640, 481),
+        (7, 5),
+        (1, 1),
+        (200, 4),
+        (3, 99),
+    ],
+)
+@pytest.mark.parametrize("side", [32, 47])
+def test_a_picture_is_fitted_as_torchvision_does_it(size, side):
+    noise = np.random.default_rng(size).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    image = theirs = Image.fromarray(noise)
+    width, height = size
+    if max(size) > 8 * min(size):
+        theirs = F.center_crop(theirs, [min(height, 8 * width), min(width, 8 * height)])
+    theirs = F.center_crop(F.resize(theirs, [side], F.InterpolationMode.BICUBIC), [side, side])
+    assert np.array_equal(np.asarray(fitted(image, side)), np.asarray(theirs))

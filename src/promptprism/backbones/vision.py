@@ -66,7 +66,8 @@ class OpenClipVit(VisionTower):
         """States [N, S, D]: class token, then patches."""
         visual = self._visual
         patches = visual.conv1(images.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)
-        class_token = visual.class_embedding.expand(len(patches), 1, -1)
+        # Not len(): a graph that is traced would keep it as a constant.
+        class_token = visual.class_embedding.expand(patches.shape[0], 1, -1)
         x = torch.cat([class_token, patches.float()], dim=1) + visual.positional_embedding
         return cast(Tensor, visual.ln_pre(x))
 
@@ -152,7 +153,7 @@ class TimmVit(VisionTower):
         with self.autocast(images.device):
             x = trunk.patch_embed(images)
             if not hasattr(trunk, "_pos_embed"):  # positions are in the attention
-                tokens = [] if trunk.cls_token is None else [trunk.cls_token.expand(len(x), -1, -1)]
+                tokens = [] if trunk.cls_token is None else [trunk.cls_token.expand(x.shape[0], -1, -1)]
                 return torch.cat([*tokens, x], dim=1).float()
             x = trunk._pos_embed(x)
             x = x[0] if isinstance(x, tuple) else x

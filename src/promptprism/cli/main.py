@@ -19,8 +19,10 @@ from promptprism.cli.backbones import backbones
 from promptprism.cli.benchmark import benchmark
 from promptprism.cli.data import data_app
 from promptprism.cli.demo import demo
+from promptprism.cli.drift import drift
 from promptprism.cli.evaluate import evaluate
 from promptprism.cli.explain import explain
+from promptprism.cli.export import export
 from promptprism.cli.figure import figure_app
 from promptprism.cli.fit import fit
 from promptprism.cli.info import datasets, info, methods
@@ -29,6 +31,7 @@ from promptprism.cli.predict import predict
 from promptprism.cli.report import report
 from promptprism.cli.results import results_app
 from promptprism.cli.review import review
+from promptprism.cli.serve import serve
 from promptprism.cli.suggest import suggest
 from promptprism.cli.suite import suite
 from promptprism.errors import PromptPrismError
@@ -125,6 +128,7 @@ def _main(
 _PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "First steps": (demo, datasets, methods, backbones, info),
     "Your images": (fit, predict, review, suggest, evaluate, explain),
+    "Out of the notebook": (export, serve, drift),
     "Experiments": (data_app, suite, results_app, report, figure_app, benchmark),
 }
 for panel, commands in _PANELS.items():

@@ -215,6 +215,7 @@ def open_adapter(
     device: str,
     settings: Sequence[str] | None,
     classes: str | None = None,
+    precision: Precision = "auto",
 ) -> PromptPrism:
     """Load an adapter, for other classes if there are any.
 
@@ -232,6 +233,7 @@ def open_adapter(
         backbone=backbone,
         pretrained=pretrained,
         device=device,
+        precision=precision,
         trust_backbone=trust_backbone,
         **chosen,
     )

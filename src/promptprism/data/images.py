@@ -77,10 +77,13 @@ class Stored(Protocol):
         ...
 
 
+#: Large photos are shrunk to so many times the size of the model's image first.
+SHRUNK = 4
+
 ImageSource = str | Path | Image.Image | NDArray[Any] | Drawable | Stored
 
 
-def load_image(source: ImageSource, least: int | None = None) -> Image.Image:
+def load_image(source: ImageSource, least: int | None = None, most_pixels: int = MOST_PIXELS) -> Image.Image:
     """Decode an image to 8-bit RGB, upright, transparency over white, first frame of an animation.
 
     Args:
@@ -88,14 +91,15 @@ def load_image(source: ImageSource, least: int | None = None) -> Image.Image:
             or an object whose ``image()`` returns a PIL image or whose ``content()`` the bytes of a file.
         least: shrink a picture whose short side is at least twice this, but not below this: large photos are
             then decoded and handled many times faster.
+        most_pixels: of a file that is decoded.
 
     Raises:
         PromptPrismError: the file is missing, unreadable, cut short or too large, or the array is no image.
     """
     if isinstance(source, str | Path):
-        return _read_file(Path(source), least)
+        return _read_file(Path(source), least, most_pixels)
     if isinstance(source, Stored):
-        return _read_file(source, least)
+        return _read_file(source, least, most_pixels)
     if isinstance(source, Image.Image):
         return _read_image(source, least)
     if isinstance(source, np.ndarray):
@@ -105,6 +109,31 @@ def load_image(source: ImageSource, least: int | None = None) -> Image.Image:
     raise PromptPrismError(
         f"cannot take an image from {type(source).__name__}: give a path, a PIL image or a numpy array"
     )
+
+
+def fitted(image: Image.Image, size: int) -> Image.Image:
+    """Resize the short side (bicubic) and cut out the centre, as all CLIP work does at test time."""
+    width, height = image.size
+    # Of a ribbon only the middle is seen: do not blow up the rest.
+    if max(width, height) > 8 * min(width, height):
+        image = _centre(image, min(width, 8 * height), min(height, 8 * width))
+        width, height = image.size
+    short = min(width, height)
+    wanted = size * width // short, size * height // short
+    if wanted != image.size:
+        image = image.resize(wanted, Image.Resampling.BICUBIC)
+    return _centre(image, size, size)
+
+
+def _centre(image: Image.Image, width: int, height: int) -> Image.Image:
+    # Halves are rounded to even, as torchvision does.
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+def seen_pixels(source: ImageSource, size: int, most_pixels: int = MOST_PIXELS) -> NDArray[np.uint8]:
+    """The square [size, size, 3] that a model sees of an image when it predicts; see `load_image`."""
+    return np.asarray(fitted(load_image(source, SHRUNK * size, most_pixels), size))
 
 
 def unreadable(
@@ -148,7 +177,7 @@ def check_images(sources: Sequence[ImageSource]) -> None:
         )
 
 
-def _read_file(source: Path | Stored, least: int | None) -> Image.Image:
+def _read_file(source: Path | Stored, least: int | None, most_pixels: int) -> Image.Image:
     size = 0
     try:
         if isinstance(source, Path):
@@ -159,7 +188,7 @@ def _read_file(source: Path | Stored, least: int | None) -> Image.Image:
             size = len(content)
             image = _open(BytesIO(content))
         with image, _ONE_LARGE if image.width * image.height > _LARGE else nullcontext():
-            _check_claim(image, size)
+            _check_claim(image, size, most_pixels)
             if least is not None:
                 image.draft(None, (least, least))  # a JPEG can be decoded at 1/2, 1/4 or 1/8
             return _upright(image, least, str(source))
@@ -236,12 +265,12 @@ def looks_like_image(head: bytes, signatures: re.Pattern[bytes] | None = None) -
     return (signatures or _SIGNATURES).match(head) is not None
 
 
-def _check_claim(image: Image.Image, size: int) -> None:
+def _check_claim(image: Image.Image, size: int, most: int) -> None:
     """Refuse more pixels than are decoded, or than so few bytes can honestly hold, before memory is taken."""
     pixels = image.width * image.height
     claim = f"{image.width} x {image.height} pixels"
-    if pixels > MOST_PIXELS:
-        raise Image.DecompressionBombError(f"{claim}, {MOST_PIXELS // 10**6} million are the most")
+    if pixels > most:
+        raise Image.DecompressionBombError(f"{claim}, {most / 10**6:g} million are the most")
     if pixels > _LARGE and pixels > _MOST_PER_BYTE * size:
         raise PromptPrismError(f"claims {claim} in {size} bytes: it is damaged or no picture, remove it")
 

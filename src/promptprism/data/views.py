@@ -19,10 +19,9 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 # Not those of v2, which are the same on pictures: open_clip has imported these.
-from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
-from promptprism.data.images import ImageSource, load_image
+from promptprism.data.images import SHRUNK, ImageSource, fitted, load_image
 from promptprism.errors import PromptPrismError
 
 Picture = Image.Image
@@ -83,7 +82,7 @@ def make_views(
     views = [make_view(name, image_size, mean, std) for name in names]
 
     def make(source: ImageSource, seed: int, epoch: int, index: int) -> Tensor:
-        image = load_image(source, 4 * image_size)
+        image = load_image(source, SHRUNK * image_size)
         return torch.stack(
             [view(image, view_generator(seed, epoch, index, template)) for template, view in enumerate(views)]
         )
@@ -92,15 +91,7 @@ def make_views(
 
 
 def _resize(image: Picture, _: Generator, size: int) -> Picture:
-    """Resize the short side (bicubic) and cut out the centre, as all CLIP work does at test time."""
-    width, height = image.size
-    # Of a ribbon only the middle is seen: do not blow up the rest.
-    if max(width, height) > 8 * min(width, height):
-        image = F.center_crop(image, [min(height, 8 * width), min(width, 8 * height)])
-    fitted: Picture = F.center_crop(
-        F.resize(image, [size], interpolation=InterpolationMode.BICUBIC), [size, size]
-    )
-    return fitted
+    return fitted(image, size)
 
 
 def _random_crop(image: Picture, generator: Generator, size: int, least: float = 0.08) -> Picture:

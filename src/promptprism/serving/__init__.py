@@ -1,1 +1,1 @@
-"""What is served from this machine: a page to review answers."""
+"""What answers over HTTP; on this machine alone, unless told otherwise."""

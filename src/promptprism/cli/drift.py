@@ -1,0 +1,107 @@
+"""``promptprism drift``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from promptprism.cli.options import (
+    Adapter,
+    AdapterBackbone,
+    Device,
+    Json,
+    Pretrained,
+    TrustBackbone,
+    open_adapter,
+)
+from promptprism.cli.output import Output
+from promptprism.errors import PromptPrismError
+
+if TYPE_CHECKING:
+    from promptprism.data.images import ImageSource
+
+# More photos show nothing that these do not.
+_PHOTOS = 1000
+
+
+def drift(
+    adapter: Adapter,
+    photos: Annotated[
+        list[str],
+        typer.Argument(metavar="PHOTOS", help="Image files, folders of them, or data.", show_default=False),
+    ],
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference",
+            metavar="DATA",
+            help="Photos to compare with, not learned from, instead of those the adapter's card tells of.",
+            show_default=False,
+        ),
+    ] = None,
+    backbone: AdapterBackbone = None,
+    pretrained: Pretrained = None,
+    trust_backbone: TrustBackbone = False,
+    device: Device = "auto",
+    json_file: Json = None,
+) -> None:
+    """Say how far new photos are from those of the training.
+
+    Compares how sure the answers are with the answers about held-out photos. No labels are needed.
+    """
+    output = Output("drift", json_file)
+    from promptprism.adapter import read_card
+    from promptprism.drift import LEAST
+    from promptprism.inference.doubt import doubt, evenly, reference_of
+
+    known = read_card(adapter).reference
+    if reference is None and known is None:
+        raise PromptPrismError(
+            f"adapter '{adapter}' tells of no held-out photos, for all were learned from: give some "
+            "that were not, --reference DATA"
+        )
+    sources = evenly([source for name in photos for source in _photos(name)], _PHOTOS)
+    before = None if reference is None else _photos(reference)
+    classifier = open_adapter(adapter, backbone, pretrained, trust_backbone, device, None).classifier_
+    if before is not None:
+        known = reference_of(classifier, f"'{reference}'", before)
+    if known is None:
+        raise PromptPrismError(f"'{reference}' has fewer than {LEAST} photos that can be read: give more")
+    unread: dict[int, str] = {}
+    found = known.shift(*doubt(classifier, sources, unread))
+    for name, score in found["scores"].items():
+        output.show(
+            f"{name}: median {score['median']:.3f}, of the reference {score['median_reference']:.3f}; "
+            f"distance {score['distance']:.2f}, p {score['p_value']:.2g}, effect {score['effect']:+.2f}"
+        )
+    told = "are not like" if found["shifted"] else "look like"
+    output.show(f"{len(sources) - len(unread)} photos {told} the {len(known.probability)} of {known.photos}")
+    for reason in unread.values():
+        output.warn(f"✗ {reason}")
+    output.write(
+        adapter=str(adapter),
+        reference={"photos": known.photos, "images": len(known.probability)},
+        images=len(sources) - len(unread),
+        **found,
+        unread=[{"image": str(sources[place]), "reason": reason} for place, reason in unread.items()],
+    )
+    if unread:
+        raise typer.Exit(1)
+
+
+def _photos(name: str) -> list[ImageSource]:
+    """An image file, all images below a folder, or those of data that would be scored on."""
+    from promptprism.data.images import IMAGE_SUFFIXES
+    from promptprism.data.registry import load_data
+
+    place = Path(name)
+    if place.is_dir():
+        found = sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not found:
+            raise PromptPrismError(f"folder '{place}' has no image in it: give one that has")
+        return [*found]
+    if place.suffix.lower() in IMAGE_SUFFIXES:
+        return [place]
+    return [record.source for record in load_data(name).evaluation]
