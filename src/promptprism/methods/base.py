@@ -129,6 +129,8 @@ class Method(nn.Module):
     """Settings that training does not see, so that they may be chosen anew for what was learned."""
     chooses: ClassVar[bool] = False
     """Whether something is chosen by validation images, see `finish`."""
+    splits: ClassVar[bool] = True
+    """Whether a step can be split over processes: what is learned enters the towers as prompts, or not at all."""
     views: tuple[str, ...]
     """The augmentation of each distinct view in training, for `data.make_views`."""
 
@@ -150,11 +152,6 @@ class Method(nn.Module):
     def shape(self) -> Shape:
         """What a step and a prediction cost depends on this."""
         return Shape()
-
-    @property
-    def draws(self) -> bool:
-        """Whether the loss is random, so that processes which share a step would each have another."""
-        return False
 
     @property
     def separable(self) -> bool:
