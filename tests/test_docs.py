@@ -2,7 +2,6 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import typer
@@ -11,7 +10,7 @@ from toys import picture
 from typer.testing import CliRunner
 
 from promptprism.cli import app
-from promptprism.evidence import FUSIONS, FusionRule
+from promptprism.evidence import FUSIONS
 from promptprism.methods import CdcSettings
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +47,9 @@ def test_the_python_example_of_the_readme_runs_word_for_word(photos, capsys):
 
 def test_the_defaults_in_the_description_of_the_method_are_those_of_the_code():
     rows = re.findall(
-        r"^\| `(\w+)` \| `(.+?)` \| (?:K|I|U|ours) \|", (ROOT / "docs/method.md").read_text(), re.M
+        r"^\| `(\w+)` \| `(.+?)` \| (?:K|I|U|ours) \|",
+        (ROOT / "docs/reference/cdc-settings.md").read_text(),
+        re.M,
     )
     assert {name: json.loads(value) for name, value in rows} == CdcSettings().model_dump(mode="json")
 
@@ -58,19 +59,24 @@ def test_task_misalignment_has_one_figure():
     scored = json.loads((ROOT / "results/miniworld-zero-shot.json").read_text())["task_misalignment"]
     assert scored == {name: measured[name] for name in scored}
     share = f"{100 * scored['full_is_closer']['object']:.1f} % of"
-    for page in (README, (ROOT / "docs/causality.md").read_text()):
+    for page in (README, (ROOT / "docs/explanation/causality.md").read_text()):
         assert share in " ".join(page.split()) and f"{scored['scenes']:,} scenes" in page
 
 
 def test_the_rules_of_fusion_in_the_description_of_the_method_are_those_of_the_code():
-    table = (ROOT / "docs/method.md").read_text().split("| `fusion` | fused weight", 1)[1].split("\n\n")[0]
-    assert set(re.findall(r"^\| `(\w+)`", table, re.M)) == set(FUSIONS) == set(get_args(FusionRule))
+    table = (
+        (ROOT / "docs/explanation/fusion.md")
+        .read_text()
+        .split("| `fusion` | fused weight", 1)[1]
+        .split("\n\n")[0]
+    )
+    assert set(re.findall(r"^\| `(\w+)`", table, re.M)) == set(FUSIONS)
     meaning = CdcSettings.model_fields["fusion"].description
     assert all(rule in meaning for rule in FUSIONS)
 
 
 def test_the_examples_about_opinions_print_what_they_say(capsys):
-    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs/trust.md").read_text(), re.DOTALL)
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs/explanation/trust.md").read_text(), re.DOTALL)
     names, run = {}, 0
     for example in examples:
         if "Opinion.from_evidence" in example:
@@ -106,10 +112,12 @@ def below(text, match):
 
 def tables():
     """Each command of the pages of results that makes a table, and the rows below it."""
-    text = (ROOT / "docs/results.md").read_text(encoding="utf-8")
-    for match in re.finditer(r"`promptprism\s+(report\s+results/[^`]*)`", text):
-        yield " ".join(match[1].split()), below(text, match)
-    text = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+    study = ROOT / "docs/results/settings.md"
+    for page in sorted({ROOT / "docs/results.md", *(ROOT / "docs/results").glob("*.md")} - {study}):
+        text = page.read_text(encoding="utf-8")
+        for match in re.finditer(r"`promptprism\s+(report\s+results/[^`]*)`", text):
+            yield " ".join(match[1].split()), below(text, match)
+    text = study.read_text(encoding="utf-8")
     for match in re.finditer(r"^`(mini/\w+)`[:;]", text, re.MULTILINE):
         head, line, *rows = below(text, match)  # without the column that is the same everywhere
         whole = [f"| data {head}", f"| --- {line}", *(f"| average {row}" for row in rows)]

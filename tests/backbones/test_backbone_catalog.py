@@ -72,7 +72,7 @@ def test_case_and_dashes_do_not_matter_and_near_names_are_shown(word, near):
 
 
 def test_the_table_in_the_documentation_is_the_catalogs():
-    text = (DOCS / "backbones.md").read_text()
+    text = (DOCS / "how-to/backbones.md").read_text()
     rows = re.findall(
         r"^\| `([^`]+)` \| ([\d,]+) \| (\d+) \| (\d+|–) \| (\d+) \| (.+?) \|", text, re.MULTILINE
     )

@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from promptprism.evidence import FUSIONS, FusionRule, Opinion
+from promptprism.evidence import FUSIONS, Opinion
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "tmc.npz")
 evidences = st.tuples(st.integers(2, 5), st.integers(1, 3), st.integers(2, 12)).flatmap(
@@ -137,7 +136,7 @@ def test_pooling_is_the_mean_of_belief_and_uncertainty(evidence):
     torch.testing.assert_close(pooled.probability, opinion.probability.mean(0))
 
 
-@pytest.mark.parametrize("rule", get_args(FusionRule))
+@pytest.mark.parametrize("rule", tuple(FUSIONS.own))
 @given(evidence=evidences)
 @settings(max_examples=30)
 def test_every_rule_combines_the_quantity_that_it_names(rule, evidence):

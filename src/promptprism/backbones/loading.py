@@ -24,6 +24,7 @@ from promptprism.backbones.build import HUGGING_FACE, build_model, hub_free, nee
 from promptprism.backbones.photo import load_photo, photo_tokenizer
 from promptprism.backbones.precision import Precision, warn_if_slow
 from promptprism.errors import PromptPrismError
+from promptprism.plugins import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -110,11 +111,17 @@ def _fetch(name: str, pretrained: str | None = None) -> tuple[nn.Module, Tokeniz
         ) from error
 
 
-#: The models that come with the package: how each module and its tokenizer are made.
-SHIPPED: dict[str, Callable[[], tuple[nn.Module, Tokenizer]]] = {
+#: The models that come with a package, ours or another: how each module and its tokenizer are made.
+_OWN: dict[str, Callable[[], tuple[nn.Module, Tokenizer]]] = {
     "mini": lambda: _fetch(f"{LOCAL}{MINI}"),
     "photo": lambda: (load_photo(), photo_tokenizer()),
 }
+SHIPPED = Registry(
+    "promptprism.backbones",
+    _OWN,
+    lambda _, loaded: callable(loaded),
+    "a function that makes module and tokenizer",
+)
 
 
 def sized_backbone(name: str, pretrained: str | None = None) -> Backbone:

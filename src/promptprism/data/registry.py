@@ -3,7 +3,7 @@
 import difflib
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from promptprism.data.shards import read_shards
 from promptprism.data.tables import read_csv
 from promptprism.errors import DataWarning, PromptPrismError
 from promptprism.files import check_regular, is_there
+from promptprism.plugins import Registry
 
 _READERS: dict[str, Callable[[str, Reading], Dataset]] = {"hf": read_hub, "wds": read_shards}
 # What lists and folders of others call classes that they only number.
@@ -44,9 +45,16 @@ class Entry:
 
 
 @cache
-def registered() -> dict[str, Entry]:
+def registered() -> Mapping[str, Entry]:
     """List the registered data sets by name."""
-    return {entry.name: entry for entry in (*_miniworld(), *_field())}
+    own = {entry.name: entry for entry in (*_miniworld(), *_field())}
+    return Registry(
+        "promptprism.datasets", own, _is_entry, "an Entry of promptprism.data.registry, of that name"
+    )
+
+
+def _is_entry(name: str, loaded: object) -> bool:
+    return isinstance(loaded, Entry) and loaded.name == name
 
 
 def load_data(

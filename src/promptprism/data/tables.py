@@ -76,14 +76,14 @@ def _rows(path: Path, text: str, reading: Reading) -> list[_Row]:
         raise PromptPrismError(
             f"{where} has bytes of zero: it is UTF-16 without its mark, or no text. Save it as UTF-8"
         )
-    parsed = _parsed(where, text)
+    parsed = parsed_lines(where, text)
     header = [name.strip().lower() for name in next(parsed, (0, []))[1]]
     places = {}
     for column, option in ((reading.path_column, "path"), (reading.label_column, "label")):
-        _check_column(where, header, column, option)
+        check_column(where, header, column, option)
         places[option] = header.index(column.lower())
     if reading.split_column.lower() in header:
-        _check_column(where, header, reading.split_column, "split")
+        check_column(where, header, reading.split_column, "split")
         places["split"] = header.index(reading.split_column.lower())
     found = []
     for line, fields in parsed:
@@ -99,7 +99,7 @@ def _rows(path: Path, text: str, reading: Reading) -> list[_Row]:
     return found
 
 
-def _parsed(where: str, text: str) -> Iterator[tuple[int, list[str]]]:
+def parsed_lines(where: str, text: str) -> Iterator[tuple[int, list[str]]]:
     """The lines that are not empty, each with its number and fields."""
     first = next((line for line in text.splitlines() if line.strip()), "")
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
@@ -124,7 +124,8 @@ def _parsed(where: str, text: str) -> Iterator[tuple[int, list[str]]]:
         line = rows.line_num + 1
 
 
-def _check_column(where: str, header: list[str], column: str, option: str) -> None:
+def check_column(where: str, header: list[str], column: str, option: str) -> None:
+    """Raise PromptPrismError unless a CSV's header has a column, once; ``option`` is what names another."""
     count = header.count(column.strip().lower())
     if not count:
         raise PromptPrismError(
@@ -162,10 +163,10 @@ def _row(where: str, folder: Path, line: int, cells: dict[str, str], reading: Re
             f"line {line} of {where} has split '{given.lower()}': use train, val or test, or say which is "
             "meant: --split test=NAME"
         )
-    return None if split is None else _Row(line, _on_disk(folder, image), label, split)
+    return None if split is None else _Row(line, on_disk(folder, image), label, split)
 
 
-def _on_disk(folder: Path, image: str) -> Path:
+def on_disk(folder: Path, image: str) -> Path:
     """The file that is meant: as written, in other Unicode forms, or with slashes for backslashes."""
     path = folder / image
     if _is_there(path):

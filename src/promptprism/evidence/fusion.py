@@ -6,15 +6,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor
+
+from promptprism.plugins import Registry
 
 if TYPE_CHECKING:
     from promptprism.evidence.opinion import Opinion
-
-FusionRule = Literal["dempster", "cautious", "averaging", "tempered", "pooling"]
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,36 @@ _WEIGHT = "log(1 + e/K)", attrgetter("weight")
 #: Denoeux, Conjunctive and disjunctive combination of belief functions induced by nondistinct bodies of
 #: evidence, Artificial Intelligence 2008), so his cautious rule is their maximum. Averaging: Josang,
 #: Subjective Logic, 2016, ch. 12. Pooling: the linear opinion pool.
-FUSIONS: dict[FusionRule, Fusion] = {
+_OWN = {
     "dempster": Fusion(lambda opinions: opinions.weight.sum(0), *_WEIGHT, "sum"),
     "cautious": Fusion(lambda opinions: opinions.weight.amax(0), *_WEIGHT, "max"),
     "averaging": Fusion(_averaging, "evidence e", attrgetter("evidence"), "mean"),
     "tempered": Fusion(lambda opinions: opinions.weight.mean(0), *_WEIGHT, "mean"),
     "pooling": Fusion(_pooling, "belief b", attrgetter("belief"), "mean"),
 }
+FUSIONS = Registry(
+    "promptprism.fusion_rules",
+    _OWN,
+    lambda _, loaded: isinstance(loaded, Fusion),
+    "a Fusion of promptprism.evidence",
+)
+
+
+def find_fusion(rule: str) -> Fusion:
+    """The rule of a name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if rule not in FUSIONS:
+        raise ValueError(f"unknown rule {rule!r}: choose one of {', '.join(FUSIONS)}")
+    return FUSIONS[rule]
+
+
+def _known(rule: str) -> str:
+    find_fusion(rule)
+    return rule
+
+
+#: A name of `FUSIONS`.
+FusionRule = Annotated[str, AfterValidator(_known)]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from promptprism.evidence.fusion import FUSIONS, FusionRule
+from promptprism.evidence.fusion import FusionRule, find_fusion
 from promptprism.evidence.maps import MAX_EXPONENT
 
 
@@ -102,9 +102,7 @@ class Opinion:
         """
         if self.weight.dim() < 2:
             raise ValueError("a single opinion has no axis but its classes: nothing to fuse")
-        if rule not in FUSIONS:
-            raise ValueError(f"unknown rule {rule!r}: choose one of {', '.join(FUSIONS)}")
-        return Opinion(FUSIONS[rule].weight(self))
+        return Opinion(find_fusion(rule).weight(self))
 
     def __getitem__(self, index: int | slice) -> Opinion:
         """The opinion(s) at an index of the first axis."""

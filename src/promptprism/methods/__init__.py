@@ -27,6 +27,7 @@ from promptprism.methods.tip_adapter import TipAdapter
 from promptprism.methods.tip_adapter_f import TipAdapterF
 from promptprism.methods.vpt import Vpt
 from promptprism.methods.zero_shot import ZeroShot, ZeroShotSettings
+from promptprism.plugins import Registry
 
 __all__ = [
     "METHODS",
@@ -49,7 +50,14 @@ __all__ = [
     "make_settings",
 ]
 
-METHODS: dict[str, type[Method]] = {
+
+def _is_method(name: str, loaded: object) -> bool:
+    if not (isinstance(loaded, type) and issubclass(loaded, Method)):
+        return False
+    return loaded.name == name == getattr(loaded.Settings, "method", None)
+
+
+_OWN: dict[str, type[Method]] = {
     method.name: method
     for method in (
         ZeroShot,
@@ -69,6 +77,12 @@ METHODS: dict[str, type[Method]] = {
         Cdc,
     )
 }
+METHODS = Registry(
+    "promptprism.methods",
+    _OWN,
+    _is_method,
+    "a Method whose name, and that of its Settings, is that of the entry",
+)
 
 
 def make_settings(name: str, also: Iterable[str] = (), /, **given: Any) -> MethodSettings:
@@ -83,7 +97,9 @@ def make_settings(name: str, also: Iterable[str] = (), /, **given: Any) -> Metho
         PromptPrismError: no such method, no such setting of it, or a value it cannot have.
     """
     if name not in METHODS:
-        raise PromptPrismError(f"Unknown method {name!r}: choose one of {', '.join(METHODS)}.")
+        raise PromptPrismError(
+            f"Unknown method {name!r}: choose one of {', '.join(METHODS)}, or install its package."
+        )
     kind = METHODS[name].Settings
     try:
         return kind(**given)
