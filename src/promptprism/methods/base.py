@@ -134,6 +134,8 @@ class Method(nn.Module):
     """Whether its steps may start from what was learned before."""
     by_class: ClassVar[frozenset[str]] = frozenset()
     """What is learned of each class, on the second axis."""
+    splits: ClassVar[bool] = True
+    """Whether a step can be split over processes: what is learned enters the towers as prompts, or not at all."""
     views: tuple[str, ...]
     """The augmentation of each distinct view in training, for `data.make_views`."""
 
@@ -155,11 +157,6 @@ class Method(nn.Module):
     def shape(self) -> Shape:
         """What a step and a prediction cost depends on this."""
         return Shape()
-
-    @property
-    def draws(self) -> bool:
-        """Whether the loss is random, so that processes which share a step would each have another."""
-        return False
 
     @property
     def separable(self) -> bool:

@@ -53,6 +53,7 @@ class ClipLora(Method):
     name = ClipLoraSettings.method
     Settings: ClassVar[type[MethodSettings]] = ClipLoraSettings
     settings: ClipLoraSettings
+    splits = False
 
     def build(self, seed: int) -> None:
         """Make the updates.
@@ -76,11 +77,6 @@ class ClipLora(Method):
     def shape(self) -> Shape:
         """Gradients go through both towers."""
         return Shape(image_learns=True)
-
-    @property
-    def draws(self) -> bool:
-        """What is left out."""
-        return self.settings.dropout > 0
 
     def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:
         """Cross-entropy."""

@@ -84,8 +84,6 @@ class ProGrad(CoOp):
             return loss
         context = self.learner.context
         own, known = (torch.autograd.grad(one, context, retain_graph=True)[0] for one in (loss, general))
-        if self.backbone.ranks:
-            self.backbone.ranks.average((own, known))
         # Linear in the context, so that its gradient is the one wanted; its value is 0.
         surrogate = (context * aligned(own, known, self.settings.conflict_weight)).sum()
         return loss.detach() + surrogate - surrogate.detach()

@@ -68,9 +68,14 @@ def both_features(
         first_layer: from 0.
         projection: of the mean of the tokens' last states, [Dv, D].
     """
-    assert backbone.vision.norm is not None
-    states = run_layers(backbone, start_image(backbone, views, first_layer), tokens, first_layer, whole=True)
-    mean = backbone.vision.norm(states[:, :, -tokens.shape[2] :]).mean(2)
-    image = backbone.vision.read(states[:, :, :1])
-    both = F.normalize(image, dim=-1), F.normalize(mean @ projection, dim=-1)
-    return both if (ranks := backbone.ranks) is None else tuple(map(ranks.whole_images, both))
+
+    def run(views: Tensor, tokens: Tensor, projection: Tensor) -> Tensor:
+        assert backbone.vision.norm is not None
+        start = start_image(backbone, views, first_layer)
+        states = run_layers(backbone, start, tokens, first_layer, whole=True)
+        mean = backbone.vision.norm(states[:, :, -tokens.shape[2] :]).mean(2)
+        return torch.cat([backbone.vision.read(states[:, :, :1]), mean @ projection])
+
+    ranks, arguments = backbone.ranks, (views, tokens, projection)
+    both = F.normalize(ranks.over_images(run, *arguments) if ranks else run(*arguments), dim=-1)
+    return both[:1], both[1:]

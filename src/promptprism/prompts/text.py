@@ -71,15 +71,12 @@ def encode_text(
     Returns:
         Features [M, K, D], float32, L2-normalised.
     """
+
+    def run(tokens: Tensor, prompts: Tensor | None, share: float = 1.0) -> Tensor:
+        return _encode(backbone, tokens, prompts, memory_mb * share, insert_at)
+
     ranks = backbone.ranks
-    if ranks is None:
-        features = _encode(backbone, tokens, prompts, memory_mb, insert_at)
-    else:
-        size = 1 if prompts is None else len(prompts), len(tokens)
-        templates, classes = ranks.texts(*size)
-        own = None if prompts is None else prompts[templates]
-        features = _encode(backbone, tokens[classes], own, memory_mb, insert_at)
-        features = ranks.whole_texts(features, *size)
+    features = ranks.over_texts(run, tokens, prompts) if ranks else run(tokens, prompts)
     return F.normalize(features, dim=-1) if normalize else features
 
 

@@ -38,9 +38,12 @@ def encode_image(
     Returns:
         Features [M, B, D], float32, L2-normalised.
     """
-    states = start_image(backbone, views, first_layer)
-    features = finish_image(backbone, states, prompts, first_layer, pool_prompts, normalize)
-    return features if backbone.ranks is None else backbone.ranks.whole_images(features)
+
+    def run(views: Tensor, prompts: Tensor | None) -> Tensor:
+        states = start_image(backbone, views, first_layer)
+        return finish_image(backbone, states, prompts, first_layer, pool_prompts, normalize)
+
+    return backbone.ranks.over_images(run, views, prompts) if backbone.ranks else run(views, prompts)
 
 
 def start_image(backbone: Backbone, views: Tensor, first_layer: int = 0) -> Tensor:

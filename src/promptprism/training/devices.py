@@ -1,8 +1,8 @@
 """One training over several devices of this machine: a process for each, started here, that share every step.
 
 Each process runs the one loop on its share of a step's images and texts; see `promptprism.backbones.ranks`. What
-one process would learn is learned to rounding: views depend on (seed, epoch, index, template) only, every process
-has the whole loss, and gradients are averaged before the optimizer's step.
+is learned does not depend on their number: views depend on (seed, epoch, index, template) only, and every process
+has the gradients of the whole step. On a CPU a device is a process of one thread.
 """
 
 from __future__ import annotations
@@ -49,8 +49,6 @@ def check_devices(devices: int, method: Method) -> None:
     kind = method.backbone.device.type
     if devices < 1:
         raise PromptPrismError(f"devices is {devices}: give 1 or more")
-    if devices == 1:
-        return
     if find_spec("lightning_fabric") is None:
         raise PromptPrismError(
             f"devices={devices} needs Lightning Fabric: pip install 'promptprism[distributed]'"
@@ -61,10 +59,9 @@ def check_devices(devices: int, method: Method) -> None:
             f"devices={devices}, and there are {there} of kind '{kind}' on this machine: give {there} or less, or "
             "device='cpu' for processes"
         )
-    if method.draws:
+    if not method.splits:
         raise PromptPrismError(
-            f"method {method.name!r} leaves out inputs at random in each step, which devices cannot do alike: "
-            "set dropout=0, or devices=1"
+            f"the steps of method {method.name!r} cannot be split, it learns in the towers themselves: leave out devices"
         )
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise PromptPrismError(
@@ -79,7 +76,6 @@ class _Task:
 
     port: int
     size: int
-    threads: int
     settings: MethodSettings
     backbone: Backbone
     space: LabelSpace
@@ -107,11 +103,9 @@ def share(training: Training, devices: int, space: LabelSpace) -> None:
         start, kept = Path(folder, "start"), training.checkpoint or Path(folder, "kept")
         save_checkpoint(start, run, training.history, before, method, training.optimizer)
         method.backbone.to("cpu")  # each process puts its copy on a device of its own
-        threads = max(1, torch.get_num_threads() // devices)
         task = _Task(
             port,
             devices,
-            threads,
             method.settings,
             method.backbone,
             space,
@@ -181,14 +175,14 @@ def _work(rank: int, content: bytes, kind: str, peak_memory_mb: Any) -> None:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(accelerator=kind, strategy="ddp", devices=task.size, plugins=[LightningEnvironment()])
     fabric.launch()
-    torch.set_num_threads(task.threads)
+    torch.set_num_threads(1)  # as many as with any other number of devices
     backbone, first = task.backbone.to(fabric.device), rank == 0
     method = build_method(task.settings, backbone, task.run.seed)
     method.allot(len(task.space), len(task.records))
     optimizer, meter = make_optimizer(task.settings, method.parameters()), Meter(fabric.device)
     history, seconds = load_checkpoint(task.start, task.run, method, optimizer)
     meter.add(seconds)
-    backbone.ranks = Ranks(rank, task.size)
+    backbone.ranks = Ranks(rank, task.size, in_units=kind == "cpu")
     training = Training(
         method,
         method.texts(task.space),

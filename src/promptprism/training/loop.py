@@ -94,7 +94,7 @@ def learn(
     checkpoint: Path | None = None,
     progress: bool = False,
     after_epoch: Callable[[int, Method], None] | None = None,
-    devices: int = 1,
+    devices: int | None = None,
 ) -> Trained:
     """Learn a label space from labelled images; the last epoch counts.
 
@@ -115,9 +115,9 @@ def learn(
         checkpoint: a file to keep the state in.
         progress: show a bar on standard error.
         after_epoch: called with the number of each epoch (from 0) when it is done, and the method; it must
-            leave the method as it found it. What it takes counts as training in the seconds. With one device.
-        devices: GPUs of this machine, or processes on a CPU, that share each step, see
-            `promptprism.training.devices`; what takes no steps is done by one.
+            leave the method as it found it. What it takes counts as training in the seconds. Not with ``devices``.
+        devices: GPUs of this machine, or cores of its CPU, that share each step as processes, see
+            `promptprism.training.devices`; None takes this process, as does what takes no steps.
 
     Raises:
         PromptPrismError: no images or a label out of range, an unreadable image, a checkpoint of another
@@ -127,7 +127,8 @@ def learn(
     from promptprism.training.devices import check_devices, share  # which imports this
 
     method = build_method(settings, backbone, seed)
-    check_devices(devices, method)
+    if devices is not None:
+        check_devices(devices, method)
     if start:
         method.check_start(start.method)
     validation = validation if method.chooses else ()
@@ -146,7 +147,7 @@ def learn(
     if epochs:
         run = (
             Run.of(method, space, records, seed, start.fingerprint if start else None)
-            if checkpoint or devices > 1
+            if checkpoint or devices
             else None
         )
         optimizer = make_optimizer(settings, method.parameters())
@@ -154,7 +155,7 @@ def learn(
             history, seconds = load_checkpoint(checkpoint, run, method, optimizer)
             meter.add(seconds)
         training = Training(method, texts, records, optimizer, history, meter, run, checkpoint, progress)
-        if devices > 1 and len(history) < epochs:
+        if devices and len(history) < epochs:
             share(training, devices, space)
         else:
             training.go(after_epoch)
@@ -234,7 +235,8 @@ class Training:
         labels = torch.tensor([record.label for record in self.records])
         batches = own = self._batches(epoch)
         if ranks:
-            backbone.ranks, own = ranks.of(batches[0]), [ranks.own(batch) for batch in batches]
+            backbone.ranks = ranks = ranks.of(batches[0])
+            own = [ranks.own(batch) for batch in batches]
         make = make_views(method.views, backbone.image_size, backbone.mean, backbone.std)
         rates = [scale * step_rate(settings, epoch, step, len(batches)) for step in range(len(batches))]
         reading = view_batches([record.source for record in self.records], own, make, method.seed, epoch)
@@ -247,8 +249,6 @@ class Training:
             if not math.isfinite(value):
                 raise PromptPrismError(_diverged(method, epoch, rate, f"the loss is {value}"))
             loss.backward()
-            if ranks:
-                ranks.average([one.grad for one in method.parameters() if one.grad is not None])
             optimizer.step()
             total += value
             show(epoch, value, len(batch))
