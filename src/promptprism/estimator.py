@@ -60,8 +60,8 @@ class PromptPrism:
         pretrained: tag or file of the weights; see `load_backbone`.
         precision: what the matrix products run in; ``"auto"`` is what is faster here, and safe.
         device: ``"auto"`` takes CUDA where there is one, else MPS.
-        devices: GPUs of this machine, or processes on a CPU, that share each training step; what is learned is
-            the same for any number. So that it is, ``precision="auto"`` is float32 where it is given.
+        devices: GPUs of this machine, or cores of its CPU, that share each training step as processes; with
+            it ``precision="auto"`` is float32, so that any number learns the same.
         shots: training images drawn per class; None takes all.
         allow_fewer: take what there is of classes with fewer images than shots.
         seed: of the draw, the start values, the order and the views.
@@ -175,7 +175,7 @@ class PromptPrism:
             start=start.trained_ if start else None,
             checkpoint=Path(checkpoint) if checkpoint is not None else None,
             progress=self.progress,
-            devices=1 if devices is None else devices,
+            devices=devices,
         )
         if why := trained.training.collapsed:
             warnings.warn(f"the run collapsed: {why}. It is no result", CollapseWarning, stacklevel=2)

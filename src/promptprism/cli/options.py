@@ -75,7 +75,8 @@ Devices = Annotated[
     typer.Option(
         metavar="N",
         min=1,
-        help="GPUs of this machine, or processes on a CPU, that share each training step.",
+        help="GPUs of this machine, or cores of its CPU, that share each training step, in float32 unless "
+        "--precision says else.",
         show_default=False,
     ),
 ]

@@ -81,7 +81,7 @@ class _Work:
         root: Path | None = None,
         lists: Path | None = None,
         progress: bool = False,
-        devices: int = 1,
+        devices: int | None = None,
     ) -> None:
         self.store, self.backbone, self.lists, self.progress = store, backbone, lists, progress
         self.devices = devices
@@ -172,7 +172,7 @@ def run_suite(
     stage: Stage = "all",
     progress: bool = False,
     show: Callable[[Progress], None] = lambda _: None,
-    devices: int = 1,
+    devices: int | None = None,
 ) -> Outcome:
     """Run the cells that have no result yet. Several processes may run suites into one folder.
 

@@ -134,8 +134,9 @@ class Method(nn.Module):
     """Whether its steps may start from what was learned before."""
     by_class: ClassVar[frozenset[str]] = frozenset()
     """What is learned of each class, on the second axis."""
-    splits: ClassVar[bool] = True
-    """Whether a step can be split over processes: what is learned enters the towers as prompts, or not at all."""
+    splits: ClassVar[bool] = False
+    """Whether a step can be split over processes: what is learned enters `encode_image` and `encode_text` as
+    prompts, or stays outside of the towers; and the loss draws nothing at random."""
     views: tuple[str, ...]
     """The augmentation of each distinct view in training, for `data.make_views`."""
 

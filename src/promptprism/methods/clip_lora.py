@@ -53,7 +53,6 @@ class ClipLora(Method):
     name = ClipLoraSettings.method
     Settings: ClassVar[type[MethodSettings]] = ClipLoraSettings
     settings: ClipLoraSettings
-    splits = False
 
     def build(self, seed: int) -> None:
         """Make the updates.

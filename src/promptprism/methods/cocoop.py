@@ -51,6 +51,7 @@ class CoCoOp(Method):
     name = CoCoOpSettings.method
     Settings: ClassVar[type[MethodSettings]] = CoCoOpSettings
     settings: CoCoOpSettings
+    splits = True
 
     @classmethod
     def axes(cls, settings: Any, images: int) -> dict[str, tuple[int | None, ...]]:  # noqa: ARG003

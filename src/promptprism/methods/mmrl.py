@@ -56,6 +56,7 @@ class Mmrl(Method):
     name = MmrlSettings.method
     Settings: ClassVar[type[MethodSettings]] = MmrlSettings
     settings: MmrlSettings
+    splits = True
 
     @classmethod
     def axes(cls, settings: Any, images: int) -> dict[str, tuple[int | None, ...]]:  # noqa: ARG003

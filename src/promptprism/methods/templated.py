@@ -88,6 +88,7 @@ class TemplateMethod(Method):
     Settings: ClassVar[type[MethodSettings]] = TemplateSettings
     settings: TemplateSettings
     by_class = frozenset({"offsets"})
+    splits = True
     needs_vision_prompts: ClassVar[bool] = False
     """Whether the method is none without vision prompts, rather than one with its templates in the text."""
 

@@ -53,6 +53,7 @@ class TipAdapter(Method):
     name = TipAdapterSettings.method
     Settings: ClassVar[type[MethodSettings]] = TipAdapterSettings
     settings: TipAdapterSettings
+    splits = True
     chooses = True
     continues = False
     trained_keys: ClassVar[bool] = False

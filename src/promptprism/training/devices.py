@@ -59,9 +59,9 @@ def check_devices(devices: int, method: Method) -> None:
             f"devices={devices}, and there are {there} of kind '{kind}' on this machine: give {there} or less, or "
             "device='cpu' for processes"
         )
-    if not method.splits:
+    if method.settings.learns and method.settings.epochs and not method.splits:
         raise PromptPrismError(
-            f"the steps of method {method.name!r} cannot be split, it learns in the towers themselves: leave out devices"
+            f"the steps of method {method.name!r} cannot be shared by devices: leave devices out"
         )
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise PromptPrismError(
