@@ -79,7 +79,9 @@ class _Gather(torch.autograd.Function):
     """The sum of wholes that are 0 outside of a process's own part."""
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, place: tuple[slice, slice], shape: tuple[int, ...], size: int) -> Tensor:
+    def forward(
+        ctx: Any, own: Tensor, place: tuple[slice, slice], shape: tuple[int, ...], size: int
+    ) -> Tensor:
         ctx.place, ctx.size = place, size
         whole = own.new_zeros(shape)
         whole[place] = own
