@@ -83,7 +83,7 @@ def test_within_each_class_coverage_is_at_least_stated_on_many_new_photos(score)
         sets = fit_sets(probabilities[:400], labels[:400], 0.1, score, True)
         within = sets.of(probabilities[400:]).gather(1, labels[400:, None])[:, 0].float()
         held += torch.stack([within[labels[400:] == k].mean() for k in range(4)]) / 40
-    assert held.min() > 0.895 and held.max() < 0.93
+    assert held.min() > 0.895 and held.max() < 0.94
 
 
 class Scores:
@@ -125,5 +125,8 @@ def test_mapie_gives_the_same_sets(score, alpha, monkeypatch):
     ).conformalize(probabilities[:300].numpy(), labels[:300].numpy())
     _, found = theirs.predict_set(probabilities[300:].numpy(), **extra)
     ours = fit_sets(probabilities[:300], labels[:300], alpha, score, False)
-    within = nonconformity(probabilities[300:], score) <= ours.quantiles[0]
+    # Neither leaves a set of APS empty; theirs of LAC may be.
+    within = ours.of(probabilities[300:])
+    if score == "lac":
+        within &= nonconformity(probabilities[300:], score) <= ours.quantiles[0]
     assert (torch.as_tensor(found[:, :, 0]) == within).all()

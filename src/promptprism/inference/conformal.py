@@ -19,6 +19,9 @@ from promptprism.errors import PromptPrismError
 
 Score = Literal["lac", "aps"]
 
+# Of float32: what was at the quantile when it was found must not fall out of a set by it.
+_ROUNDING = 1e-6
+
 
 class Sets(BaseModel):
     """What decides which classes are in a set.
@@ -47,9 +50,8 @@ class Sets(BaseModel):
 
         The most probable class always is: a set is never empty, which costs no coverage.
         """
-        within = nonconformity(probabilities, self.score) <= probabilities.new_tensor(
-            self.quantiles, dtype=torch.float64
-        )
+        highest = probabilities.new_tensor(self.quantiles, dtype=torch.float64) + _ROUNDING
+        within = nonconformity(probabilities, self.score) <= highest
         return within.scatter(-1, probabilities.argmax(-1, keepdim=True), True)
 
 
@@ -103,8 +105,7 @@ def nonconformity(probabilities: Tensor, score: Score) -> Tensor:
     if score == "lac":
         return 1 - probabilities
     ordered, places = probabilities.sort(dim=-1, descending=True, stable=True)
-    # Rounding must not put the last classes above a quantile of 1.
-    sums = ordered.cumsum(-1).clamp(max=1)
+    sums = ordered.cumsum(-1)
     return torch.empty_like(sums).scatter(-1, places, sums)
 
 
