@@ -27,6 +27,7 @@ from promptprism.files import (
     write_tensors,
     write_text,
 )
+from promptprism.inference.conformal import Calibration
 from promptprism.methods import METHODS, Method, MethodSettings, build_method, make_settings
 from promptprism.provenance import BackboneFacts
 from promptprism.training.loop import Trained, TrainResult
@@ -109,6 +110,7 @@ class Card(BaseModel):
         scores: metrics that were measured with the model, by name of the data.
         evaluations: what `promptprism evaluate` found, the last of each data and split.
         reference: answers about photos that were not learned from; None where there are none.
+        calibration: what `promptprism calibrate` found; None without.
         tensors: SHA-256 of the file of tensors; cards of early versions lack it.
         checksum: SHA-256 of the card's text with nothing in this place; early ones lack it.
     """
@@ -128,6 +130,7 @@ class Card(BaseModel):
     scores: dict[str, dict[str, float]] = {}
     evaluations: tuple[Scored, ...] = ()
     reference: Reference | None = None
+    calibration: Calibration | None = None
     tensors: str | None = None
     checksum: str | None = None
 
@@ -139,6 +142,7 @@ class Card(BaseModel):
         data: DataSummary | None,
         scores: dict[str, dict[str, float]] | None = None,
         reference: Reference | None = None,
+        calibration: Calibration | None = None,
     ) -> Self:
         """Describe what was learned, and the label space that it is to be opened with."""
         method = trained.method
@@ -153,6 +157,7 @@ class Card(BaseModel):
             training=trained.training,
             scores=scores or {},
             reference=reference,
+            calibration=calibration,
         )
 
     @property
@@ -197,14 +202,17 @@ def write_card(path: Path, card: Card) -> None:
     write_text(path / CARD, sealed(whole.model_dump_json(indent=2) + "\n"))
 
 
-def note_evaluation(path: Path, found: Scored) -> None:
-    """Write what an evaluation found into an adapter's card, in the place of an earlier one of the same data.
+def note(path: Path, found: Scored | Calibration) -> None:
+    """Write what was found into an adapter's card, in the place of an earlier one of its kind.
 
     Raises:
         PromptPrismError: the card cannot be read or written.
     """
     with locked(path.with_name(f".{path.name}.lock"), wait=10.0):
         card = read_card(path)
+        if isinstance(found, Calibration):
+            write_card(path, card.model_copy(update={"calibration": found}))
+            return
         others = [one for one in card.evaluations if (one.data, one.split) != (found.data, found.split)]
         write_card(path, card.model_copy(update={"evaluations": (*others, found)}))
 

@@ -6,6 +6,7 @@ import inspect
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -25,8 +26,10 @@ from promptprism.data.names import LabelSpace, check_class_names, check_tokens, 
 from promptprism.data.records import Dataset, Record, Records
 from promptprism.drift import Reference
 from promptprism.errors import CollapseWarning, NotFittedError, PromptPrismError
+from promptprism.evaluation.calibration import calibrate
 from promptprism.evaluation.evaluate import Evaluation, evaluate
 from promptprism.evidence import Opinion
+from promptprism.inference.conformal import Calibration, Score, sets_of
 from promptprism.inference.doubt import held_out, reference_of
 from promptprism.inference.early import EarlyOpinions, EarlyScore, check_early, fused_so_far, lead, margin_for
 from promptprism.inference.explain import Explanation, explain
@@ -276,6 +279,39 @@ class PromptPrism:
         self.scores_[dataset.name] = result.metrics
         return result
 
+    def calibrate(
+        self,
+        images: Images | Dataset,
+        labels: Labels | None = None,
+        *,
+        risk: float = 0.05,
+        alpha: float = 0.1,
+        score: Score = "lac",
+        per_class: bool = False,
+    ) -> Calibration:
+        """Learn from held-out photos how far to trust; probabilities are at its temperature from then on.
+
+        What comes out is ``calibration_`` too, and is saved; `promptprism.evaluation.calibration.calibrate`
+        has the arguments, `evaluate` those for the photos.
+
+        Raises:
+            PromptPrismError: photos that were learned from, too few, or as for `evaluate`.
+        """
+        dataset, records = self.labelled(images, labels)
+        known = self._classifier, records, dataset.name, self.data_
+        found = calibrate(*known, risk=risk, alpha=alpha, score=score, per_class=per_class)
+        self._set_calibration(found)
+        return found
+
+    def predict_sets(self, images: Images, *, unread: Unread | None = None) -> NDArray[np.bool_]:
+        """Which of ``classes_`` are in the conformal set of each image, [B, K]; see `calibrate`.
+
+        Raises:
+            PromptPrismError: nothing was calibrated (for these classes); or as for `predict`.
+        """
+        sets = sets_of(self.calibration_)
+        return sets.of(torch.from_numpy(self.predict_proba(images, unread=unread))).numpy()
+
     def score_early(
         self, images: Images | Dataset, labels: Labels | None = None, *, margin: float
     ) -> EarlyScore:
@@ -316,7 +352,8 @@ class PromptPrism:
         """
         check_new(Path(path))
         self.reference_ = self.reference_ or reference_of(self._classifier, *self._held_out)
-        card = Card.of(self.trained_, self.classifier_.space, self.data_, self.scores_, self.reference_)
+        facts = self.data_, self.scores_, self.reference_, self.calibration_
+        card = Card.of(self.trained_, self.classifier_.space, *facts)
         save_adapter(Path(path), self.method_, card)
         return Path(path)
 
@@ -335,6 +372,13 @@ class PromptPrism:
         self.scores_: dict[str, dict[str, float]] = {}
         self.reference_: Reference | None = None
         self._held_out: tuple[str, Sequence[ImageSource]] = "", ()
+        self.calibration_: Calibration | None = None
+
+    def _set_calibration(self, calibration: Calibration | None) -> None:
+        self.calibration_ = calibration
+        self.classifier_ = replace(
+            self.classifier_, temperature=calibration.temperature if calibration else 1.0
+        )
 
     def _logits(self, images: Images, unread: Unread | None) -> Iterator[Tensor]:
         return Predictor(self._classifier).logits(self._sources(images), unread=unread)
@@ -426,4 +470,6 @@ def load_model(
     model._set_fitted(trained, card.label_space, card.data)
     model.scores_ = {name: dict(scores) for name, scores in card.scores.items()}
     model.reference_ = card.reference
+    # With other settings it is another model than was calibrated.
+    model._set_calibration(None if settings else card.calibration)
     return model

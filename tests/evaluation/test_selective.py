@@ -6,7 +6,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptprism.evaluation.selective import STEPS, detection_metrics, risk_curve, selective_metrics
+from promptprism.evaluation.selective import (
+    STEPS,
+    binomial_tail,
+    detection_metrics,
+    fewest_answers,
+    risk_curve,
+    selective_metrics,
+    threshold_for_risk,
+)
 
 images = st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=6)
 
@@ -72,3 +80,36 @@ def test_nothing_to_tell_has_no_metric():
         == {}
         == detection_metrics(torch.ones(2), torch.zeros(0))
     )
+
+
+def test_the_binomial_tail_is_its_sum():
+    from math import comb
+
+    for wrong, answers, risk in ((0, 10, 0.05), (3, 40, 0.1), (7, 7, 0.2)):
+        terms = [comb(answers, k) * risk**k * (1 - risk) ** (answers - k) for k in range(wrong + 1)]
+        assert binomial_tail(wrong, answers, risk) == pytest.approx(sum(terms))
+    assert fewest_answers(0.05) == 90
+    assert binomial_tail(0, 90, 0.05) <= 0.01 < binomial_tail(0, 89, 0.05)
+
+
+def test_a_threshold_needs_enough_right_answers_above_it():
+    sure, right = torch.full((89,), 0.995), torch.ones(89, dtype=torch.bool)
+    assert threshold_for_risk(sure, right, 0.05) is None
+    more = torch.cat([sure, torch.tensor([0.42])])
+    # Below 0.42 there are 90, all right; the starts above it have 89 only.
+    assert threshold_for_risk(more, torch.ones(90, dtype=torch.bool), 0.05) is None
+    enough = torch.full((90,), 0.995)
+    assert threshold_for_risk(enough, torch.ones(90, dtype=torch.bool), 0.05) == 0
+    doubtful = torch.cat([enough, torch.full((50,), 0.7)])
+    assert threshold_for_risk(doubtful, doubtful > 0.9, 0.05) == pytest.approx(0.71)
+
+
+def test_thresholds_break_their_promise_in_five_of_a_hundred_draws_at_most():
+    broken = 0
+    for seed in range(200):
+        p = torch.rand(300, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        right = torch.rand(300, generator=torch.Generator().manual_seed(1000 + seed)) < p
+        found = threshold_for_risk(p, right, 0.2)
+        # Where p is uniform and true, the risk above t is (1 - t) / 2: at most 0.2 from 0.6 on.
+        broken += found is not None and found < 0.6 - 1e-9
+    assert broken <= 10

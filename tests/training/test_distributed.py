@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from toys import colours
 from torch import distributed
+from toys import colours
 from typer.testing import CliRunner
 
 from promptprism.backbones.ranks import Ranks

@@ -99,7 +99,9 @@ class Ranks:
         """A process's share; where it is empty one that counts for nothing, so that all go the same way."""
         return self._share(units) or units[:1]
 
-    def _gather(self, units: list[Place], count: int, parts: list[Tensor], templates: int | None = None) -> Tensor:
+    def _gather(
+        self, units: list[Place], count: int, parts: list[Tensor], templates: int | None = None
+    ) -> Tensor:
         shape = templates or len(parts[0]), count, parts[0].shape[-1]
         whole: Tensor = _Gather.apply(self._share(units), shape, *parts)  # type: ignore[no-untyped-call]
         return whole

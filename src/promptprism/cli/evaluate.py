@@ -88,7 +88,7 @@ def evaluate(
     Images that were learned from are told apart. The scores are kept in the adapter's card.
     """
     output = Output("evaluate", json_file)
-    from promptprism.adapter import note_evaluation
+    from promptprism.adapter import note
     from promptprism.cli import tables
     from promptprism.evaluation.scores import score
     from promptprism.files import check_place, write_text
@@ -149,7 +149,7 @@ def evaluate(
     split = "test" if dataset.test else "all"
     if plain:
         try:
-            note_evaluation(adapter, found.scored(split))
+            note(adapter, found.scored(split))
         except (PromptPrismError, OSError) as error:
             output.warn(f"the scores are not in the adapter's card: {error}")
     output.write(

@@ -71,7 +71,7 @@ def datasets(json_file: Json = None) -> None:
 
 def card_facts(card: Mapping[str, Any]) -> dict[str, str | None]:
     """An adapter's card as a person reads it."""
-    from promptprism.cli.tables import duration, percent
+    from promptprism.cli.tables import calibration, duration, percent
 
     training, backbone, data = card["training"], card["backbone"], card["data"]
     names = card["class_names"]
@@ -110,6 +110,7 @@ def card_facts(card: Mapping[str, Any]) -> dict[str, str | None]:
             for one in card["evaluations"]
         )
         or None,
+        **(calibration(card["calibration"]) if card["calibration"] else {}),
     }
 
 

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from promptprism import __version__
 from promptprism.cli.backbones import backbones
 from promptprism.cli.benchmark import benchmark
+from promptprism.cli.calibrate import calibrate
 from promptprism.cli.data import data_app
 from promptprism.cli.demo import demo
 from promptprism.cli.drift import drift
@@ -127,7 +128,7 @@ def _main(
 
 _PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "First steps": (demo, datasets, methods, backbones, info),
-    "Your images": (fit, predict, review, suggest, evaluate, explain),
+    "Your images": (fit, predict, review, suggest, evaluate, calibrate, explain),
     "Out of the notebook": (export, serve, drift),
     "Experiments": (data_app, suite, results_app, report, figure_app, benchmark),
 }

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from promptprism.data.sorting import How
     from promptprism.estimator import PromptPrism
     from promptprism.inference.answers import Row
+    from promptprism.inference.conformal import Calibration
 
 # As many answers fit on a screen; of more, the most doubtful are shown.
 _SHOWN = 20
@@ -85,6 +86,9 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    sets: Annotated[
+        bool, typer.Option("--sets", help="Show the classes that may be right, by what calibrate found.")
+    ] = False,
     templates: Annotated[
         bool, typer.Option("--templates", help="Show the opinion of each template.")
     ] = False,
@@ -107,6 +111,7 @@ def predict(
     from promptprism.data.photos import Heap
     from promptprism.data.sorting import Sorter
     from promptprism.inference.answers import answers
+    from promptprism.inference.conformal import sets_of
     from promptprism.inference.predictor import none_read
 
     if link and move:
@@ -114,8 +119,9 @@ def predict(
     if (link or move) and sort_into is None:
         raise PromptPrismError("--link and --move say how to sort: add --sort-into FOLDER")
     heap = Heap(photos)
-    threshold = _threshold(abstain_below, adapter)
     model = open_adapter(adapter, backbone, pretrained, trust_backbone, device, settings, classes)
+    calibration = model.calibration_ if margin is None else None
+    threshold = _threshold(abstain_below, calibration, adapter)
     if templates and not model.classifier_.evidential:
         raise PromptPrismError(f"method '{model.method}' has no opinions to show: leave out --templates")
     run = _run(model, adapter, margin)
@@ -152,7 +158,8 @@ def predict(
         return source
 
     waiting: deque[ImageSource] = deque()
-    rows = answers(model.classifier_, map(noted, missing()), templates, margin)
+    chosen = sets_of(model.calibration_) if sets else None
+    rows = answers(model.classifier_, map(noted, missing()), templates, margin, sets=chosen)
     try:
         with ExitStack() as held:
             if sort_into is not None:
@@ -160,7 +167,8 @@ def predict(
                 names = [str(name) for name in model.classes_]
                 sorter = held.enter_context(Sorter(sort_into, heap, names, how, f"{run}-{threshold}"))
             if out is not None:
-                table = held.enter_context(GrowingTable(out, _COLUMNS, run, again))
+                columns = _COLUMNS | ({"set": str} if sets else {})
+                table = held.enter_context(GrowingTable(out, columns, run, again))
             for row in _watched(rows, heap.places):
                 source, abstained = waiting.popleft(), told.add(row)
                 if sorter and "reason" not in row:
@@ -176,6 +184,12 @@ def predict(
         if not told.before:
             raise PromptPrismError(f"there is no photo in {', '.join(map(repr, heap.places))}")
     _show(output, told, heap)
+    if calibration:
+        output.show(
+            f"Probabilities are calibrated: temperature {calibration.temperature:.2f}, by {calibration.data}"
+        )
+    if chosen:
+        output.show(f"Sets hold the true class of {1 - chosen.alpha:.0%} of photos like those, or of more")
     output.write(
         adapter=str(adapter),
         method=model.method,
@@ -184,6 +198,7 @@ def predict(
         unread=told.unread,
         abstained=told.abstained,
         threshold=threshold,
+        temperature=calibration and calibration.temperature,
         answered_before=told.before,
         counts=dict(told.counts.most_common()),
     )
@@ -276,7 +291,7 @@ def _watched(rows: Iterable[Row], places: Sequence[str]) -> Iterator[Row]:
             yield row
 
 
-def _threshold(text: str | None, adapter: Path) -> float | None:
+def _threshold(text: str | None, calibration: Calibration | None, adapter: Path) -> float | None:
     """The least probability of an answer.
 
     Raises:
@@ -285,15 +300,13 @@ def _threshold(text: str | None, adapter: Path) -> float | None:
     if text is None:
         return None
     if text == "calibrated":
-        from promptprism.adapter import read_card
-
-        calibration = getattr(read_card(adapter), "calibration", None)
         if calibration is None or calibration.threshold is None:
             raise PromptPrismError(
-                f"adapter '{adapter}' has no calibrated threshold: find one with promptprism calibrate, or "
-                "give a probability, such as --abstain-below 0.8"
+                f"adapter '{adapter}' has no calibrated threshold for this: find one with promptprism "
+                "calibrate (it holds for the adapter's own classes and settings, without a margin), or give "
+                "a probability, such as --abstain-below 0.8"
             )
-        return float(calibration.threshold)
+        return calibration.threshold
     try:
         threshold = float(text)
     except ValueError:
@@ -316,6 +329,7 @@ def _run(model: PromptPrism, adapter: Path, margin: float | None) -> str:
         [*space.names],
         space.phrase,
         margin,
+        model.calibration_ and model.calibration_.model_dump(mode="json"),
     ]
     return sha256_of(json.dumps([model.method, *facts]).encode())[:12]
 
@@ -334,6 +348,7 @@ def _line_of(row: Row, abstained: bool) -> Line:
         "runner_up_probability": second["probability"],
         "disagreement": row["disagreement"],
         "abstained": abstained,
+        **({"set": json.dumps(row["set"], ensure_ascii=False)} if "set" in row else {}),
     }
 
 
@@ -349,4 +364,5 @@ def _row_of(line: Line) -> Row:
         "uncertainty": number["uncertainty"],
         "top": [best, second] if second["class"] else [best],
         "disagreement": number["disagreement"],
+        **({"set": json.loads(line["set"])} if "set" in line else {}),
     }

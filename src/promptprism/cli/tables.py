@@ -131,6 +131,8 @@ def predictions(rows: Sequence[Row]) -> Table:
     if evidential:
         table.add_column("uncertainty %", no_wrap=True)
     table.add_column("truth" if truth else "next best", style=None if truth else "dim")
+    if sets := any("set" in row for row in rows):
+        table.add_column("may be", overflow="fold")
 
     def cells(opinion: Row) -> list[Text]:
         shown = [Text(opinion["class"]), _measure(opinion["probability"], "cyan")]
@@ -141,7 +143,8 @@ def predictions(rows: Sequence[Row]) -> Table:
     names = names if len(set(names)) == len(names) else [row["image"] for row in rows]
     for row, name in zip(rows, names, strict=True):
         last = _verdict(row) if truth else _next_best(row)
-        table.add_row(Text(name), *cells(row), last, style="bold" if "templates" in row else None)
+        more = [Text(", ".join(row["set"]))] if sets else []
+        table.add_row(Text(name), *cells(row), last, *more, style="bold" if "templates" in row else None)
         for number, opinion in enumerate(row.get("templates", ()), start=1):
             table.add_row(Text(f"  S{number}"), *cells(opinion), style="dim")
             table.caption = "S1, S2, ...: the opinions of the templates, which are fused above them"
@@ -283,3 +286,17 @@ def methods(results: Mapping[str, Row]) -> Table:
             duration(row["seconds"]),
         )
     return table
+
+
+def calibration(found: Mapping[str, Any]) -> dict[str, str | None]:
+    """What photos told of an adapter's probabilities, as a person reads it."""
+    sets, risk = found["sets"], f"{percent(found['risk'])} %"
+    kind = "class by class" if len(sets["quantiles"]) > 1 else "over all classes"
+    return {
+        "calibrated by": f"{found['n']} photos of {found['data']}, and a third as many for the temperature",
+        "temperature": f"{found['temperature']:.3f}",
+        f"threshold for {risk} errors": "none is shown to keep it"
+        if found["threshold"] is None
+        else f"{found['threshold']:.2f}, which answers {percent(found['answered'])} %",
+        "sets": f"{sets['score'].upper()}, {1 - sets['alpha']:.4g} coverage, {kind}",
+    }

@@ -1,17 +1,25 @@
-"""Calibration: errors and reliability of confidences, and the post-hoc baselines fitted on base classes."""
+"""Calibration: errors of confidences, post-hoc baselines of protocols, and what an adapter's card keeps."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from promptprism.evaluation.selective import tied_means
+from promptprism.adapter import DataSummary
+from promptprism.data.content import picture_id
+from promptprism.data.records import Record
+from promptprism.errors import PromptPrismError
+from promptprism.evaluation.selective import threshold_for_risk, tied_means
 from promptprism.evidence import distance_factors
+from promptprism.inference.conformal import Calibration, Score, check_enough, fit_sets
+from promptprism.inference.predictor import Predictor
 from promptprism.methods import Classifier
 
 BINS = 15
@@ -172,3 +180,73 @@ def _text_features(classifier: Classifier) -> tuple[Tensor | None, Tensor]:
     """Text features [M, K, D], if no image is needed for them, and zero-shot CLIP's; on the CPU."""
     tuned = None if classifier.text is None else classifier.text.cpu()
     return tuned, classifier.zero_shot_features.cpu()
+
+
+def calibrate(
+    classifier: Classifier,
+    records: Sequence[Record],
+    data: str,
+    learned: DataSummary | None,
+    *,
+    risk: float,
+    alpha: float,
+    score: Score,
+    per_class: bool,
+    seed: int = 1,
+) -> Calibration:
+    """Learn from photos that were held out how far probabilities can be trusted.
+
+    A random quarter of the photos decides the temperature; the others, to which it is as new as the rest of
+    the model, decide the threshold and the sets, so that what these promise is exact.
+
+    Args:
+        classifier: of K classes.
+        records: the photos, with labels into its class names; one that is there again counts once.
+        data: name of the data.
+        learned: what the classifier learned from.
+        risk: share of wrong answers that the threshold allows.
+        alpha: share of photos whose class may be missing in their set.
+        score: of the sets.
+        per_class: give the sets' guarantee within each class.
+        seed: of the draw of the quarter.
+
+    Raises:
+        PromptPrismError: some photos were learned from, or the card does not know; there are too few; or one
+            cannot be read.
+    """
+    for name, value in (("risk", risk), ("alpha", alpha)):
+        if not 0 < value < 1:
+            raise PromptPrismError(f"{name} is {value:g}: give a share between 0 and 1, such as 0.1")
+    if learned and not learned.seen:
+        raise PromptPrismError(
+            "the adapter's card, of an earlier version, does not say which photos were learned from: nothing "
+            "shows that these were not, and there would be no guarantee. Fit anew, then calibrate"
+        )
+    pictures = {picture_id(record.source): record for record in records}
+    if learned and (seen := [pictures[key] for key in pictures if key in learned.seen]):
+        raise PromptPrismError(
+            f"{len(seen)} of {len(pictures)} photos of '{data}' were learned from, first '{seen[0].source}': "
+            "the model is surer of these than of new ones, and there would be no guarantee: give photos that "
+            "were held out, such as a test/ folder"
+        )
+    drawn = list(pictures.values())
+    random.Random(f"calibration {seed}").shuffle(drawn)
+    labels = torch.tensor([record.label for record in drawn], dtype=torch.long)
+    quarter = max(1, len(drawn) // 4)
+    check_enough(labels[quarter:], alpha, classifier.space.names, per_class)
+    plain = replace(classifier, temperature=1.0)
+    batches = Predictor(plain).logits([record.source for record in drawn])
+    logits = torch.cat([plain.probabilities(logits.cpu().double()) for logits in batches]).log()
+    temperature = fit_temperature(logits[:quarter], labels[:quarter])
+    probabilities, labels = (logits[quarter:] / temperature).softmax(-1), labels[quarter:]
+    confidence, answer = probabilities.max(-1)
+    threshold = threshold_for_risk(confidence, answer == labels, risk)
+    return Calibration(
+        temperature=temperature,
+        risk=risk,
+        threshold=threshold,
+        answered=None if threshold is None else (confidence >= threshold).double().mean().item(),
+        sets=fit_sets(probabilities, labels, alpha, score, per_class),
+        data=data,
+        n=len(labels),
+    )

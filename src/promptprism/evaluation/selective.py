@@ -6,6 +6,8 @@ ties count as in the mean over all orders.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -97,3 +99,46 @@ def detection_metrics(negatives: Tensor, positives: Tensor) -> dict[str, float]:
         "auroc": binary_auroc(ranked, target).item(),
         "fpr95": false_rate[true_rate >= 0.95 - 1e-6].min().item(),
     }
+
+
+#: How surely a threshold keeps its risk.
+CONFIDENCE = 0.95
+# Where the search begins, each with its share of the doubt; it goes down in steps of 0.01.
+_STARTS = (99, 95, 90, 80, 60)
+
+
+def threshold_for_risk(probability: Tensor, right: Tensor, risk: float) -> float | None:
+    """The lowest threshold whose answers are wrong in a share of at most ``risk``, with 95 % confidence.
+
+    Learn then test (Angelopoulos et al., 2021), with several starts: below each, thresholds are accepted down
+    to the first of which an exact binomial test (Clopper and Pearson, 1934) does not exclude a larger risk.
+
+    Args:
+        probability: of each answer, [B].
+        right: [B], whether it is right.
+        risk: the share of wrong answers among those given.
+
+    Returns:
+        The threshold, or None if none is accepted.
+    """
+    accepted: list[int] = []
+    for start in _STARTS:
+        for step in range(start, -1, -1):
+            given = right[probability >= step / 100]
+            wrong = len(given) - int(given.sum())
+            if binomial_tail(wrong, len(given), risk) > (1 - CONFIDENCE) / len(_STARTS):
+                break
+            accepted.append(step)
+    return min(accepted) / 100 if accepted else None
+
+
+def fewest_answers(risk: float) -> int:
+    """How many answers, all of them right, it takes to accept any threshold."""
+    return math.ceil(math.log((1 - CONFIDENCE) / len(_STARTS)) / math.log1p(-risk))
+
+
+def binomial_tail(wrong: int, answers: int, risk: float) -> float:
+    """The chance of so few wrong ones or fewer, if each is wrong with the chance ``risk``."""
+    k = torch.arange(wrong + 1, dtype=torch.float64)
+    ways = math.lgamma(answers + 1) - torch.lgamma(k + 1) - torch.lgamma(answers - k + 1)
+    return min(1.0, (ways + k * math.log(risk) + (answers - k) * math.log1p(-risk)).exp().sum().item())

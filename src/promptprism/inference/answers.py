@@ -12,6 +12,7 @@ from torch import Tensor
 from promptprism.data.images import ImageSource
 from promptprism.errors import PromptPrismError
 from promptprism.evidence import Opinion
+from promptprism.inference.conformal import Sets
 from promptprism.inference.early import check_early, early_opinions
 from promptprism.inference.predictor import Predictor, Unread, check_finite
 from promptprism.methods import Classifier
@@ -29,13 +30,15 @@ def answers(
     templates: bool = False,
     margin: float | None = None,
     batch_size: int = 32,
+    sets: Sets | None = None,
 ) -> Iterator[Row]:
     """A row for each image, in their order, looking no further ahead than a few batches.
 
     A row has ``image`` (what it is called), ``class``, ``probability``, ``belief`` and ``uncertainty`` (None
     without opinions), ``top`` (the most probable classes), ``disagreement``: the share of the templates whose
-    own leading class is another one (None with a margin); ``templates``, what each of them says; and with a
-    margin ``templates_used``. Of an image that cannot be read it has ``image`` and ``reason``.
+    own leading class is another one (None with a margin); ``templates``, what each of them says; with a margin
+    ``templates_used``; with sets the ``set``, the most probable class first. Of an image that cannot be read it
+    has ``image`` and ``reason``.
 
     Args:
         classifier: with M templates.
@@ -43,16 +46,19 @@ def answers(
         templates: say what each template says.
         margin: stop asking templates early, see `promptprism.inference.early`.
         batch_size: images looked at together.
+        sets: say which classes are in the conformal set.
 
     Raises:
-        PromptPrismError: a margin is given beside ``templates`` or for a method without opinions; or an
-            answer is not finite.
+        PromptPrismError: a margin is given beside ``templates`` or ``sets``, or for a method without
+            opinions; or an answer is not finite.
     """
     if margin is not None:
         check_early(classifier, margin)
         if templates:
             raise PromptPrismError("with a margin not all templates are asked: leave out one of the two")
-    return _answers(classifier, iter(sources), templates, margin, batch_size)
+        if sets:
+            raise PromptPrismError("sets were calibrated with all templates: leave out the margin")
+    return _answers(classifier, iter(sources), templates, margin, batch_size, sets)
 
 
 def _answers(
@@ -61,12 +67,13 @@ def _answers(
     templates: bool,
     margin: float | None,
     size: int,
+    sets: Sets | None,
 ) -> Iterator[Row]:
     while chunk := list(islice(rest, _CHUNK)):
         unread: Unread = {}
         place = 0
         for batch, views in Predictor(classifier).views(chunk, size, unread):
-            rows = _rows(classifier, [chunk[i] for i in batch], views, templates, margin)
+            rows = _rows(classifier, [chunk[i] for i in batch], views, templates, margin, sets)
             for i, row in zip(batch, rows, strict=True):
                 yield from _unread(chunk, range(place, i), unread)
                 yield row
@@ -85,6 +92,7 @@ def _rows(
     views: Tensor,
     templates: bool,
     margin: float | None,
+    sets: Sets | None,
 ) -> Iterator[Row]:
     names, classes = [str(source) for source in sources], classifier.space.names
     fused: Opinion | None = None
@@ -94,9 +102,11 @@ def _rows(
         early = early_opinions(classifier, views, margin)
         fused, used = early.fused, early.templates_used.tolist()
         check_finite(fused.weight[None], sources)
+        shares = fused.probability
     else:
         logits = classifier.logits(views)
         check_finite(logits, sources)
+        shares = classifier.probabilities(logits)
         each: Opinion | None = None
         if classifier.evidential:
             each, fused = classifier.opinions(logits)
@@ -106,21 +116,22 @@ def _rows(
                 _leaders(classes, *((logits[m].softmax(-1),) if each is None else _of(each[m])))
                 for m in range(len(logits))
             ]
-    shares, *rest = (classifier.probabilities(logits),) if fused is None else _of(fused)
-    if margin is None:
-        best = shares.argmax(-1) if fused is None else fused.prediction
-        disagreement = (own != best).float().mean(0).tolist()
-    leaders = _leaders(classes, shares, *rest)
+        disagreement = (own != shares.argmax(-1)).float().mean(0).tolist()
+    leaders = _leaders(classes, shares, *(() if fused is None else _of(fused)[1:]))
     top = shares.topk(min(_TOP, len(classes)))
     tops = [
         [{"class": classes[k], "probability": share} for k, share in zip(at, of, strict=True)]
         for at, of in zip(top.indices.tolist(), top.values.tolist(), strict=True)
     ]
+    within = None if sets is None else sets.of(shares.cpu())
     for i, name in enumerate(names):
         row: Row = {"image": name, **leaders[i], "top": tops[i]}
         row["disagreement"] = None if disagreement is None else disagreement[i]
         if used is not None:
             row["templates_used"] = used[i]
+        if within is not None:
+            order = shares[i].argsort(descending=True, stable=True).tolist()
+            row["set"] = [classes[k] for k in order if within[i, k]]
         if templates:
             row["templates"] = [voice[i] for voice in voices]
         yield row

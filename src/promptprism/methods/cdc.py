@@ -208,8 +208,11 @@ class CdcClassifier(Classifier):
         return form_opinions(logits, self.settings) if self.evidential else super().opinions(logits)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Class probabilities [B, K]: the fused opinion's expected ones."""
-        return self.opinions(logits)[1].probability if self.evidential else super().probabilities(logits)
+        """Class probabilities [B, K]: the fused opinion's expected ones, at the temperature."""
+        if not self.evidential:
+            return super().probabilities(logits)
+        expected = self.opinions(logits)[1].probability
+        return expected if self.temperature == 1 else (expected.log() / self.temperature).softmax(-1)
 
 
 def form_opinions(logits: Tensor, settings: CdcSettings) -> tuple[Opinion, Opinion]:

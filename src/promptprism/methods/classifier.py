@@ -66,6 +66,7 @@ class Classifier:
         first_layer: of the image tower that has prompts (from 0).
         pool_prompts: see `encode_image`.
         fusion: how the templates' opinions are fused; None for methods that form none.
+        temperature: of the probabilities, see `promptprism.inference.conformal.Calibration`.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Classifier:
     first_layer: int = 0
     pool_prompts: bool = False
     fusion: FusionRule | None = None
+    temperature: float = 1.0
 
     @property
     def backbone(self) -> Backbone:
@@ -127,8 +129,8 @@ class Classifier:
         return ask
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Class probabilities [B, K] from logits [M, B, K]: softmax of their mean over templates."""
-        return logits.mean(0).softmax(-1)
+        """Class probabilities [B, K] from logits [M, B, K]: softmax of their mean, at the temperature."""
+        return (logits.mean(0) / self.temperature).softmax(-1)
 
     def opinions(self, logits: Tensor) -> tuple[Opinion, Opinion]:  # noqa: ARG002
         """Opinions of the templates [M, B, K] and the fused one [B, K].
