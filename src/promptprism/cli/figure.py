@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from promptprism.cli.options import Device, Json, parse_seeds, split_names
+from promptprism.cli.options import Device, Json, option, parse_seeds, split_names
 from promptprism.cli.output import Output, visible
 from promptprism.errors import PromptPrismError
 
@@ -20,42 +20,24 @@ figure_app = typer.Typer(
     name="figure", help="Measure and draw misalignments and interventions.", no_args_is_help=True
 )
 
-Out = Annotated[
-    Path,
-    typer.Option(
-        "--out", "-o", metavar="FILE", help="Figure to make: .svg, .png or .pdf.", show_default=False
-    ),
-]
+Out = Annotated[Path, option("FILE", "Figure to make: .svg, .png or .pdf.", "--out", "-o")]
 Results = Annotated[
-    Path,
-    typer.Option(
-        "--results",
-        metavar="FOLDER",
-        help="Folder of finished cells; a run goes on where others stopped.",
-        show_default=False,
-    ),
+    Path, option("FOLDER", "Folder of finished cells; a run goes on where others stopped.", "--results")
 ]
-SuiteName = Annotated[
-    str, typer.Option("--suite", metavar="NAME", help="Suite whose methods, settings and backbone count.")
-]
-Datasets = Annotated[
-    str, typer.Option("--data", metavar="A,B,...", help="MiniWorld data sets, separated by commas.")
-]
-Methods = Annotated[str, typer.Option(metavar="A,B,...", help="Rows of the suite, separated by commas.")]
-Seeds = Annotated[str, typer.Option(metavar="1,2,...", help="Separated by commas.")]
+SuiteName = Annotated[str, option("NAME", "Suite whose methods, settings and backbone count.", "--suite")]
+Datasets = Annotated[str, option("A,B,...", "MiniWorld data sets, separated by commas.", "--data")]
+Methods = Annotated[str, option("A,B,...", "Rows of the suite, separated by commas.")]
+Seeds = Annotated[str, option("1,2,...", "Separated by commas.")]
 _DEVELOPMENT = "mini/mammals,mini/vehicles,mini/clothing"
 
 
 @figure_app.command("task-misalignment")
 def task(
     out: Out,
-    data: Annotated[str, typer.Option(metavar="NAME", help="MiniWorld data set.")] = "mini/general",
-    scenes: Annotated[int, typer.Option(metavar="N", min=2, help="Test scenes to look at.")] = 1000,
-    backbone: Annotated[str, typer.Option(metavar="NAME", help="mini, or any other of fit's.")] = "mini",
-    pretrained: Annotated[
-        str | None,
-        typer.Option(metavar="TAG|FILE", help="Tag or .safetensors file of the weights.", show_default=False),
-    ] = None,
+    data: Annotated[str, option("NAME", "MiniWorld data set.")] = "mini/general",
+    scenes: Annotated[int, option("N", "Test scenes to look at.", min=2)] = 1000,
+    backbone: Annotated[str, option("NAME", "mini, or any other of fit's.")] = "mini",
+    pretrained: Annotated[str | None, option("TAG|FILE", "Tag or .safetensors file of the weights.")] = None,
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
@@ -88,10 +70,7 @@ def curves(
     data: Datasets = _DEVELOPMENT,
     methods: Methods = "zero-shot,coop,maple,cdc",
     epochs: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, help="Of every method that learns; else the suite's.", show_default=False
-        ),
+        int | None, option("N", "Of every method that learns; else the suite's.", min=1)
     ] = None,
     seeds: Seeds = "1,2,3",
     suite: SuiteName = "mini/base-to-new",
@@ -141,21 +120,12 @@ def interventions(
     results: Results,
     data: Datasets = _DEVELOPMENT,
     methods: Methods = "zero-shot,coop,maple,cdc",
-    rhos: Annotated[
-        str, typer.Option("--rho", metavar="0,0.5,...", help="Of training, separated by commas.")
-    ] = "0,0.5,0.7,0.9",
+    rhos: Annotated[str, option("0,0.5,...", "Of training, separated by commas.", "--rho")] = "0,0.5,0.7,0.9",
     seeds: Seeds = "1,2,3",
-    scenes: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Test scenes of each class to intervene on.")
-    ] = 12,
-    draws: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Contexts of a scene for the front-door estimate.")
-    ] = 6,
+    scenes: Annotated[int, option("N", "Test scenes of each class to intervene on.", min=1)] = 12,
+    draws: Annotated[int, option("N", "Contexts of a scene for the front-door estimate.", min=1)] = 6,
     suite: SuiteName = "mini/base-to-new",
-    markdown_file: Annotated[
-        Path | None,
-        typer.Option("--markdown", metavar="FILE", help="Write the tables there.", show_default=False),
-    ] = None,
+    markdown_file: Annotated[Path | None, option("FILE", "Write the tables there.", "--markdown")] = None,
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:

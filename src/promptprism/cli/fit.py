@@ -29,6 +29,7 @@ from promptprism.cli.options import (
     Strategy,
     make_reading,
     open_data,
+    option,
     parse_settings,
 )
 from promptprism.cli.output import Output
@@ -37,16 +38,9 @@ from promptprism.errors import CollapseWarning, PromptPrismError
 
 def fit(
     data: Data,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", metavar="FOLDER", help="Folder to make for the adapter.", show_default=False
-        ),
-    ],
-    method: Annotated[
-        str, typer.Option(metavar="NAME", help="cdc, maple, cocoop, coop or zero-shot.")
-    ] = "cdc",
-    shots: Annotated[int, typer.Option(metavar="N", min=1, help="Training images drawn per class.")] = 16,
+    out: Annotated[Path, option("FOLDER", "Folder to make for the adapter.", "--out", "-o")],
+    method: Annotated[str, option("NAME", "cdc, maple, cocoop, coop or zero-shot.")] = "cdc",
+    shots: Annotated[int, option("N", "Training images drawn per class.", min=1)] = 16,
     root: Root = None,
     splits: Splits = None,
     names: Names = None,
@@ -61,12 +55,10 @@ def fit(
     devices: Devices = None,
     strategy: Strategy = "ddp",  # noqa: ARG001 - the one there is
     phrase: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="Text with {} for the class name, instead of the data's own."),
+        str | None, option("TEXT", "Text with {} for the class name, instead of the data's own.")
     ] = None,
     settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method; may be repeated."),
+        list[str] | None, option("NAME=VALUE", "A setting of the method; may be repeated.", "--set")
     ] = None,
     allow_fewer: Annotated[
         bool, typer.Option("--allow-fewer", help="Go on with classes short of images.")

@@ -18,6 +18,7 @@ from promptprism.cli.options import (
     Margin,
     Pretrained,
     TrustBackbone,
+    argument,
     open_adapter,
 )
 from promptprism.cli.output import Output
@@ -33,7 +34,7 @@ _TOP = 5
 
 def predict(
     adapter: Adapter,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.", show_default=False)],
+    images: Annotated[list[Path], argument("IMAGE", "Image files.")],
     templates: Annotated[
         bool, typer.Option("--templates", help="Show the opinion of each template.")
     ] = False,

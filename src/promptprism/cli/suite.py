@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from promptprism.cli.options import Device, Json, Root, parse_seeds, split_names
+from promptprism.cli.options import Device, Json, Root, argument, option, parse_seeds, split_names
 from promptprism.cli.output import Output, terminal
 from promptprism.errors import PromptPrismError
 
@@ -16,39 +16,16 @@ if TYPE_CHECKING:
 
 
 def suite(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SUITE", help="YAML file, or a name such as mini/base-to-new.", show_default=False
-        ),
-    ],
+    source: Annotated[str, argument("SUITE", "YAML file, or a name such as mini/base-to-new.")],
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FOLDER",
-            help="Results folder; a run goes on where others stopped.",
-            show_default=False,
-        ),
+        Path | None, option("FOLDER", "Results folder; a run goes on where others stopped.", "--out", "-o")
     ] = None,
-    methods: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Only these rows, separated by commas.")
-    ] = None,
-    datasets: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Only these data sets, separated by commas.")
-    ] = None,
-    seeds: Annotated[
-        str | None, typer.Option(metavar="1,2,...", help="These seeds, separated by commas.")
-    ] = None,
+    methods: Annotated[str | None, option("A,B,...", "Only these rows, separated by commas.")] = None,
+    datasets: Annotated[str | None, option("A,B,...", "Only these data sets, separated by commas.")] = None,
+    seeds: Annotated[str | None, option("1,2,...", "These seeds, separated by commas.")] = None,
     root: Root = None,
     lists: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder of few-shot lists DATA-16shot-seed1.jsonl to learn from.",
-            show_default=False,
-        ),
+        Path | None, option("FOLDER", "Folder of few-shot lists DATA-16shot-seed1.jsonl to learn from.")
     ] = None,
     stage: Annotated[
         Literal["all", "train", "test"], typer.Option(help="Only learn, only score, or both.")
@@ -59,11 +36,7 @@ def suite(
     ] = False,
     gigaflops: Annotated[
         float | None,
-        typer.Option(
-            metavar="X",
-            min=0.001,
-            help="Of --dry-run: rate of another machine, instead of measuring this one.",
-        ),
+        option("X", "Of --dry-run: rate of another machine, instead of measuring this one.", min=0.001),
     ] = None,
     json_file: Json = None,
 ) -> None:
@@ -131,12 +104,7 @@ def suite(
 
 
 def _dry_run(
-    chosen: Suite,
-    out: Path | None,
-    root: Path | None,
-    gigaflops: float | None,
-    device: str,
-    output: Output,
+    chosen: Suite, out: Path | None, root: Path | None, gigaflops: float | None, device: str, output: Output
 ) -> None:
     from promptprism.backbones.loading import find_device
     from promptprism.cli.dry_run import estimate_content, estimate_lines
