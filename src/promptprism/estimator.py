@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,30 +19,18 @@ from promptprism.adapter import Card, DataSummary, load_adapter, read_card, save
 from promptprism.backbones import Backbone, Precision, as_backbone
 from promptprism.data.content import distinct
 from promptprism.data.images import ImageSource
-from promptprism.data.inputs import Images, Labels, as_dataset, as_sources
-from promptprism.data.names import LabelSpace, check_class_names, check_tokens, name_key
-from promptprism.data.records import Dataset, Record, Records
+from promptprism.data.inputs import Images, Labels, as_dataset, as_sources, records_of_known
+from promptprism.data.names import LabelSpace, check_class_names, check_tokens
+from promptprism.data.records import Dataset, Records
 from promptprism.data.splits import few_shot
 from promptprism.errors import CollapseWarning, NotFittedError, PromptPrismError
 from promptprism.evaluation.evaluate import Evaluation, evaluate
-from promptprism.evidence import Opinion
+from promptprism.evidence import Opinion, Opinions
 from promptprism.inference.early import EarlyOpinions, EarlyScore, check_early, fused_so_far, lead, margin_for
 from promptprism.inference.explain import Explanation, explain
 from promptprism.inference.predictor import Predictor, Unread
 from promptprism.methods import Classifier, MethodSettings, make_settings
 from promptprism.training.loop import Trained, learn
-
-
-class Opinions(NamedTuple):
-    """What the templates think of a batch of images, and what they think together.
-
-    Attributes:
-        fused: over [B, K].
-        templates: over [M, B, K].
-    """
-
-    fused: Opinion
-    templates: Opinion
 
 
 class PromptPrism:
@@ -211,11 +199,7 @@ class PromptPrism:
         Raises:
             PromptPrismError: the method has no opinions, or the margin is negative; or as for `predict`.
         """
-        batches = [*Predictor(self._classifier).early_opinions(self._sources(images), margin, unread=unread)]
-        return EarlyOpinions(
-            fused=Opinion(torch.cat([batch.fused.weight.cpu() for batch in batches])),
-            templates_used=torch.cat([batch.templates_used.cpu() for batch in batches]),
-        )
+        return Predictor(self._classifier).early_opinions(self._sources(images), margin, unread=unread)
 
     def margin_for(self, images: Images, budget: float) -> float:
         """The margin with which images like these take so many templates on average, or a few less.
@@ -320,17 +304,7 @@ class PromptPrism:
         """Data, and its images to score on with labels of ``classes_``."""
         space = self._classifier.space
         dataset = as_dataset(images, labels, None if labels is None else space.names)
-        known = {key: label for label, key in enumerate(space.keys)}
-        places = [known.get(name_key(name)) for name in dataset.class_names]
-        unknown = [name for name, place in zip(dataset.class_names, places, strict=True) if place is None]
-        if unknown:
-            raise PromptPrismError(
-                f"data '{dataset.name}' has {len(unknown)} classes that the model does not know, first: "
-                f"{', '.join(map(repr, unknown[:5]))}. To score among the classes of the data: "
-                "with_classes(data.class_names), or --data-classes on the command line"
-            )
-        records = [Record(record.source, places[record.label] or 0) for record in dataset.evaluation]
-        return dataset, tuple(records)
+        return dataset, records_of_known(dataset, space)
 
 
 def _label_space(backbone: Backbone, class_names: Sequence[str], phrase: str) -> LabelSpace:
