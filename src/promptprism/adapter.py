@@ -10,7 +10,7 @@ from operator import getitem
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor
 
 import promptprism
@@ -19,7 +19,7 @@ from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
 from promptprism.files import check_regular, read_tensors, sha256_of, temporary, write_tensors, write_text
 from promptprism.methods import METHODS, Method, MethodSettings, build_method, make_settings
-from promptprism.provenance import BackboneFacts
+from promptprism.provenance import BackboneFacts, Facts
 from promptprism.training.loop import Trained, TrainResult
 
 TENSORS, CARD = "adapter.safetensors", "card.json"
@@ -27,10 +27,8 @@ _STRANGE = "'{}' {} tensor '{}': it does not belong to its card"
 _CHECKSUM = '"checksum": "{}"'
 
 
-class DataSummary(BaseModel):
+class DataSummary(Facts):
     """What was trained on: data, images per class, shots if they were drawn, seed of the draw."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     images: dict[str, int]
@@ -38,7 +36,7 @@ class DataSummary(BaseModel):
     seed: int
 
 
-class Card(BaseModel):
+class Card(Facts):
     """All of an adapter but the trainable parameters.
 
     Attributes:
@@ -57,8 +55,6 @@ class Card(BaseModel):
         checksum: SHA-256 of the card's text with nothing in this place; early ones lack it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     format: Literal[1] = 1
     promptprism: str = promptprism.__version__
     method: str
@@ -69,7 +65,7 @@ class Card(BaseModel):
     seed: int
     data: DataSummary | None
     training: TrainResult
-    scores: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, float]] = Field(default_factory=dict)
     tensors: str | None = None
     checksum: str | None = None
 

@@ -21,16 +21,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from promptprism.causality.interventions import Answers
 from promptprism.data.miniworld import Scene
 from promptprism.evaluation.metrics import calibration_metrics
 from promptprism.inference.predictor import Predictor
+from promptprism.provenance import Facts
 
 
-class Estimate(BaseModel):
+class Estimate(Facts):
     """One way to a class probability, scored.
 
     Attributes:
@@ -40,8 +40,6 @@ class Estimate(BaseModel):
         distance: mean total variation from the front-door estimate, 0 to 1.
         agreement: share of scenes with the front-door estimate's class.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     accuracy: float
     ece: float

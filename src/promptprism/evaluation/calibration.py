@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from promptprism.evaluation.selective import tied_means
 from promptprism.evidence import distance_factors
 from promptprism.methods import Classifier
+from promptprism.provenance import Facts
 
 BINS = 15
 #: Bounds of a fitted temperature: images that are all answered rightly, or no better than by chance, have
@@ -21,7 +21,7 @@ COLDEST, HOTTEST = 0.05, 20.0
 FittedOn = Literal["validation", "held-out", "learned"]
 
 
-class Reliability(BaseModel):
+class Reliability(Facts):
     """What a reliability diagram draws: images by confidence, in bins of equal width.
 
     Attributes:
@@ -29,8 +29,6 @@ class Reliability(BaseModel):
         confidence: their mean confidence, None in an empty bin.
         accuracy: their accuracy, None in an empty bin.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     count: tuple[int, ...]
     confidence: tuple[float | None, ...]
@@ -87,7 +85,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return 1 / math.sqrt(low * high)
 
 
-class PostHoc(BaseModel):
+class PostHoc(Facts):
     """How the post-hoc baselines were fitted.
 
     Attributes:
@@ -96,8 +94,6 @@ class PostHoc(BaseModel):
             from; else, for want of others, the very images learned from, which makes it too sure.
         images: number of these images.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     temperature: float
     fitted_on: FittedOn
