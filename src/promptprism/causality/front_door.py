@@ -29,6 +29,9 @@ from promptprism.evaluation.metrics import calibration_metrics
 from promptprism.inference.predictor import Predictor
 from promptprism.provenance import Facts
 
+#: What a scene has of its context; the rest is its object's.
+_CONTEXT = ("colour", "pattern", "period", "second", "second_scale", "corner", "noise", "seed")
+
 
 class Estimate(Facts):
     """One way to a class probability, scored.
@@ -57,17 +60,7 @@ def in_context(scene: Scene, contexts: Sequence[Scene], key: str) -> Scene:
     context = contexts[int(rng.random() * len(contexts))]
     while context.second == scene.concept:
         context = contexts[int(rng.random() * len(contexts))]
-    return replace(
-        scene,
-        colour=context.colour,
-        pattern=context.pattern,
-        period=context.period,
-        second=context.second,
-        second_scale=context.second_scale,
-        corner=context.corner,
-        noise=context.noise,
-        seed=context.seed,
-    )
+    return replace(scene, **{name: getattr(context, name) for name in _CONTEXT})
 
 
 def front_door(
