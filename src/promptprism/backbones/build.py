@@ -1,7 +1,5 @@
 """From a configuration to a model, without asking a hub where that can be."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import logging

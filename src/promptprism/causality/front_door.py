@@ -14,8 +14,6 @@ with the rest of another. Here:
 It needs the generator, so it is an oracle to measure against, no method.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@ All scenes are the data set's test scenes, in which no factor goes with the clas
 one task-irrelevant factor of a scene to another value and leaves all else as it is, to the last pixel.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import replace

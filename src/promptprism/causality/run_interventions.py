@@ -1,7 +1,5 @@
 """Train methods at several rho, and intervene on what they see: cells that any process may run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path

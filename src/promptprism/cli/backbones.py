@@ -1,7 +1,5 @@
 """``promptprism backbones``: which frozen models can be used."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Annotated
 

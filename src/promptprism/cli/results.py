@@ -1,7 +1,5 @@
 """``promptprism results``: results of suites as one file that people can read, compare and commit."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Seconds and memory of training steps and predictions, on made-up images: speed knows no accuracy."""
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import itertools

@@ -1,7 +1,5 @@
 """Images and labels as users hold them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any

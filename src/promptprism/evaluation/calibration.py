@@ -1,7 +1,5 @@
 """Calibration: errors and reliability of confidences, and the post-hoc baselines fitted on base classes."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal, Self

@@ -1,7 +1,5 @@
 """Score one classifier on labelled images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -7,8 +7,6 @@ no result, ``locks/`` who works at what: the operating system takes a lock from 
 Results also travel as one file of JSON lines, a line per cell: `write_results` and `read_results`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """Look inside one prediction: what each template believes and where it looks, and what fusion made of it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

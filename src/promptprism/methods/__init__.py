@@ -1,7 +1,5 @@
 """The methods, by name."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 from typing import Any

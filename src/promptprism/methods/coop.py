@@ -1,7 +1,5 @@
 """CoOp (Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022)."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from pydantic import Field

@@ -3,8 +3,6 @@
 IVLP: Khattak et al., CVPR 2023; Rasheed et al., CVPR 2023. VPT: Jia et al., ECCV 2022, its deep kind.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """KgCoOp (Yao, Zhang and Xu, Prompt Tuning with Knowledge-guided Context Optimization, CVPR 2023)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from pydantic import Field

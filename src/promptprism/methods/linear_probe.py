@@ -1,7 +1,5 @@
 """A linear classifier on frozen image features (Radford et al., ICML 2021, appendix A.3)."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 from typing import ClassVar, Literal

@@ -1,7 +1,5 @@
 """MMRL (Guo and Gu, Multi-Modal Representation Learning for Vision-Language Models, CVPR 2025)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """PromptSRC (Khattak et al., Self-regulating Prompts: Foundational Model Adaptation, ICCV 2023)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """Zero-shot CLIP (Radford et al., ICML 2021): hand-made phrases, nothing learned."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from open_clip import SIMPLE_IMAGENET_TEMPLATES

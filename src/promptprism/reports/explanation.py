@@ -1,7 +1,5 @@
 """One picture of one prediction: image, answer, why; then a row for each template."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 from typing import Any

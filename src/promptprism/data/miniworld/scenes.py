@@ -7,8 +7,6 @@ scale, rotation, place and second object are the task-irrelevant ones (Gi). An i
 Pixels are computed in integers, so that a scene has the same bytes on every machine.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
