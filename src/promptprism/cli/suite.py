@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -72,26 +72,20 @@ def suite(
         task = progress.add_task("", failed=0)
 
         def show(state: running.Progress) -> None:
-            progress.update(
-                task,
-                completed=state.done + state.failed,
-                total=state.total,
-                failed=state.failed,
-                description=state.running,
-            )
+            done = {"completed": state.done + state.failed, "failed": state.failed}
+            progress.update(task, total=state.total, description=state.running, **done)
 
         outcome = running.run_suite(chosen, out, backbone, root=root, lists=lists, stage=stage, show=show)
-    rows: list[dict[str, Any]] = []
-    for result in outcome.results:
-        rows.append(
-            {
-                "key": result.key,
-                **result.cell.model_dump(mode="json"),
-                "accuracy": {part: scores.accuracy for part, scores in result.scores.items()},
-                "summary": result.summary,
-                "collapsed": result.training.collapsed,
-            }
-        )
+    rows = [
+        {
+            "key": result.key,
+            **result.cell.model_dump(mode="json"),
+            "accuracy": {part: scores.accuracy for part, scores in result.scores.items()},
+            "summary": result.summary,
+            "collapsed": result.training.collapsed,
+        }
+        for result in outcome.results
+    ]
     failures = [{**cell.model_dump(mode="json"), "error": error} for cell, error in outcome.failures]
     for cell, error in outcome.failures:
         output.warn(f"✗ {cell}: {error}")
