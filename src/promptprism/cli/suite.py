@@ -72,8 +72,13 @@ def suite(
         task = progress.add_task("", failed=0)
 
         def show(state: running.Progress) -> None:
-            done = {"completed": state.done + state.failed, "failed": state.failed}
-            progress.update(task, total=state.total, description=state.running, **done)
+            progress.update(
+                task,
+                completed=state.done + state.failed,
+                total=state.total,
+                failed=state.failed,
+                description=state.running,
+            )
 
         outcome = running.run_suite(chosen, out, backbone, root=root, lists=lists, stage=stage, show=show)
     rows = [
