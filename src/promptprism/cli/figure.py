@@ -13,7 +13,6 @@ from promptprism.cli.output import Output, visible
 from promptprism.errors import PromptPrismError
 
 if TYPE_CHECKING:
-    from promptprism.backbones import Backbone
     from promptprism.evaluation.suites import Suite
 
 figure_app = typer.Typer(
@@ -82,13 +81,15 @@ def curves(
     CDC's fig. 1b.
     """
     output = Output("figure-data-misalignment", json_file)
+    from promptprism.backbones import load_backbone
     from promptprism.causality.figures import draw_data_misalignment, summarise_curves
     from promptprism.causality.run_curves import run_curves
     from promptprism.reports.drawing import check_figure, save_figure
 
     check_figure(out)
     chosen, sets = _chosen(suite, methods, seeds), split_names(data)
-    found, failures = run_curves(chosen, sets, epochs, results, _backbone(chosen, device), show=_teller())
+    backbone = load_backbone(**chosen.backbone.model_dump(), device=device)
+    found, failures = run_curves(chosen, sets, epochs, results, backbone, show=_teller())
     content = summarise_curves(found)
     _stop_without(content, failures)
     collapsed = [str(one.cell) for every in found.values() for one in every if one.collapsed]
@@ -134,6 +135,7 @@ def interventions(
     Draws what moves, and prints tables as Markdown.
     """
     output = Output("figure-interventions", json_file)
+    from promptprism.backbones import load_backbone
     from promptprism.causality.figures import draw_interventions
     from promptprism.causality.run_interventions import run_interventions
     from promptprism.causality.tables import markdown, summarise
@@ -150,7 +152,7 @@ def interventions(
         split_names(data),
         _numbers(rhos),
         results,
-        _backbone(chosen, device),
+        load_backbone(**chosen.backbone.model_dump(), device=device),
         per_class=scenes,
         draws=draws,
         show=_teller(),
@@ -173,13 +175,6 @@ def _chosen(suite: str, methods: str, seeds: str) -> Suite:
     from promptprism.evaluation.suites import load_suite
 
     return load_suite(suite).only(split_names(methods), (), parse_seeds(seeds))
-
-
-def _backbone(suite: Suite, device: str) -> Backbone:
-    from promptprism.backbones import load_backbone
-
-    spec = suite.backbone
-    return load_backbone(spec.name, spec.pretrained, precision=spec.precision, device=device)
 
 
 def _stop_without(found: Any, failures: list[str]) -> None:

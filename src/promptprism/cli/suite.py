@@ -58,8 +58,7 @@ def suite(
     from promptprism.backbones import load_backbone
     from promptprism.evaluation import run_suite as running
 
-    spec = chosen.backbone
-    backbone = load_backbone(spec.name, spec.pretrained, precision=spec.precision, device=device)
+    backbone = load_backbone(**chosen.backbone.model_dump(), device=device)
     columns = (
         BarColumn(bar_width=24),
         TextColumn("{task.completed} of {task.total} cells, {task.fields[failed]} failed"),
