@@ -26,7 +26,7 @@ from promptprism.data.registry import load_data
 from promptprism.data.splits import few_shot
 from promptprism.inference.suggest import worth_labelling
 from promptprism.methods.frozen import frozen_features, labels_of
-from promptprism.methods.logistic import solve
+from promptprism.methods.linear_probe import solve
 
 _STRENGTH = 0.316  # CLIP's own, and linear-probe's where there are no validation images
 

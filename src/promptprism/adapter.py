@@ -10,7 +10,7 @@ from operator import getitem
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
 import promptprism
@@ -29,7 +29,7 @@ from promptprism.files import (
 )
 from promptprism.inference.conformal import Calibration
 from promptprism.methods import METHODS, Method, MethodSettings, build_method, make_settings
-from promptprism.provenance import BackboneFacts
+from promptprism.provenance import BackboneFacts, Facts
 from promptprism.training.loop import Trained, TrainResult
 
 TENSORS, CARD = "adapter.safetensors", "card.json"
@@ -37,7 +37,7 @@ _STRANGE = "'{}' {} tensor '{}': it does not belong to its card"
 _CHECKSUM = '"checksum": "{}"'
 
 
-class DataSummary(BaseModel):
+class DataSummary(Facts):
     """What was trained on.
 
     Attributes:
@@ -51,8 +51,6 @@ class DataSummary(BaseModel):
         pictures: 12 hex digits of each picture learned from, see `picture_id`, in order, those before too;
             empty if it is not known.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     images: dict[str, int]
@@ -69,7 +67,7 @@ class DataSummary(BaseModel):
         return frozenset(self.pictures[at : at + 12] for at in range(0, len(self.pictures), 12))
 
 
-class Scored(BaseModel):
+class Scored(Facts):
     """What one evaluation of an adapter found.
 
     Attributes:
@@ -82,8 +80,6 @@ class Scored(BaseModel):
         date: in UTC.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     data: str
     split: str
     images: int
@@ -93,7 +89,7 @@ class Scored(BaseModel):
     date: str
 
 
-class Card(BaseModel):
+class Card(Facts):
     """All of an adapter but the trainable parameters.
 
     Attributes:
@@ -114,8 +110,6 @@ class Card(BaseModel):
         tensors: SHA-256 of the file of tensors; cards of early versions lack it.
         checksum: SHA-256 of the card's text with nothing in this place; early ones lack it.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
     promptprism: str = promptprism.__version__

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,15 +20,14 @@ from promptprism.adapter import Card, DataSummary, check_new, load_adapter, read
 from promptprism.backbones import Backbone, Precision, as_backbone
 from promptprism.data.content import picture_id
 from promptprism.data.images import ImageSource
-from promptprism.data.inputs import Images, Labels, as_dataset, as_sources
+from promptprism.data.inputs import Images, Labels, as_dataset, as_sources, records_of_known
 from promptprism.data.lesson import make_lesson
-from promptprism.data.names import LabelSpace, check_class_names, check_tokens, name_key
-from promptprism.data.records import Dataset, Record, Records
-from promptprism.drift import Reference
+from promptprism.data.names import LabelSpace, check_class_names, check_tokens
+from promptprism.data.records import Dataset, Records
 from promptprism.errors import CollapseWarning, NotFittedError, PromptPrismError
 from promptprism.evaluation.calibration import calibrate
 from promptprism.evaluation.evaluate import Evaluation, evaluate
-from promptprism.evidence import Opinion
+from promptprism.evidence import Opinion, Opinions
 from promptprism.inference.conformal import Calibration, Score, sets_of
 from promptprism.inference.doubt import held_out, reference_of
 from promptprism.inference.early import EarlyOpinions, EarlyScore, check_early, fused_so_far, lead, margin_for
@@ -36,18 +35,6 @@ from promptprism.inference.explain import Explanation, explain
 from promptprism.inference.predictor import Predictor, Unread
 from promptprism.methods import Classifier, MethodSettings, make_settings
 from promptprism.training.loop import Trained, learn
-
-
-class Opinions(NamedTuple):
-    """What the templates think of a batch of images, and what they think together.
-
-    Attributes:
-        fused: over [B, K].
-        templates: over [M, B, K].
-    """
-
-    fused: Opinion
-    templates: Opinion
 
 
 class PromptPrism:
@@ -214,8 +201,11 @@ class PromptPrism:
             PromptPrismError: no image can be read, or an answer is not finite.
         """
         if margin is None:
-            return self.classes_[self.predict_proba(images, unread=unread).argmax(-1)]
-        return self.classes_[self.early_opinions(images, margin, unread=unread).fused.prediction.numpy()]
+            best = self.predict_proba(images, unread=unread).argmax(-1)
+        else:
+            best = self.early_opinions(images, margin, unread=unread).fused.prediction.numpy()
+        named: NDArray[np.str_] = self.classes_[best]
+        return named
 
     def predict_proba(self, images: Images, *, unread: Unread | None = None) -> NDArray[np.float32]:
         """Class probabilities [B, K], columns in the order of ``classes_``; of the fused opinion, if any."""
@@ -243,11 +233,12 @@ class PromptPrism:
         Raises:
             PromptPrismError: the method has no opinions, or the margin is negative; or as for `predict`.
         """
-        batches = [*Predictor(self._classifier).early_opinions(self._sources(images), margin, unread=unread)]
-        return EarlyOpinions(
-            fused=Opinion(torch.cat([batch.fused.weight.cpu() for batch in batches])),
-            templates_used=torch.cat([batch.templates_used.cpu() for batch in batches]),
+        found = [*Predictor(self._classifier).early_opinions(self._sources(images), margin, unread=unread)]
+        weights, used = (
+            (early.fused.weight.cpu() for early in found),
+            (early.templates_used for early in found),
         )
+        return EarlyOpinions(Opinion(torch.cat([*weights])), torch.cat([one.cpu() for one in used]))
 
     def margin_for(self, images: Images, budget: float) -> float:
         """The margin with which images like these take so many templates on average, or a few less.
@@ -370,8 +361,8 @@ class PromptPrism:
         self.classes_: NDArray[np.str_] = np.array(space.names)
         self.data_ = data
         self.scores_: dict[str, dict[str, float]] = {}
-        self.reference_: Reference | None = None
-        self._held_out: tuple[str, Sequence[ImageSource]] = "", ()
+        self.reference_ = None
+        self._held_out = "", ()
         self.calibration_: Calibration | None = None
 
     def _set_calibration(self, calibration: Calibration | None) -> None:
@@ -393,17 +384,7 @@ class PromptPrism:
         """Data, and its images to score on with labels of ``classes_``; arguments as for `evaluate`."""
         space = self._classifier.space
         dataset = as_dataset(images, labels, None if labels is None else space.names)
-        known = {key: label for label, key in enumerate(space.keys)}
-        places = [known.get(name_key(name)) for name in dataset.class_names]
-        unknown = [name for name, place in zip(dataset.class_names, places, strict=True) if place is None]
-        if unknown:
-            raise PromptPrismError(
-                f"data '{dataset.name}' has {len(unknown)} classes that the model does not know, first: "
-                f"{', '.join(map(repr, unknown[:5]))}. To score among the classes of the data: "
-                "with_classes(data.class_names), or --data-classes on the command line"
-            )
-        records = [Record(record.source, places[record.label] or 0) for record in dataset.evaluation]
-        return dataset, tuple(records)
+        return dataset, records_of_known(dataset, space)
 
 
 def _label_space(backbone: Backbone, class_names: Sequence[str], phrase: str) -> LabelSpace:

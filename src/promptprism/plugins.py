@@ -1,7 +1,5 @@
 """What installed packages add to ours by entry points: methods, backbones, data sets, rules of fusion."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property

@@ -20,7 +20,13 @@ from promptprism.backbones import Backbone
 Figure = Annotated[float, Field(ge=0)]
 
 
-class Cost(BaseModel):
+class Facts(BaseModel):
+    """What is written as JSON: it never changes, and unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Cost(Facts):
     """Seconds, peak memory, device and versions of one piece of work.
 
     Attributes:
@@ -32,8 +38,6 @@ class Cost(BaseModel):
         versions: of Python and the libraries that decide the numbers.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     seconds: Figure
     peak_memory_mb: Figure
     device: str
@@ -41,10 +45,8 @@ class Cost(BaseModel):
     versions: dict[str, str]
 
 
-class BackboneFacts(BaseModel):
+class BackboneFacts(Facts):
     """Which frozen model was used."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     pretrained: str | None

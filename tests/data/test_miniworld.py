@@ -13,7 +13,6 @@ from promptprism.data.miniworld import (
     NAMES,
     REPORTED,
     SHIFTS,
-    describe,
     load,
     render,
     scenes,
@@ -133,15 +132,6 @@ def test_cover_hides_the_lower_part():
     scene = replace(next(scenes("mini/food", "test"))[0], cover=0.5, noise=0, second=None)
     lower = pixels(scene)[SIZE // 2 :].reshape(-1, 3)
     assert len(np.unique(lower, axis=0)) == 1
-
-
-def test_description_in_full_and_in_part():
-    scene = next(s for s, _ in scenes("mini/food", "test") if s.second is not None)
-    full = describe(scene)
-    assert scene.colour in full
-    assert scene.pattern in full
-    assert scene.second.name in full
-    assert describe(scene, colour=False, pattern=False, second=False) == f"a photo of a {scene.concept.name}."
 
 
 @pytest.mark.parametrize("wrong", ["mini/cars", "food", "mini/general-v3"])

@@ -12,7 +12,7 @@ from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismWarning
 from promptprism.methods import build_method, make_settings
 from promptprism.methods.frozen import frozen_features
-from promptprism.methods.logistic import solve
+from promptprism.methods.linear_probe import solve
 from promptprism.training.loop import learn
 
 DATA = colours()

@@ -6,8 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from promptprism.methods import make_settings, tip_adapter
-from promptprism.methods.cache import cache_logits, search
-from promptprism.methods.tip_adapter_f import TipAdapterF
+from promptprism.methods.tip_adapter import TipAdapterF, cache_logits, search
 from promptprism.training.schedule import make_optimizer, rate_scale, step_rate
 
 

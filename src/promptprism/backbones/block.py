@@ -5,8 +5,6 @@ Beside what open_clip's own block does, sequences may be of several lengths, que
 may be given once for all of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple

@@ -1,14 +1,14 @@
 """From a configuration to a model, without asking a hub where that can be."""
 
-from __future__ import annotations
-
 import importlib.util
+import json
 import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -17,58 +17,10 @@ from torch import nn
 
 from promptprism.errors import PromptPrismError
 
-_ROBERTA = {
-    "vocab_size": 250002,
-    "max_position_embeddings": 514,
-    "type_vocab_size": 1,
-    "layer_norm_eps": 1e-5,
-    "pad_token_id": 1,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-}
-_LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
-_MT5 = {
-    "model_type": "mt5",
-    "vocab_size": 250112,
-    "d_kv": 64,
-    "feed_forward_proj": "gated-gelu",
-    "tie_word_embeddings": False,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "decoder_start_token_id": 0,
-}
-_NLLB = {
-    "model_type": "m2m_100",
-    "vocab_size": 256206,
-    "d_model": 1024,
-    "encoder_attention_heads": 16,
-    "decoder_attention_heads": 16,
-    "max_position_embeddings": 1024,
-    "scale_embedding": True,
-    "activation_function": "relu",
-    "pad_token_id": 1,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-    "decoder_start_token_id": 2,
-}
 #: What the text encoders are that open_clip's models name, so that nobody need be asked.
-HUGGING_FACE: dict[str, dict[str, Any]] = {
-    "roberta-base": {"model_type": "roberta", **_ROBERTA, "vocab_size": 50265},
-    "xlm-roberta-base": {"model_type": "xlm-roberta", **_ROBERTA},
-    "xlm-roberta-large": {"model_type": "xlm-roberta", **_ROBERTA, **_LARGE},
-    "google/mt5-base": {**_MT5, "d_model": 768, "d_ff": 2048, "num_layers": 12, "num_heads": 12},
-    "google/mt5-xl": {**_MT5, "d_model": 2048, "d_ff": 5120, "num_layers": 24, "num_heads": 32},
-    "facebook/nllb-200-distilled-600M": {
-        **_NLLB,
-        **dict.fromkeys(("encoder_layers", "decoder_layers"), 12),
-        **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 4096),
-    },
-    "facebook/nllb-200-distilled-1.3B": {
-        **_NLLB,
-        **dict.fromkeys(("encoder_layers", "decoder_layers"), 24),
-        **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 8192),
-    },
-}
+HUGGING_FACE: dict[str, dict[str, Any]] = json.loads(
+    Path(__file__).with_name("text_encoders.json").read_text(encoding="utf-8")
+)
 
 
 def build_model(config: dict[str, Any]) -> nn.Module:

@@ -1,7 +1,5 @@
 """Which backbones can be used, how large they are, and what each can carry; no weights are needed."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which backbone is meant: by name, by the data, or by a card that somebody else may have written."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

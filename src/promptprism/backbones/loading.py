@@ -1,7 +1,5 @@
 """Find, check and load the weights of a backbone by name."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import logging

@@ -4,8 +4,6 @@ The class token starts as a projection of what the stem itself would have pooled
 is lost; the blocks behind it, where prompts live, add to it. `tools/pretrain_photo.py` made the weights.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any, cast

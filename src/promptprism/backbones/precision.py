@@ -3,8 +3,6 @@
 float16 is never chosen: CLIP's activations overflow it.
 """
 
-from __future__ import annotations
-
 import time
 import warnings
 from functools import cache

@@ -1,7 +1,5 @@
 """Text towers: open_clip's transformer in all its forms, and those of Hugging Face."""
 
-from __future__ import annotations
-
 import threading
 from functools import partial
 from typing import Any, cast

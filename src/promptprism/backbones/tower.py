@@ -4,8 +4,6 @@ A tower is read from a frozen model and holds no weights of its own. Prompts sta
 and *in place of* the first words of a text (MaPLe, Khattak et al., CVPR 2023).
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property

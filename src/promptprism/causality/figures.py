@@ -1,7 +1,5 @@
 """Figures of what was measured: both misalignments (CDC's figs. 1a and 1b), and interventions."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -14,23 +14,24 @@ with the rest of another. Here:
 It needs the generator, so it is an oracle to measure against, no method.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from promptprism.causality.interventions import Answers
 from promptprism.data.miniworld import Scene
 from promptprism.evaluation.metrics import calibration_metrics
 from promptprism.inference.predictor import Predictor
+from promptprism.provenance import Facts
+
+#: What a scene has of its context; the rest is its object's.
+_CONTEXT = ("colour", "pattern", "period", "second", "second_scale", "corner", "noise", "seed")
 
 
-class Estimate(BaseModel):
+class Estimate(Facts):
     """One way to a class probability, scored.
 
     Attributes:
@@ -40,8 +41,6 @@ class Estimate(BaseModel):
         distance: mean total variation from the front-door estimate, 0 to 1.
         agreement: share of scenes with the front-door estimate's class.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     accuracy: float
     ece: float
@@ -59,17 +58,7 @@ def in_context(scene: Scene, contexts: Sequence[Scene], key: str) -> Scene:
     context = contexts[int(rng.random() * len(contexts))]
     while context.second == scene.concept:
         context = contexts[int(rng.random() * len(contexts))]
-    return replace(
-        scene,
-        colour=context.colour,
-        pattern=context.pattern,
-        period=context.period,
-        second=context.second,
-        second_scale=context.second_scale,
-        corner=context.corner,
-        noise=context.noise,
-        seed=context.seed,
-    )
+    return replace(scene, **{name: getattr(context, name) for name in _CONTEXT})
 
 
 def front_door(

@@ -4,15 +4,12 @@ All scenes are the data set's test scenes, in which no factor goes with the clas
 one task-irrelevant factor of a scene to another value and leaves all else as it is, to the last pixel.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,6 +22,7 @@ from promptprism.data.views import make_views
 from promptprism.evaluation.metrics import predictions
 from promptprism.inference.predictor import Predictor
 from promptprism.methods import Classifier
+from promptprism.provenance import Facts
 
 _T = TypeVar("_T")
 
@@ -36,15 +34,13 @@ _BATCH = 64
 _RIDGE = 0.1
 
 
-class Moved(BaseModel):
+class Moved(Facts):
     """How an intervention moves a prediction, mean over scenes.
 
     Attributes:
         flips: share of scenes whose predicted class changes.
         total_variation: half the summed change of all class probabilities, 0 to 1.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     flips: float
     total_variation: float

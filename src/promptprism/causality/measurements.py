@@ -1,7 +1,5 @@
 """Measurements beside a suite's results: one JSON file a piece, shared by processes, safe to kill."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path

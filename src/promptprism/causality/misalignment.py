@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from promptprism.backbones import Backbone
@@ -20,7 +19,7 @@ from promptprism.evaluation.protocols import PROTOCOLS, draw, score
 from promptprism.evaluation.suites import Cell
 from promptprism.methods import Method, build_method
 from promptprism.prompts import encode_image, encode_text
-from promptprism.provenance import BackboneFacts, Cost, Meter
+from promptprism.provenance import BackboneFacts, Cost, Facts, Meter
 from promptprism.training.loop import learn
 
 #: What the full description is compared with; the last is a control: as long, but of another image.
@@ -29,7 +28,7 @@ _BATCH = 64
 _QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 
 
-class TaskMisalignment(BaseModel):
+class TaskMisalignment(Facts):
     """Cosines of scenes with their descriptions.
 
     Attributes:
@@ -40,8 +39,6 @@ class TaskMisalignment(BaseModel):
         full_is_closer: share of scenes closer to their full description than to the other kind.
         full_is_closest: share of scenes closer to it than to every other kind.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str
     backbone: BackboneFacts
@@ -106,7 +103,7 @@ def _text_features(backbone: Backbone, texts: Sequence[str]) -> Tensor:
     return torch.cat([encode_text(backbone, some)[0] for some in torch.split(tokens, _BATCH)])
 
 
-class EpochCurve(BaseModel):
+class EpochCurve(Facts):
     """Accuracy over the epochs of one run.
 
     Attributes:
@@ -119,8 +116,6 @@ class EpochCurve(BaseModel):
         collapsed: why the run is no result, or None.
         cost: of training and all scoring.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
     cell: Cell

@@ -1,7 +1,5 @@
 """Accuracy over epochs of a suite's methods: cells that any process may run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path

@@ -1,14 +1,11 @@
 """Train methods at several rho, and intervene on what they see: cells that any process may run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
 
 from promptprism.adapter import load_adapter
 from promptprism.backbones import Backbone
@@ -35,14 +32,14 @@ from promptprism.evaluation.run_suite import Progress, run_suite
 from promptprism.evaluation.store import CellResult, Store
 from promptprism.evaluation.suites import Cell, Suite, digest_of
 from promptprism.inference.predictor import Predictor
-from promptprism.provenance import BackboneFacts, Cost, Meter
+from promptprism.provenance import BackboneFacts, Cost, Facts, Meter
 
 KIND = "interventions"
 #: Raised when what is measured changes: older files are then measured again.
 _VERSION = 2
 
 
-class Interventions(BaseModel):
+class Interventions(Facts):
     """What interventions do to one trained method.
 
     Attributes:
@@ -61,8 +58,6 @@ class Interventions(BaseModel):
         front_door: see `promptprism.causality.front_door.front_door`.
         cost: of measuring.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
     cell: Cell

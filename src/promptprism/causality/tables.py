@@ -1,7 +1,5 @@
 """What interventions show: means over data sets and seeds, as rows for JSON and as Markdown to paste."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -1,21 +1,14 @@
 """``promptprism backbones``: which frozen models can be used."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Annotated
 
-import typer
-
-from promptprism.cli.options import Json
+from promptprism.cli.options import Json, option
 from promptprism.cli.output import Output
 
 
 def backbones(
-    like: Annotated[
-        str | None,
-        typer.Option(metavar="WORD", help="Only names that have it in them.", show_default=False),
-    ] = None,
+    like: Annotated[str | None, option("WORD", "Only names that have it in them.")] = None,
     json_file: Json = None,
 ) -> None:
     """List the models that fit --backbone takes.

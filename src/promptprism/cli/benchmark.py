@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from promptprism.cli.options import Device, Json, Precision
+from promptprism.cli.options import Device, Json, Precision, option
 from promptprism.cli.output import Output
 from promptprism.errors import PromptPrismError
 
@@ -20,30 +18,19 @@ if TYPE_CHECKING:
 
 def benchmark(
     backbone: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="As for fit. An open_clip name without --pretrained runs with random weights.",
-        ),
+        str, option("NAME", "As for fit. An open_clip name without --pretrained runs with random weights.")
     ] = "mini",
-    pretrained: Annotated[
-        str | None,
-        typer.Option(metavar="TAG|FILE", help="Tag or .safetensors file of the weights.", show_default=False),
-    ] = None,
-    classes: Annotated[int, typer.Option(metavar="N", min=2, help="K.")] = 50,
-    templates: Annotated[
-        str, typer.Option(metavar="1,2,...", help="M; several separated by commas.")
-    ] = "1,2,4",
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images of a training step.")] = 4,
-    predict_batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images predicted at a time.")] = 32,
-    depth: Annotated[int, typer.Option(metavar="N", min=1, help="J, layers with prompts.")] = 9,
-    vision_from: Annotated[
-        int, typer.Option(metavar="N", min=0, help="L0, vision layers below the prompts.")
-    ] = 0,
+    pretrained: Annotated[str | None, option("TAG|FILE", "Tag or .safetensors file of the weights.")] = None,
+    classes: Annotated[int, option("N", "K.", min=2)] = 50,
+    templates: Annotated[str, option("1,2,...", "M; several separated by commas.")] = "1,2,4",
+    batch: Annotated[int, option("N", "Images of a training step.", min=1)] = 4,
+    predict_batch: Annotated[int, option("N", "Images predicted at a time.", min=1)] = 32,
+    depth: Annotated[int, option("N", "J, layers with prompts.", min=1)] = 9,
+    vision_from: Annotated[int, option("N", "L0, vision layers below the prompts.", min=0)] = 0,
     precision: Precision = "auto",
     device: Device = "auto",
-    seconds: Annotated[float, typer.Option(metavar="X", min=0, help="To spend on each M, at least.")] = 5.0,
-    repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Measurements of each, at least.")] = 3,
+    seconds: Annotated[float, option("X", "To spend on each M, at least.", min=0)] = 5.0,
+    repeats: Annotated[int, option("N", "Measurements of each, at least.", min=1)] = 3,
     json_file: Json = None,
 ) -> None:
     """Measure what CDC's templates cost in parameters, time and memory.

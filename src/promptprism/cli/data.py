@@ -17,7 +17,9 @@ from promptprism.cli.options import (
     Root,
     SplitColumn,
     Splits,
+    argument,
     make_reading,
+    option,
 )
 from promptprism.cli.output import Output, terminal, visible
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 data_app = typer.Typer(name="data", help="List, fetch and check the field's data sets.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Such as caltech101.", show_default=False)]
+Name = Annotated[str, argument("NAME", "Such as caltech101.")]
 
 
 @data_app.command("list")
@@ -74,12 +76,7 @@ def list_data(root: Root = None, json_file: Json = None) -> None:
 
 @data_app.command()
 def check(
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA", help="Name such as caltech101, folder, CSV or hf:NAME.", show_default=False
-        ),
-    ],
+    data: Annotated[str, argument("DATA", "Name such as caltech101, folder, CSV or hf:NAME.")],
     root: Root = None,
     splits: Splits = None,
     names: Names = None,
@@ -172,24 +169,20 @@ def _show(output: Output, report: DataReport, **more: Any) -> None:
 
 @data_app.command()
 def split(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Name, folder or CSV.", show_default=False)],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="File of JSON lines.", show_default=False)
-    ],
+    data: Annotated[str, argument("DATA", "Name, folder or CSV.")],
+    out: Annotated[Path, option("FILE", "File of JSON lines.", "--out", "-o")],
     root: Root = None,
     splits: Splits = None,
     names: Names = None,
     path_column: PathColumn = "path",
     label_column: LabelColumn = "label",
     split_column: SplitColumn = "split",
-    shots: Annotated[int, typer.Option(metavar="N", min=1, help="Images drawn per class.")] = 16,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the draw.")] = 1,
+    shots: Annotated[int, option("N", "Images drawn per class.", min=1)] = 16,
+    seed: Annotated[int, option("N", "Of the draw.", min=0)] = 1,
     allow_fewer: Annotated[bool, typer.Option("--allow-fewer", help="Take what short classes have.")] = False,
     published: Annotated[
         Path | None,
-        typer.Option(
-            "--from", metavar="FILE", help="Few-shot list of others, whose images to take instead of a draw."
-        ),
+        option("FILE", "Few-shot list of others, whose images to take instead of a draw.", "--from"),
     ] = None,
 ) -> None:
     """Write the images that a draw takes as JSON lines.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from promptprism.cli.options import BackboneName, Device, Json, Pretrained, Root, Seed, open_data
+from promptprism.cli.options import BackboneName, Device, Json, Pretrained, Root, Seed, open_data, option
 from promptprism.cli.output import Output
 from promptprism.errors import PromptPrismError
 
@@ -29,7 +29,7 @@ FULL = ("zero-shot", "coop", "cocoop", "maple", "cdc")
 
 
 def demo(
-    data: Annotated[str, typer.Option(metavar="NAME", help="Data set with a test split.")] = "mini/food",
+    data: Annotated[str, option("NAME", "Data set with a test split.")] = "mini/food",
     root: Root = None,
     backbone: BackboneName = "mini",
     pretrained: Pretrained = None,

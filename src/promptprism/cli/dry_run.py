@@ -1,7 +1,5 @@
 """What ``suite --dry-run`` says."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Any
 

@@ -28,6 +28,7 @@ from promptprism.cli.options import (
     make_reading,
     open_adapter,
     open_data,
+    option,
 )
 from promptprism.cli.output import Output
 from promptprism.errors import PromptPrismError
@@ -52,11 +53,10 @@ def evaluate(
     margin: Margin = None,
     budget: Annotated[
         float | None,
-        typer.Option(
-            metavar="N",
+        option(
+            "N",
+            "Templates per image on average: finds the margin on validation (else training) images.",
             min=1,
-            help="Templates per image on average: finds the margin on validation (else training) images.",
-            show_default=False,
         ),
     ] = None,
     others: Annotated[

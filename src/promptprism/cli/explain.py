@@ -1,11 +1,7 @@
 """``promptprism explain``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
-
-import typer
 
 from promptprism.cli.options import (
     Adapter,
@@ -16,20 +12,17 @@ from promptprism.cli.options import (
     Json,
     Pretrained,
     TrustBackbone,
+    argument,
     open_adapter,
+    option,
 )
 from promptprism.cli.output import Output
 
 
 def explain(
     adapter: Adapter,
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image file.", show_default=False)],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", metavar="FILE", help="Picture to make: .png, .svg or .pdf.", show_default=False
-        ),
-    ],
+    image: Annotated[Path, argument("IMAGE", "Image file.")],
+    out: Annotated[Path, option("FILE", "Picture to make: .png, .svg or .pdf.", "--out", "-o")],
     classes: Classes = None,
     settings: AdapterSettings = None,
     backbone: AdapterBackbone = None,

@@ -8,54 +8,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from promptprism.cli.options import Device, Json, parse_seeds, split_names
+from promptprism.cli.options import Device, Json, option, parse_seeds, split_names
 from promptprism.cli.output import Output, visible
 from promptprism.errors import PromptPrismError
 
 if TYPE_CHECKING:
-    from promptprism.backbones import Backbone
     from promptprism.evaluation.suites import Suite
 
 figure_app = typer.Typer(
     name="figure", help="Measure and draw misalignments and interventions.", no_args_is_help=True
 )
 
-Out = Annotated[
-    Path,
-    typer.Option(
-        "--out", "-o", metavar="FILE", help="Figure to make: .svg, .png or .pdf.", show_default=False
-    ),
-]
+Out = Annotated[Path, option("FILE", "Figure to make: .svg, .png or .pdf.", "--out", "-o")]
 Results = Annotated[
-    Path,
-    typer.Option(
-        "--results",
-        metavar="FOLDER",
-        help="Folder of finished cells; a run goes on where others stopped.",
-        show_default=False,
-    ),
+    Path, option("FOLDER", "Folder of finished cells; a run goes on where others stopped.", "--results")
 ]
-SuiteName = Annotated[
-    str, typer.Option("--suite", metavar="NAME", help="Suite whose methods, settings and backbone count.")
-]
-Datasets = Annotated[
-    str, typer.Option("--data", metavar="A,B,...", help="MiniWorld data sets, separated by commas.")
-]
-Methods = Annotated[str, typer.Option(metavar="A,B,...", help="Rows of the suite, separated by commas.")]
-Seeds = Annotated[str, typer.Option(metavar="1,2,...", help="Separated by commas.")]
+SuiteName = Annotated[str, option("NAME", "Suite whose methods, settings and backbone count.", "--suite")]
+Datasets = Annotated[str, option("A,B,...", "MiniWorld data sets, separated by commas.", "--data")]
+Methods = Annotated[str, option("A,B,...", "Rows of the suite, separated by commas.")]
+Seeds = Annotated[str, option("1,2,...", "Separated by commas.")]
 _DEVELOPMENT = "mini/mammals,mini/vehicles,mini/clothing"
 
 
 @figure_app.command("task-misalignment")
 def task(
     out: Out,
-    data: Annotated[str, typer.Option(metavar="NAME", help="MiniWorld data set.")] = "mini/general",
-    scenes: Annotated[int, typer.Option(metavar="N", min=2, help="Test scenes to look at.")] = 1000,
-    backbone: Annotated[str, typer.Option(metavar="NAME", help="mini, or any other of fit's.")] = "mini",
-    pretrained: Annotated[
-        str | None,
-        typer.Option(metavar="TAG|FILE", help="Tag or .safetensors file of the weights.", show_default=False),
-    ] = None,
+    data: Annotated[str, option("NAME", "MiniWorld data set.")] = "mini/general",
+    scenes: Annotated[int, option("N", "Test scenes to look at.", min=2)] = 1000,
+    backbone: Annotated[str, option("NAME", "mini, or any other of fit's.")] = "mini",
+    pretrained: Annotated[str | None, option("TAG|FILE", "Tag or .safetensors file of the weights.")] = None,
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
@@ -88,10 +69,7 @@ def curves(
     data: Datasets = _DEVELOPMENT,
     methods: Methods = "zero-shot,coop,maple,cdc",
     epochs: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, help="Of every method that learns; else the suite's.", show_default=False
-        ),
+        int | None, option("N", "Of every method that learns; else the suite's.", min=1)
     ] = None,
     seeds: Seeds = "1,2,3",
     suite: SuiteName = "mini/base-to-new",
@@ -103,13 +81,15 @@ def curves(
     CDC's fig. 1b.
     """
     output = Output("figure-data-misalignment", json_file)
+    from promptprism.backbones import load_backbone
     from promptprism.causality.figures import draw_data_misalignment, summarise_curves
     from promptprism.causality.run_curves import run_curves
     from promptprism.reports.drawing import check_figure, save_figure
 
     check_figure(out)
     chosen, sets = _chosen(suite, methods, seeds), split_names(data)
-    found, failures = run_curves(chosen, sets, epochs, results, _backbone(chosen, device), show=_teller())
+    backbone = load_backbone(**chosen.backbone.model_dump(), device=device)
+    found, failures = run_curves(chosen, sets, epochs, results, backbone, show=_teller())
     content = summarise_curves(found)
     _stop_without(content, failures)
     collapsed = [str(one.cell) for every in found.values() for one in every if one.collapsed]
@@ -141,21 +121,12 @@ def interventions(
     results: Results,
     data: Datasets = _DEVELOPMENT,
     methods: Methods = "zero-shot,coop,maple,cdc",
-    rhos: Annotated[
-        str, typer.Option("--rho", metavar="0,0.5,...", help="Of training, separated by commas.")
-    ] = "0,0.5,0.7,0.9",
+    rhos: Annotated[str, option("0,0.5,...", "Of training, separated by commas.", "--rho")] = "0,0.5,0.7,0.9",
     seeds: Seeds = "1,2,3",
-    scenes: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Test scenes of each class to intervene on.")
-    ] = 12,
-    draws: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Contexts of a scene for the front-door estimate.")
-    ] = 6,
+    scenes: Annotated[int, option("N", "Test scenes of each class to intervene on.", min=1)] = 12,
+    draws: Annotated[int, option("N", "Contexts of a scene for the front-door estimate.", min=1)] = 6,
     suite: SuiteName = "mini/base-to-new",
-    markdown_file: Annotated[
-        Path | None,
-        typer.Option("--markdown", metavar="FILE", help="Write the tables there.", show_default=False),
-    ] = None,
+    markdown_file: Annotated[Path | None, option("FILE", "Write the tables there.", "--markdown")] = None,
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
@@ -164,6 +135,7 @@ def interventions(
     Draws what moves, and prints tables as Markdown.
     """
     output = Output("figure-interventions", json_file)
+    from promptprism.backbones import load_backbone
     from promptprism.causality.figures import draw_interventions
     from promptprism.causality.run_interventions import run_interventions
     from promptprism.causality.tables import markdown, summarise
@@ -180,7 +152,7 @@ def interventions(
         split_names(data),
         _numbers(rhos),
         results,
-        _backbone(chosen, device),
+        load_backbone(**chosen.backbone.model_dump(), device=device),
         per_class=scenes,
         draws=draws,
         show=_teller(),
@@ -203,13 +175,6 @@ def _chosen(suite: str, methods: str, seeds: str) -> Suite:
     from promptprism.evaluation.suites import load_suite
 
     return load_suite(suite).only(split_names(methods), (), parse_seeds(seeds))
-
-
-def _backbone(suite: Suite, device: str) -> Backbone:
-    from promptprism.backbones import load_backbone
-
-    spec = suite.backbone
-    return load_backbone(spec.name, spec.pretrained, precision=spec.precision, device=device)
 
 
 def _stop_without(found: Any, failures: list[str]) -> None:

@@ -30,6 +30,7 @@ from promptprism.cli.options import (
     TrustBackbone,
     make_reading,
     open_data,
+    option,
     parse_settings,
 )
 from promptprism.cli.output import Output
@@ -89,12 +90,10 @@ def fit(
     devices: Devices = None,
     strategy: Strategy = "ddp",  # noqa: ARG001 - the one there is
     phrase: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="Text with {} for the class name, instead of the data's own."),
+        str | None, option("TEXT", "Text with {} for the class name, instead of the data's own.")
     ] = None,
     settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method; may be repeated."),
+        list[str] | None, option("NAME=VALUE", "A setting of the method; may be repeated.", "--set")
     ] = None,
     allow_fewer: Annotated[
         bool, typer.Option("--allow-fewer", help="Go on with classes short of images.")

@@ -7,17 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-from promptprism.cli.options import Json
+from promptprism.cli.options import Json, argument
 from promptprism.cli.output import Output
 from promptprism.errors import PromptPrismError
 
 
 def info(
-    adapter: Annotated[
-        Path | None, typer.Argument(metavar="ADAPTER", help="Show what an adapter is.", show_default=False)
-    ] = None,
+    adapter: Annotated[Path | None, argument("ADAPTER", "Show what an adapter is.")] = None,
     json_file: Json = None,
 ) -> None:
     """Show versions and devices, or what an adapter is."""
@@ -36,9 +32,7 @@ def info(
 
 
 def methods(
-    name: Annotated[
-        str | None, typer.Argument(metavar="METHOD", help="Show the settings of one.", show_default=False)
-    ] = None,
+    name: Annotated[str | None, argument("METHOD", "Show the settings of one.")] = None,
     json_file: Json = None,
 ) -> None:
     """List the methods, or the settings of one for fit --set."""

@@ -17,59 +17,47 @@ if TYPE_CHECKING:
     from promptprism.data.records import Dataset
     from promptprism.estimator import PromptPrism
 
+
+def option(metavar: str, help: str, *names: str, **more: Any) -> Any:
+    """An option with a value: what it is called in the help, what it says, its names if not its own."""
+    return typer.Option(*names, metavar=metavar, help=help, **more)
+
+
+def argument(metavar: str, help: str) -> Any:
+    """An argument: what it is called in the help, and what it is."""
+    return typer.Argument(metavar=metavar, help=help)
+
+
 Root = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FOLDER",
-        envvar="PROMPTPRISM_DATA",
-        help="Folder that holds the data sets' folders.",
-        show_default=False,
-    ),
+    Path | None, option("FOLDER", "Folder that holds the data sets' folders.", envvar="PROMPTPRISM_DATA")
 ]
 Splits = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
+        "SPLIT=NAME",
+        "What DATA calls train, val or test, such as train=seg_train; all else is left out.",
         "--split",
-        metavar="SPLIT=NAME",
-        help="What DATA calls train, val or test, such as train=seg_train; all else is left out.",
-        show_default=False,
     ),
 ]
 Names = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="CSV, TSV or JSON: what DATA calls each class (a number, a synset), and its name.",
-        show_default=False,
-    ),
+    option("FILE", "CSV, TSV or JSON: what DATA calls each class (a number, a synset), and its name."),
 ]
-PathColumn = Annotated[str, typer.Option(metavar="NAME", help="Column of a CSV with the images' paths.")]
-LabelColumn = Annotated[str, typer.Option(metavar="NAME", help="Column of a CSV with the class names.")]
-SplitColumn = Annotated[str, typer.Option(metavar="NAME", help="Column of a CSV with the splits.")]
-Json = Annotated[
-    str | None,
-    typer.Option("--json", metavar="FILE", help="Write the result as JSON; - means standard output."),
-]
+PathColumn = Annotated[str, option("NAME", "Column of a CSV with the images' paths.")]
+LabelColumn = Annotated[str, option("NAME", "Column of a CSV with the class names.")]
+SplitColumn = Annotated[str, option("NAME", "Column of a CSV with the splits.")]
+Json = Annotated[str | None, option("FILE", "Write the result as JSON; - means standard output.", "--json")]
 AdapterBackbone = Annotated[
     str | None,
-    typer.Option(
-        "--backbone",
-        metavar="NAME",
-        help="The adapter's backbone, such as local-dir:FOLDER, if not where its card says.",
-        show_default=False,
+    option(
+        "NAME", "The adapter's backbone, such as local-dir:FOLDER, if not where its card says.", "--backbone"
     ),
 ]
 TrustBackbone = Annotated[
-    bool,
-    typer.Option("--trust-backbone", help="Open the hub, folder or file that the adapter's card names."),
+    bool, typer.Option("--trust-backbone", help="Open the hub, folder or file that the adapter's card names.")
 ]
-Pretrained = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TAG|FILE", help="Tag or .safetensors file of the backbone's weights.", show_default=False
-    ),
-]
-Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")]
+Pretrained = Annotated[str | None, option("TAG|FILE", "Tag or .safetensors file of the backbone's weights.")]
+Device = Annotated[str, option("NAME", "auto, cpu, cuda, cuda:1, ...")]
 Devices = Annotated[
     int | None,
     typer.Option(
@@ -86,20 +74,18 @@ Strategy = Annotated[
 ]
 Classes = Annotated[
     str | None,
-    typer.Option(
-        metavar="A,B,...",
-        help="Names to choose among instead of those learned, separated by commas, or "
+    option(
+        "A,B,...",
+        "Names to choose among instead of those learned, separated by commas, or "
         "@FILE with one a line; also such never trained.",
-        show_default=False,
     ),
 ]
 AdapterSettings = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
+        "NAME=VALUE",
+        "Another value of a setting that training does not see, such as distance_aware=true.",
         "--set",
-        metavar="NAME=VALUE",
-        help="Another value of a setting that training does not see, such as distance_aware=true.",
-        show_default=False,
     ),
 ]
 _DATA = typer.Argument(
@@ -122,10 +108,10 @@ Photos = Annotated[
 ]
 BackboneName = Annotated[
     str,
-    typer.Option(
+    option(
+        "NAME",
+        "auto, mini, photo, an open_clip name (see backbones), hf-hub:..., or local-dir:...",
         "--backbone",
-        metavar="NAME",
-        help="auto, mini, photo, an open_clip name (see backbones), hf-hub:..., or local-dir:...",
     ),
 ]
 Precision = Annotated[
@@ -136,11 +122,10 @@ Precision = Annotated[
 ]
 Margin = Annotated[
     float | None,
-    typer.Option(
-        metavar="NATS",
+    option(
+        "NATS",
+        "Ask one template after the other and stop when the leading class is this far ahead, in nats.",
         min=0,
-        help="Ask one template after the other and stop when the leading class is this far ahead, in nats.",
-        show_default=False,
     ),
 ]
 Seed = Annotated[

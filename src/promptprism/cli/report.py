@@ -1,69 +1,47 @@
 """``promptprism report``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from promptprism.cli.options import Json, split_names
+from promptprism.cli.options import Json, argument, option, split_names
 from promptprism.cli.output import Output, tell, visible
 from promptprism.errors import PromptPrismError
 from promptprism.reports.formats import FORMATS, find_format
 
 
 def report(
-    results: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RESULTS",
-            help="Folder of `suite --out`, or file of `results export`.",
-            show_default=False,
-        ),
-    ],
+    results: Annotated[Path, argument("RESULTS", "Folder of `suite --out`, or file of `results export`.")],
     table: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="base-to-new, cross-dataset, cross-domain, few-shot, per-semantic, settings (also called "
+        option(
+            "NAME",
+            "base-to-new, cross-dataset, cross-domain, few-shot, per-semantic, settings (also called "
             "ablation, templates, augmentation), study or trust.",
-            show_default=False,
         ),
     ] = None,
     plot: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Draw base-new, shots, reliability or risk-coverage, into --out.",
-            show_default=False,
-        ),
+        str | None, option("NAME", "Draw base-new, shots, reliability or risk-coverage, into --out.")
     ] = None,
     form: Annotated[
         str,
-        typer.Option(
+        option(
+            "|".join(FORMATS),
+            "Of the table.",
             "--format",
-            metavar="|".join(FORMATS),
-            help="Of the table.",
             autocompletion=lambda: list(FORMATS),
             callback=find_format,
         ),
     ] = "md",
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="File to write; a plot ends in .svg, .png or .pdf."),
+        Path | None, option("FILE", "File to write; a plot ends in .svg, .png or .pdf.", "--out", "-o")
     ] = None,
     suite: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Take the cells of this suite only, call rows as it does, and miss what it has.",
-            show_default=False,
-        ),
+        option("NAME", "Take the cells of this suite only, call rows as it does, and miss what it has."),
     ] = None,
-    datasets: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Only these data sets, separated by commas.")
-    ] = None,
+    datasets: Annotated[str | None, option("A,B,...", "Only these data sets, separated by commas.")] = None,
     per_seed: Annotated[
         bool, typer.Option("--per-seed", help="Show every seed, collapsed ones too.")
     ] = False,

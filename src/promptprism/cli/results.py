@@ -1,36 +1,24 @@
 """``promptprism results``: results of suites as one file that people can read, compare and commit."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from promptprism.cli.options import Json
+from promptprism.cli.options import Json, argument, option
 from promptprism.cli.output import Output
 
 results_app = typer.Typer(
     name="results", help="Turn results folders into one file, and back.", no_args_is_help=True
 )
 
-Places = Annotated[
-    list[Path],
-    typer.Argument(
-        metavar="RESULTS", help="Folders of `suite --out`, or files of `export`.", show_default=False
-    ),
-]
+Places = Annotated[list[Path], argument("RESULTS", "Folders of `suite --out`, or files of `export`.")]
 
 
 @results_app.command("export")
 def export_results(
     places: Places,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", metavar="FILE", help="File to write, such as suite.jsonl.", show_default=False
-        ),
-    ],
+    out: Annotated[Path, option("FILE", "File to write, such as suite.jsonl.", "--out", "-o")],
     json_file: Json = None,
 ) -> None:
     """Write results into one file, a line of JSON per cell.
@@ -48,16 +36,7 @@ def export_results(
 @results_app.command("import")
 def import_results(
     places: Places,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FOLDER",
-            help="Results folder; what it has stays as it is.",
-            show_default=False,
-        ),
-    ],
+    out: Annotated[Path, option("FOLDER", "Results folder; what it has stays as it is.", "--out", "-o")],
     json_file: Json = None,
 ) -> None:
     """Put results into a folder that suites and reports go on from.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from promptprism.cli.options import Device, Json, Root, parse_seeds, split_names
+from promptprism.cli.options import Device, Json, Root, argument, option, parse_seeds, split_names
 from promptprism.cli.output import Output, terminal
 from promptprism.errors import PromptPrismError
 
@@ -16,39 +16,16 @@ if TYPE_CHECKING:
 
 
 def suite(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SUITE", help="YAML file, or a name such as mini/base-to-new.", show_default=False
-        ),
-    ],
+    source: Annotated[str, argument("SUITE", "YAML file, or a name such as mini/base-to-new.")],
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FOLDER",
-            help="Results folder; a run goes on where others stopped.",
-            show_default=False,
-        ),
+        Path | None, option("FOLDER", "Results folder; a run goes on where others stopped.", "--out", "-o")
     ] = None,
-    methods: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Only these rows, separated by commas.")
-    ] = None,
-    datasets: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Only these data sets, separated by commas.")
-    ] = None,
-    seeds: Annotated[
-        str | None, typer.Option(metavar="1,2,...", help="These seeds, separated by commas.")
-    ] = None,
+    methods: Annotated[str | None, option("A,B,...", "Only these rows, separated by commas.")] = None,
+    datasets: Annotated[str | None, option("A,B,...", "Only these data sets, separated by commas.")] = None,
+    seeds: Annotated[str | None, option("1,2,...", "These seeds, separated by commas.")] = None,
     root: Root = None,
     lists: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder of few-shot lists DATA-16shot-seed1.jsonl to learn from.",
-            show_default=False,
-        ),
+        Path | None, option("FOLDER", "Folder of few-shot lists DATA-16shot-seed1.jsonl to learn from.")
     ] = None,
     stage: Annotated[
         Literal["all", "train", "test"], typer.Option(help="Only learn, only score, or both.")
@@ -59,11 +36,7 @@ def suite(
     ] = False,
     gigaflops: Annotated[
         float | None,
-        typer.Option(
-            metavar="X",
-            min=0.001,
-            help="Of --dry-run: rate of another machine, instead of measuring this one.",
-        ),
+        option("X", "Of --dry-run: rate of another machine, instead of measuring this one.", min=0.001),
     ] = None,
     json_file: Json = None,
 ) -> None:
@@ -85,8 +58,7 @@ def suite(
     from promptprism.backbones import load_backbone
     from promptprism.evaluation import run_suite as running
 
-    spec = chosen.backbone
-    backbone = load_backbone(spec.name, spec.pretrained, precision=spec.precision, device=device)
+    backbone = load_backbone(**chosen.backbone.model_dump(), device=device)
     columns = (
         BarColumn(bar_width=24),
         TextColumn("{task.completed} of {task.total} cells, {task.fields[failed]} failed"),
@@ -108,17 +80,16 @@ def suite(
             )
 
         outcome = running.run_suite(chosen, out, backbone, root=root, lists=lists, stage=stage, show=show)
-    rows: list[dict[str, Any]] = []
-    for result in outcome.results:
-        rows.append(
-            {
-                "key": result.key,
-                **result.cell.model_dump(mode="json"),
-                "accuracy": {part: scores.accuracy for part, scores in result.scores.items()},
-                "summary": result.summary,
-                "collapsed": result.training.collapsed,
-            }
-        )
+    rows = [
+        {
+            "key": result.key,
+            **result.cell.model_dump(mode="json"),
+            "accuracy": {part: scores.accuracy for part, scores in result.scores.items()},
+            "summary": result.summary,
+            "collapsed": result.training.collapsed,
+        }
+        for result in outcome.results
+    ]
     failures = [{**cell.model_dump(mode="json"), "error": error} for cell, error in outcome.failures]
     for cell, error in outcome.failures:
         output.warn(f"✗ {cell}: {error}")
@@ -131,12 +102,7 @@ def suite(
 
 
 def _dry_run(
-    chosen: Suite,
-    out: Path | None,
-    root: Path | None,
-    gigaflops: float | None,
-    device: str,
-    output: Output,
+    chosen: Suite, out: Path | None, root: Path | None, gigaflops: float | None, device: str, output: Output
 ) -> None:
     from promptprism.backbones.loading import find_device
     from promptprism.cli.dry_run import estimate_content, estimate_lines

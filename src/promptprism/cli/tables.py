@@ -56,11 +56,7 @@ def facts(title: str, rows: Mapping[str, str | Text | None]) -> Table:
 
 def _grid(caption: str | None = None) -> Table:
     return Table(
-        caption=caption,
-        caption_justify="left",
-        caption_style="dim",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
+        caption=caption, caption_justify="left", caption_style="dim", box=box.SIMPLE_HEAD, pad_edge=False
     )
 
 

@@ -1,7 +1,5 @@
 """How many floating-point operations a step cannot do without."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from promptprism.backbones import Backbone, Tower

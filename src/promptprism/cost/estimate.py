@@ -4,8 +4,6 @@ Operations are those of the matrix products of both towers, in floating-point op
 top of the frozen weights.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from promptprism.backbones import Tower

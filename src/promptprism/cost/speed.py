@@ -1,7 +1,5 @@
 """Seconds and memory of training steps and predictions, on made-up images: speed knows no accuracy."""
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import itertools
@@ -14,7 +12,6 @@ from functools import partial
 from typing import TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from promptprism.backbones import Backbone
@@ -24,7 +21,7 @@ from promptprism.data.miniworld.sprites import concepts
 from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
 from promptprism.methods import Cdc, CdcSettings, Classifier, Method, ZeroShot
-from promptprism.provenance import Meter
+from promptprism.provenance import Facts, Meter
 
 CPU = torch.device("cpu")
 
@@ -160,7 +157,7 @@ def interleave(
     return samples
 
 
-class Speed(BaseModel):
+class Speed(Facts):
     """What a number of templates costs.
 
     Attributes:
@@ -176,8 +173,6 @@ class Speed(BaseModel):
         predict_memory_mb: the same of a prediction.
         repeats: rounds that the medians are of.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     templates: int
     trainable: int

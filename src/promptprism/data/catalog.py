@@ -1,7 +1,5 @@
 """The fifteen data sets of the field, in the on-disk layout that CoOp's users have. One entry each."""
 
-from __future__ import annotations
-
 import difflib
 from dataclasses import replace
 

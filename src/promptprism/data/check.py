@@ -1,7 +1,5 @@
 """What data hold: read as they are, or beside what a data set of the field should hold."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence

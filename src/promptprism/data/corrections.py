@@ -1,7 +1,5 @@
 """What a person says a photo is of, as a CSV that only grows and may be edited by hand."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

@@ -1,7 +1,5 @@
 """Download one large file: with progress, going on where it stopped, and checked at the end."""
 
-from __future__ import annotations
-
 import http.client
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Hugging Face data sets, by name or from disk, through the optional package ``datasets``."""
 
-from __future__ import annotations
-
 import importlib
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Images and labels as users hold them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from promptprism.data.images import ImageSource
-from promptprism.data.names import check_class_names
-from promptprism.data.records import Dataset, Record
+from promptprism.data.names import LabelSpace, check_class_names, name_key
+from promptprism.data.records import Dataset, Record, Records
 from promptprism.data.registry import load_data
 from promptprism.errors import PromptPrismError
 
@@ -100,3 +98,21 @@ def as_dataset(images: Any, labels: Any = None, class_names: Sequence[str] | Non
             "a CSV or a registered name"
         )
     return load_data(images)
+
+
+def records_of_known(dataset: Dataset, space: LabelSpace) -> Records:
+    """The images to score on, with labels of another label space: classes are the same by `name_key`.
+
+    Raises:
+        PromptPrismError: the data has classes that the label space has not.
+    """
+    known = {key: label for label, key in enumerate(space.keys)}
+    places = [known.get(name_key(name)) for name in dataset.class_names]
+    unknown = [name for name, place in zip(dataset.class_names, places, strict=True) if place is None]
+    if unknown:
+        raise PromptPrismError(
+            f"data '{dataset.name}' has {len(unknown)} classes that the model does not know, first: "
+            f"{', '.join(map(repr, unknown[:5]))}. To score among the classes of the data: "
+            "with_classes(data.class_names), or --data-classes on the command line"
+        )
+    return tuple(Record(record.source, places[record.label] or 0) for record in dataset.evaluation)

@@ -1,7 +1,5 @@
 """How the field keeps its data sets on disk: each layout is read into one form, lists by split."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

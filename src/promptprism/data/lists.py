@@ -6,8 +6,6 @@ or the list ``train`` of a JSON object, of such rows, of ``[path, label, class n
 of places in the data set's training split. A path from another machine is cut at the name of the folder.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator, Sequence

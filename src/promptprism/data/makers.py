@@ -3,8 +3,6 @@
 Class names and their order are those of the canonical splits; which image is for training is not.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import random

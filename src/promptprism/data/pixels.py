@@ -13,8 +13,6 @@ What lies beyond is cut off; minus infinity and what is no number are black. A r
 the picture hardly uses, is said as a `DataWarning`, for the first image of each kind.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Get a data set of the field onto this disk, in its layout, from the mirror that has it."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import zipfile

@@ -1,7 +1,5 @@
 """A data set of the field: what it should be, where its files come from, and whether they are right."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What users may have to say of their data: what the splits, the columns and the classes are called."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

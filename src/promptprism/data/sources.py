@@ -1,7 +1,5 @@
 """Where the files of the field's data sets come from."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 

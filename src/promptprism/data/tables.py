@@ -1,7 +1,5 @@
 """Data as a table: a CSV of path and label, and if wanted split."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

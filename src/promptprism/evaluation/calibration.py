@@ -1,7 +1,5 @@
 """Calibration: errors of confidences, post-hoc baselines of protocols, and what an adapter's card keeps."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Sequence
@@ -9,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from promptprism.adapter import DataSummary
@@ -21,6 +18,7 @@ from promptprism.evidence import distance_factors
 from promptprism.inference.conformal import Calibration, Score, check_enough, fit_sets
 from promptprism.inference.predictor import Predictor
 from promptprism.methods import Classifier
+from promptprism.provenance import Facts
 
 BINS = 15
 #: Bounds of a fitted temperature: images that are all answered rightly, or no better than by chance, have
@@ -29,7 +27,7 @@ COLDEST, HOTTEST = 0.05, 20.0
 FittedOn = Literal["validation", "held-out", "learned"]
 
 
-class Reliability(BaseModel):
+class Reliability(Facts):
     """What a reliability diagram draws: images by confidence, in bins of equal width.
 
     Attributes:
@@ -37,8 +35,6 @@ class Reliability(BaseModel):
         confidence: their mean confidence, None in an empty bin.
         accuracy: their accuracy, None in an empty bin.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     count: tuple[int, ...]
     confidence: tuple[float | None, ...]
@@ -95,7 +91,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return 1 / math.sqrt(low * high)
 
 
-class PostHoc(BaseModel):
+class PostHoc(Facts):
     """How the post-hoc baselines were fitted.
 
     Attributes:
@@ -104,8 +100,6 @@ class PostHoc(BaseModel):
             from; else, for want of others, the very images learned from, which makes it too sure.
         images: number of these images.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     temperature: float
     fitted_on: FittedOn

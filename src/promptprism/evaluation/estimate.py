@@ -1,7 +1,5 @@
 """What a suite would run, which data it needs, and about what it would cost; nothing is trained or loaded."""
 
-from __future__ import annotations
-
 import statistics
 import sys
 import time

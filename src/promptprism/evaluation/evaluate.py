@@ -1,11 +1,8 @@
 """Score one classifier on labelled images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from promptprism.data.records import Record
@@ -21,10 +18,10 @@ from promptprism.evaluation.metrics import (
 from promptprism.evaluation.selective import risk_curve
 from promptprism.inference.predictor import Predictor, check_labels
 from promptprism.methods import Classifier
-from promptprism.provenance import Cost, Meter
+from promptprism.provenance import Cost, Facts, Meter
 
 
-class Evaluation(BaseModel):
+class Evaluation(Facts):
     """Scores on one set of images in one label space.
 
     Attributes:
@@ -42,8 +39,6 @@ class Evaluation(BaseModel):
         images_per_second: reading the images and making the text features included.
         cost: seconds, memory, device, versions.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str
     classes: int

@@ -4,8 +4,6 @@ Every share is in 0..1. A metric that the images do not allow (telling wrong fro
 is left out. torchmetrics is imported late: it takes more than a second.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -3,8 +3,6 @@
 Each is two small functions; scoring is shared, never trains, and leaves nothing changed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 

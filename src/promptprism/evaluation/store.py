@@ -7,29 +7,27 @@ no result, ``locks/`` who works at what: the operating system takes a lock from 
 Results also travel as one file of JSON lines, a line per cell: `write_results` and `read_results`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 import promptprism
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.evaluate import Evaluation
 from promptprism.evaluation.suites import Cell, digest_of
 from promptprism.files import check_regular, locked, remove, write_text
-from promptprism.provenance import BackboneFacts
+from promptprism.provenance import BackboneFacts, Facts
 from promptprism.training.loop import TrainResult
 
 _AGAIN = "Move it away: the next run of its suite makes it again from what was learned"
 _WITHOUT = "Take the line out, or export the results again"
 
 
-class CellResult(BaseModel):
+class CellResult(Facts):
     """Result of one finished cell.
 
     Attributes:
@@ -50,8 +48,6 @@ class CellResult(BaseModel):
         summary: the figures that papers print; None if the run collapsed.
         extra: what else is known of the cell; it is no part of the key, and tables do without it.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[2, 3] = 3
     key: str

@@ -12,8 +12,6 @@ from typing import Any
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -29,18 +27,14 @@ from promptprism.errors import PromptPrismError
 from promptprism.evaluation.protocols import PROTOCOLS
 from promptprism.files import check_regular
 from promptprism.methods import METHODS, MethodSettings, make_settings
-from promptprism.provenance import BackboneFacts
+from promptprism.provenance import BackboneFacts, Facts
 
 NAMED = Path(__file__).parents[1] / "suites"
 # The largest suite of the package has 300.
 _MOST_NODES = 100_000
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class BackboneSpec(_Frozen):
+class BackboneSpec(Facts):
     """Which backbone to load; see `load_backbone`."""
 
     name: str = "mini"
@@ -48,7 +42,7 @@ class BackboneSpec(_Frozen):
     precision: Chosen = "float32"
 
 
-class Cell(_Frozen):
+class Cell(Facts):
     """One method on one data set with one seed.
 
     Attributes:
@@ -106,7 +100,7 @@ class Cell(_Frozen):
         return f"{self.method} on {self.data}, {self.shots} shots, seed {self.seed}"
 
 
-class Suite(_Frozen):
+class Suite(Facts):
     """A grid of cells.
 
     Attributes:
@@ -129,7 +123,7 @@ class Suite(_Frozen):
     protocol: str
     backbone: BackboneSpec = BackboneSpec()
     methods: dict[str, dict[str, Any]] = Field(min_length=1)
-    per_data: dict[str, dict[str, dict[str, Any]]] = {}
+    per_data: dict[str, dict[str, dict[str, Any]]] = Field(default_factory=dict)
     datasets: tuple[str, ...] = Field(min_length=1)
     targets: tuple[str, ...] = ()
     shots: tuple[int, ...] = Field(default=(16,), min_length=1)

@@ -3,7 +3,7 @@
 from promptprism.evidence.fusion import FUSIONS, Fusion, FusionRule
 from promptprism.evidence.losses import kl_to_vacuous, trusted_cross_entropy
 from promptprism.evidence.maps import EvidenceKind, default_temperature, distance_factors, to_evidence
-from promptprism.evidence.opinion import Opinion
+from promptprism.evidence.opinion import Opinion, Opinions
 
 __all__ = [
     "FUSIONS",
@@ -11,6 +11,7 @@ __all__ = [
     "Fusion",
     "FusionRule",
     "Opinion",
+    "Opinions",
     "default_temperature",
     "distance_factors",
     "kl_to_vacuous",

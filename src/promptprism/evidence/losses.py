@@ -3,8 +3,6 @@
 They work on log alpha and log S, so that fused opinions of any strength have finite values and gradients.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """From logits to evidence. CDC does not say which map it uses, and the map decides what uncertainty means."""
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 import torch

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -109,3 +110,15 @@ class Opinion:
         if self.weight.dim() < 2:
             raise IndexError("a single opinion has no axis but its classes")
         return Opinion(self.weight[index])
+
+
+class Opinions(NamedTuple):
+    """What the templates think of a batch of images, and what they think together.
+
+    Attributes:
+        fused: over [B, K].
+        templates: over [M, B, K].
+    """
+
+    fused: Opinion
+    templates: Opinion

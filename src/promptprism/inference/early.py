@@ -9,8 +9,6 @@ to come overturn a settled class only if they lean the other way by more than th
 learned the same classes seldom do.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -1,12 +1,10 @@
 """Look inside one prediction: what each template believes and where it looks, and what fusion made of it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,13 +14,10 @@ from promptprism.data.views import make_views
 from promptprism.evidence import FUSIONS
 from promptprism.inference.predictor import check_finite
 from promptprism.methods import Classifier
+from promptprism.provenance import Facts
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Answer(_Frozen):
+class Answer(Facts):
     """One class as a template, or all together, see it; belief is None without opinions."""
 
     name: str = Field(serialization_alias="class")
@@ -30,7 +25,7 @@ class Answer(_Frozen):
     belief: float | None
 
 
-class Word(_Frozen):
+class Word(Facts):
     """A word of the backbone's vocabulary: cosine and Euclidean distance to a context token."""
 
     word: str
@@ -38,7 +33,7 @@ class Word(_Frozen):
     distance: float
 
 
-class Voice(_Frozen):
+class Voice(Facts):
     """What one template says.
 
     Attributes:
@@ -54,7 +49,7 @@ class Voice(_Frozen):
     map: tuple[tuple[float, ...], ...]
 
 
-class Why(_Frozen):
+class Why(Facts):
     """How the two leading classes came by their scores.
 
     Attributes:
@@ -75,7 +70,7 @@ class Why(_Frozen):
     exact: bool
 
 
-class Explanation(_Frozen):
+class Explanation(Facts):
     """One prediction, looked into.
 
     Attributes:

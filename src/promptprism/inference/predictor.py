@@ -53,18 +53,21 @@ class Predictor:
         margin: float,
         batch_size: int = 32,
         unread: Unread | None = None,
-    ) -> Iterator[EarlyOpinions]:
-        """Yield fused opinions of as many templates as each image takes; see `promptprism.inference.early`.
+    ) -> EarlyOpinions:
+        """Fused opinions of as many templates as each image takes; see `promptprism.inference.early`.
 
         Raises:
             PromptPrismError: as `logits` does; or the method has no opinions, or the margin is negative.
         """
         check_early(self.classifier, margin)
+        weights, used = [], []
         for batch, views in self.views(sources, batch_size, unread):
             early = early_opinions(self.classifier, views, margin)
             check_finite(early.fused.weight[None], [sources[i] for i in batch])
-            yield early
+            weights.append(early.fused.weight.cpu())
+            used.append(early.templates_used.cpu())
         _refuse_none(sources, unread)
+        return EarlyOpinions(Opinion(torch.cat(weights)), torch.cat(used))
 
     def views(
         self, sources: Sequence[ImageSource], batch_size: int, unread: Unread | None

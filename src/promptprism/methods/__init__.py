@@ -1,7 +1,5 @@
 """The methods, by name."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 from typing import Any
@@ -16,16 +14,14 @@ from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.clip_lora import ClipLora
 from promptprism.methods.cocoop import CoCoOp, CoCoOpSettings
 from promptprism.methods.coop import CoOp, CoOpSettings
-from promptprism.methods.ivlp import Ivlp
+from promptprism.methods.ivlp import Ivlp, Vpt
 from promptprism.methods.kgcoop import KgCoOp
 from promptprism.methods.linear_probe import LinearProbe
 from promptprism.methods.maple import Maple, MapleSettings
 from promptprism.methods.mmrl import Mmrl
 from promptprism.methods.prograd import ProGrad
 from promptprism.methods.promptsrc import PromptSrc
-from promptprism.methods.tip_adapter import TipAdapter
-from promptprism.methods.tip_adapter_f import TipAdapterF
-from promptprism.methods.vpt import Vpt
+from promptprism.methods.tip_adapter import TipAdapter, TipAdapterF
 from promptprism.methods.zero_shot import ZeroShot, ZeroShotSettings
 from promptprism.plugins import Registry
 
@@ -57,29 +53,13 @@ def _is_method(name: str, loaded: object) -> bool:
     return loaded.name == name == getattr(loaded.Settings, "method", None)
 
 
-_OWN: dict[str, type[Method]] = {
-    method.name: method
-    for method in (
-        ZeroShot,
-        LinearProbe,
-        TipAdapter,
-        TipAdapterF,
-        CoOp,
-        KgCoOp,
-        ProGrad,
-        CoCoOp,
-        Vpt,
-        Ivlp,
-        Maple,
-        PromptSrc,
-        Mmrl,
-        ClipLora,
-        Cdc,
-    )
-}
+_OWN: tuple[type[Method], ...] = (
+    *(ZeroShot, LinearProbe, TipAdapter, TipAdapterF, CoOp, KgCoOp, ProGrad, CoCoOp),
+    *(Vpt, Ivlp, Maple, PromptSrc, Mmrl, ClipLora, Cdc),
+)
 METHODS = Registry(
     "promptprism.methods",
-    _OWN,
+    {method.name: method for method in _OWN},
     _is_method,
     "a Method whose name, and that of its Settings, is that of the entry",
 )

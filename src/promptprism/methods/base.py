@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,6 +17,31 @@ from promptprism.data.records import Records
 from promptprism.data.views import view_names
 from promptprism.errors import PromptPrismError
 from promptprism.methods.classifier import Classifier, Texts
+
+# Fields that methods have with other defaults.
+Epochs = Annotated[int, Field(ge=0, description="Passes over the training images.")]
+BatchSize = Annotated[int, Field(ge=1, description="Images per training step.")]
+Optimizer = Annotated[
+    Literal["sgd", "adamw"], Field(description="sgd: with momentum; adamw: with betas of 0.9 and 0.999.")
+]
+LearningRate = Annotated[
+    float,
+    Field(
+        gt=0,
+        description="Peak learning rate for a backbone with CLIP's logit scale of 100; training uses "
+        "lr * (100 / logit_scale)^2 with SGD and lr * 100 / logit_scale with AdamW, so that one step moves "
+        "the logits equally far on any backbone.",
+    ),
+]
+WeightDecay = Annotated[float, Field(ge=0, description="Weight decay of everything learned.")]
+Views = Annotated[
+    Literal["maple", "half", "flip", "set1", "set2"],
+    Field(
+        description="Augmentations in training: maple is the field's random crop (8 to 100 %) and flip, half "
+        "crops less (50 to 100 %), flip has no crop; set1 is another one for each template, set2 the same "
+        "after a random crop."
+    ),
+]
 
 
 class MethodSettings(BaseModel):
@@ -39,27 +64,14 @@ class MethodSettings(BaseModel):
     adam_epsilon: ClassVar[float] = 1e-8
     """Added to AdamW's denominator."""
 
-    epochs: int = Field(default=5, ge=0, description="Passes over the training images.")
-    batch_size: int = Field(default=4, ge=1, description="Images per training step.")
-    optimizer: Literal["sgd", "adamw"] = Field(
-        default="sgd", description="sgd: with momentum; adamw: with betas of 0.9 and 0.999."
-    )
-    lr: float = Field(
-        default=0.0035,
-        gt=0,
-        description="Peak learning rate for a backbone with CLIP's logit scale of 100; training uses "
-        "lr * (100 / logit_scale)^2 with SGD and lr * 100 / logit_scale with AdamW, so that one step moves "
-        "the logits equally far on any backbone.",
-    )
+    epochs: Epochs = 5
+    batch_size: BatchSize = 4
+    optimizer: Optimizer = "sgd"
+    lr: LearningRate = 0.0035
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of SGD.")
-    weight_decay: float = Field(default=5e-4, ge=0, description="Weight decay of everything learned.")
+    weight_decay: WeightDecay = 5e-4
     warmup_lr: float = Field(default=1e-5, ge=0, description="Constant learning rate of the first epoch.")
-    views: Literal["maple", "half", "flip", "set1", "set2"] = Field(
-        default="maple",
-        description="Augmentations in training: maple is the field's random crop (8 to 100 %) and flip, half "
-        "crops less (50 to 100 %), flip has no crop; set1 is another one for each template, set2 the same "
-        "after a random crop.",
-    )
+    views: Views = "maple"
 
     @property
     def learns(self) -> bool:

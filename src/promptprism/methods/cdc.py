@@ -4,8 +4,6 @@ M templates look at M views (VSD), form M opinions by their evidence, and Dempst
 What is not known to us of the paper is a setting here, and its description says "not known".
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal

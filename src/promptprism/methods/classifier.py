@@ -1,7 +1,5 @@
 """What a method becomes for one label space: a frozen classifier of images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property

@@ -13,7 +13,15 @@ from torch import Tensor
 from promptprism.backbones import Backbone
 from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
-from promptprism.methods.base import Method, MethodSettings, Shape
+from promptprism.methods.base import (
+    BatchSize,
+    LearningRate,
+    Method,
+    MethodSettings,
+    Optimizer,
+    Shape,
+    WeightDecay,
+)
 from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.templated import softmax_loss
 from promptprism.prompts import encode_image, encode_text
@@ -34,12 +42,10 @@ class ClipLoraSettings(MethodSettings):
         description="Passes over the training images. The paper takes 500 steps per shot: 16,000 / K epochs "
         "for K classes, so that 160 are its own for 100 classes.",
     )
-    batch_size: int = Field(default=32, ge=1, description="Images per training step.")
-    optimizer: Literal["sgd", "adamw"] = Field(
-        default="adamw", description=MethodSettings.model_fields["optimizer"].description
-    )
-    lr: float = Field(default=2e-4, gt=0, description=MethodSettings.model_fields["lr"].description)
-    weight_decay: float = Field(default=0.01, ge=0, description="Weight decay of everything learned.")
+    batch_size: BatchSize = 32
+    optimizer: Optimizer = "adamw"
+    lr: LearningRate = 2e-4
+    weight_decay: WeightDecay = 0.01
     rank: int = Field(default=2, ge=1, description="r, of the updates.")
     alpha: float = Field(default=1.0, gt=0, description="The updates are times alpha / sqrt(r).")
     dropout: float = Field(

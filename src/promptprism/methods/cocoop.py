@@ -1,7 +1,5 @@
 """CoCoOp (Zhou et al., Conditional Prompt Learning for Vision-Language Models, CVPR 2022)."""
 
-from __future__ import annotations
-
 import copy
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -13,9 +11,9 @@ from torch import Tensor, nn
 
 from promptprism.backbones import Backbone
 from promptprism.data.names import LabelSpace
-from promptprism.methods.base import Method, MethodSettings, Shape
+from promptprism.methods.base import Epochs, LearningRate, Method, MethodSettings, Shape
 from promptprism.methods.classifier import Classifier, Texts
-from promptprism.methods.templated import softmax_loss
+from promptprism.methods.templated import InitialPhrase, softmax_loss
 from promptprism.prompts import PromptLearner, encode_image, encode_text
 from promptprism.prompts.learner import linear_start, local_generator
 
@@ -28,16 +26,13 @@ class CoCoOpSettings(MethodSettings):
 
     method: ClassVar[str] = "cocoop"
 
-    epochs: int = Field(default=10, ge=0, description="Passes over the training images.")
+    epochs: Epochs = 10
     batch_size: int = Field(
         default=1, ge=1, description="Images per step; each image has text features of its own."
     )
-    lr: float = Field(default=0.002, gt=0, description=MethodSettings.model_fields["lr"].description)
+    lr: LearningRate = 0.002
     context_length: int = Field(default=4, ge=1, description="n, context tokens, shared by all classes.")
-    initial_phrase: str = Field(
-        default="a photo of a {}.",
-        description="The context starts as the embeddings of its first n tokens, the rest stays text.",
-    )
+    initial_phrase: InitialPhrase = "a photo of a {}."
     reduction: int = Field(
         default=16,
         ge=1,

@@ -1,12 +1,10 @@
 """CoOp (Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022)."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from promptprism.methods.base import MethodSettings
+from promptprism.methods.base import BatchSize, Epochs, LearningRate, MethodSettings
 from promptprism.methods.templated import TemplateMethod, TemplateSettings
 
 
@@ -18,9 +16,9 @@ class CoOpSettings(TemplateSettings):
 
     method: ClassVar[str] = "coop"
 
-    epochs: int = Field(default=200, ge=0, description="Passes over the training images.")
-    batch_size: int = Field(default=32, ge=1, description="Images per training step.")
-    lr: float = Field(default=0.002, gt=0, description=TemplateSettings.model_fields["lr"].description)
+    epochs: Epochs = 200
+    batch_size: BatchSize = 32
+    lr: LearningRate = 0.002
     templates: Literal[1] = Field(default=1, description="CoOp has one template.")
     depth: Literal[1] = Field(default=1, description="CoOp's context enters the first layer only.")
     coupled: Literal[False] = Field(default=False, description="CoOp leaves the vision tower alone.")

@@ -1,7 +1,5 @@
 """Features of the frozen image tower, for methods that learn on top of them."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,12 +1,13 @@
-"""IVLP: independent vision-language prompting (Khattak et al., CVPR 2023; Rasheed et al., CVPR 2023)."""
+"""Prompts that nothing couples: in both towers (IVLP), or in the image tower alone (VPT).
 
-from __future__ import annotations
+IVLP: Khattak et al., CVPR 2023; Rasheed et al., CVPR 2023. VPT: Jia et al., ECCV 2022, its deep kind.
+"""
 
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from promptprism.methods.base import MethodSettings
+from promptprism.methods.base import Epochs, LearningRate, MethodSettings
 from promptprism.methods.templated import TemplateMethod, TemplateSettings
 
 
@@ -15,8 +16,8 @@ class IvlpSettings(TemplateSettings):
 
     method: ClassVar[str] = "ivlp"
 
-    lr: float = Field(default=0.0025, gt=0, description=MethodSettings.model_fields["lr"].description)
-    epochs: int = Field(default=20, ge=0, description="Passes over the training images.")
+    lr: LearningRate = 0.0025
+    epochs: Epochs = 20
     templates: Literal[1] = Field(default=1, description="IVLP has one template.")
     coupled: Literal[False] = Field(default=False, description="Nothing couples the prompts of both towers.")
     learn_text: Literal[True] = Field(default=True, description="Both towers have prompts.")
@@ -30,4 +31,26 @@ class Ivlp(TemplateMethod):
     name = IvlpSettings.method
     Settings: ClassVar[type[MethodSettings]] = IvlpSettings
     settings: IvlpSettings
+    needs_vision_prompts = True
+
+
+class VptSettings(TemplateSettings):
+    """VPT's settings, as PromptSRC's and MaPLe's authors train it beside their own methods."""
+
+    method: ClassVar[str] = "vpt"
+
+    lr: LearningRate = 0.0025
+    epochs: Epochs = 20
+    templates: Literal[1] = Field(default=1, description="VPT has one template.")
+    coupled: Literal[False] = Field(default=False, description="There are no text prompts to couple to.")
+    learn_text: Literal[False] = Field(default=False, description="The texts stay the phrase.")
+    vision_tokens: int = Field(default=4, ge=1, description="m, vision prompts per layer.")
+
+
+class Vpt(TemplateMethod):
+    """One template with prompts in the first layers of the image tower, and the phrase as text."""
+
+    name = VptSettings.method
+    Settings: ClassVar[type[MethodSettings]] = VptSettings
+    settings: VptSettings
     needs_vision_prompts = True

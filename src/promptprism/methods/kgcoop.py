@@ -1,13 +1,11 @@
 """KgCoOp (Yao, Zhang and Xu, Prompt Tuning with Knowledge-guided Context Optimization, CVPR 2023)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
-from promptprism.methods.base import MethodSettings
+from promptprism.methods.base import BatchSize, Epochs, MethodSettings
 from promptprism.methods.classifier import Texts
 from promptprism.methods.coop import CoOp, CoOpSettings
 from promptprism.methods.objectives import consistency_loss
@@ -19,8 +17,8 @@ class KgCoOpSettings(CoOpSettings):
 
     method: ClassVar[str] = "kgcoop"
 
-    epochs: int = Field(default=100, ge=0, description="Passes over the training images.")
-    batch_size: int = Field(default=128, ge=1, description="Images per training step.")
+    epochs: Epochs = 100
+    batch_size: BatchSize = 128
     knowledge_weight: float = Field(
         default=8.0, ge=0, description="Weight of the distance between learned and hand-made text features."
     )

@@ -1,7 +1,5 @@
 """A linear classifier on frozen image features (Radford et al., ICML 2021, appendix A.3)."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -17,7 +15,6 @@ from promptprism.errors import PromptPrismWarning
 from promptprism.methods.base import Method, MethodSettings, Shape
 from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.frozen import frozen_features, labels_of
-from promptprism.methods.logistic import solve
 from promptprism.prompts import encode_image
 
 #: Strengths C that validation images choose among.
@@ -119,3 +116,41 @@ class ProbeClassifier(Classifier):
     def logits(self, views: Tensor) -> Tensor:
         """Logits [1, B, K] of views [1, B, 3, H, W]."""
         return F.linear(encode_image(self.backbone, views, normalize=False), self.weight, self.bias)
+
+
+def solve(features: Tensor, labels: Tensor, classes: int, strength: float) -> tuple[Tensor, Tensor]:
+    """Multinomial logistic regression: least C sum of cross-entropies + half the squared norm of the weights.
+
+    The bias is free, as in scikit-learn; solved by L-BFGS in double precision where the device has it.
+
+    Args:
+        features: [N, D].
+        labels: [N], in 0..classes-1.
+        classes: K.
+        strength: C.
+
+    Returns:
+        Weight [K, D] and bias [K], float32.
+    """
+    kind = torch.float32 if features.device.type == "mps" else torch.float64
+    features = features.to(kind)
+    weight = torch.zeros(classes, features.shape[1], dtype=kind, device=features.device, requires_grad=True)
+    bias = torch.zeros(classes, dtype=kind, device=features.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=1000,
+        tolerance_grad=1e-7,
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
+    )
+
+    def objective() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(F.linear(features, weight, bias), labels)
+        loss = loss + weight.square().sum() / (2 * strength * len(features))
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    with torch.inference_mode(False), torch.enable_grad():
+        optimizer.step(objective)  # type: ignore[no-untyped-call]
+    return weight.detach().float(), bias.detach().float()

@@ -1,7 +1,5 @@
 """MaPLe (Khattak et al., Multi-modal Prompt Learning, CVPR 2023)."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from pydantic import Field

@@ -1,9 +1,7 @@
 """MMRL (Guo and Gu, Multi-Modal Representation Learning for Vision-Language Models, CVPR 2025)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -11,7 +9,7 @@ from torch import Tensor
 
 from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
-from promptprism.methods.base import Method, MethodSettings, Shape
+from promptprism.methods.base import Epochs, LearningRate, Method, MethodSettings, Optimizer, Shape, Views
 from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.objectives import consistency_loss
 from promptprism.methods.templated import softmax_loss
@@ -24,14 +22,10 @@ class MmrlSettings(MethodSettings):
 
     method: ClassVar[str] = "mmrl"
 
-    epochs: int = Field(default=10, ge=0, description="Passes over the training images.")
-    optimizer: Literal["sgd", "adamw"] = Field(
-        default="adamw", description=MethodSettings.model_fields["optimizer"].description
-    )
-    lr: float = Field(default=0.001, gt=0, description=MethodSettings.model_fields["lr"].description)
-    views: Literal["maple", "half", "flip", "set1", "set2"] = Field(
-        default="half", description=MethodSettings.model_fields["views"].description
-    )
+    epochs: Epochs = 10
+    optimizer: Optimizer = "adamw"
+    lr: LearningRate = 0.001
+    views: Views = "half"
     tokens: int = Field(default=5, ge=1, description="R, representation tokens in each tower.")
     width: int = Field(default=512, ge=1, description="Of the space that both towers' tokens are made from.")
     first_layer: int | None = Field(

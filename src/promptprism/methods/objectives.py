@@ -3,8 +3,6 @@
 The paper has both; their forms are not known to us, so each is a choice.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

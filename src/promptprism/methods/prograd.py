@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from promptprism.data.names import check_phrase
-from promptprism.methods.base import MethodSettings, Shape
+from promptprism.methods.base import Epochs, MethodSettings, Shape
 from promptprism.methods.classifier import Texts
 from promptprism.methods.coop import CoOp, CoOpSettings
-from promptprism.methods.templated import softmax_loss
+from promptprism.methods.templated import NoOffsets, softmax_loss
 
 
 class ProGradSettings(CoOpSettings):
@@ -21,10 +21,8 @@ class ProGradSettings(CoOpSettings):
 
     method: ClassVar[str] = "prograd"
 
-    class_offsets: Literal[False] = Field(
-        default=False, description="What is learned is held to the frozen text features."
-    )
-    epochs: int = Field(default=100, ge=0, description="Passes over the training images.")
+    class_offsets: NoOffsets = False
+    epochs: Epochs = 100
     context_length: int = Field(default=16, ge=1, description="n, context tokens, shared by all classes.")
     initial_phrase: str = Field(
         default="a photo of a {}.",

@@ -1,12 +1,11 @@
 """PromptSRC (Khattak et al., Self-regulating Prompts: Foundational Model Adaptation, ICCV 2023)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
+from open_clip import OPENAI_IMAGENET_TEMPLATES
 from pydantic import Field
 from torch import Tensor
 
@@ -16,9 +15,11 @@ from promptprism.methods.base import MethodSettings, Shape
 from promptprism.methods.classifier import Texts
 from promptprism.methods.ivlp import Ivlp, IvlpSettings
 from promptprism.methods.objectives import logit_consistency_loss
-from promptprism.methods.phrases import PROMPTSRC_PHRASES
-from promptprism.methods.templated import softmax_loss
+from promptprism.methods.templated import NoOffsets, softmax_loss
 from promptprism.prompts import encode_image
+
+#: The 60 phrases that the public code averages for every data set, of CLIP's 80 for ImageNet.
+PHRASES = tuple(dict.fromkeys(("a photo of a {}.", *(say("{}") for say in OPENAI_IMAGENET_TEMPLATES[:60]))))
 
 
 class PromptSrcSettings(IvlpSettings):
@@ -26,9 +27,7 @@ class PromptSrcSettings(IvlpSettings):
 
     method: ClassVar[str] = "promptsrc"
 
-    class_offsets: Literal[False] = Field(
-        default=False, description="What is learned is held to the frozen text features."
-    )
+    class_offsets: NoOffsets = False
     text_weight: float = Field(
         default=25.0, ge=0, description="Weight of the L1 distance of text features to the frozen ones."
     )
@@ -39,7 +38,7 @@ class PromptSrcSettings(IvlpSettings):
         default=1.0, ge=0, description="Weight of the KL divergence from zero-shot CLIP's probabilities."
     )
     frozen_phrases: tuple[str, ...] = Field(
-        default=PROMPTSRC_PHRASES, min_length=1, description="Phrases that the frozen text features average."
+        default=PHRASES, min_length=1, description="Phrases that the frozen text features average."
     )
     aggregate: bool = Field(
         default=True,

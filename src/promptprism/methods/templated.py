@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -22,6 +22,14 @@ from promptprism.prompts.text import TEXT_MEMORY_MB
 
 #: MaPLe's depth in the base-to-new protocol.
 _USUAL_DEPTH = 9
+
+
+InitialPhrase = Annotated[
+    str, Field(description="The context starts as the embeddings of its first n tokens, the rest stays text.")
+]
+NoOffsets = Annotated[
+    Literal[False], Field(description="What is learned is held to the frozen text features.")
+]
 
 
 class TemplateSettings(MethodSettings):
@@ -48,10 +56,7 @@ class TemplateSettings(MethodSettings):
         default=True, description="If false, the texts stay the phrase: only vision prompts are learned."
     )
     context_length: int = Field(default=2, ge=1, description="n, context tokens per layer.")
-    initial_phrase: str = Field(
-        default="a photo of a {}.",
-        description="The context starts as the embeddings of its first n tokens, the rest stays text.",
-    )
+    initial_phrase: InitialPhrase = "a photo of a {}."
     phrase_init: bool = Field(
         default=True,
         description="If false, the context starts from N(0, 0.02) and stands before the bare class name.",

@@ -1,8 +1,9 @@
-"""Tip-Adapter (Zhang et al., Training-free Adaption of CLIP for Few-shot Classification, ECCV 2022)."""
+"""Tip-Adapter and Tip-Adapter-F (Zhang et al., Training-free Adaption of CLIP, ECCV 2022)."""
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,11 +14,20 @@ from torch.nn import functional as F
 from promptprism.data.names import LabelSpace
 from promptprism.data.records import Records
 from promptprism.errors import PromptPrismWarning
-from promptprism.methods.base import Method, MethodSettings, Shape
-from promptprism.methods.cache import CacheClassifier, search
+from promptprism.methods.base import (
+    BatchSize,
+    Epochs,
+    LearningRate,
+    Method,
+    MethodSettings,
+    Optimizer,
+    Shape,
+    Views,
+)
 from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.frozen import frozen_features, labels_of
 from promptprism.methods.templated import softmax_loss
+from promptprism.prompts import encode_image
 
 
 class TipAdapterSettings(MethodSettings):
@@ -26,9 +36,7 @@ class TipAdapterSettings(MethodSettings):
     method: ClassVar[str] = "tip-adapter"
 
     epochs: int = Field(default=0, le=0, description="Nothing is trained: a cache is filled.")
-    views: Literal["maple", "half", "flip", "set1", "set2"] = Field(
-        default="half", description=MethodSettings.model_fields["views"].description
-    )
+    views: Views = "half"
     passes: int = Field(
         default=10, ge=1, description="Views of each training image whose mean feature is its key."
     )
@@ -141,3 +149,91 @@ class TipAdapter(Method):
             alpha=alpha,
             beta=beta,
         )
+
+
+class TipAdapterFSettings(TipAdapterSettings):
+    """Tip-Adapter-F's settings."""
+
+    method: ClassVar[str] = "tip-adapter-f"
+    schedule: ClassVar[Literal["epochs", "steps"]] = "steps"
+    adam_epsilon: ClassVar[float] = 1e-4
+
+    epochs: Epochs = 20
+    batch_size: BatchSize = 256
+    optimizer: Optimizer = "adamw"
+    lr: LearningRate = 0.001
+    weight_decay: float = Field(default=0.01, ge=0, description="Weight decay of the keys.")
+
+
+class TipAdapterF(TipAdapter):
+    """Tip-Adapter whose cache keys are trained further."""
+
+    name = TipAdapterFSettings.method
+    Settings: ClassVar[type[MethodSettings]] = TipAdapterFSettings
+    settings: TipAdapterFSettings
+    trained_keys = True
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CacheClassifier(Classifier):
+    """Zero-shot CLIP, and a cache.
+
+    Attributes:
+        keys: [N, D].
+        values: [N, K], one-hot, or 0 where the class is not among the K.
+        alpha: weight of the cache.
+        beta: its sharpness.
+    """
+
+    keys: Tensor
+    values: Tensor
+    alpha: float
+    beta: float
+
+    def logits(self, views: Tensor) -> Tensor:
+        """Logits [1, B, K] of views [1, B, 3, H, W]."""
+        assert self.text is not None
+        image = encode_image(self.backbone, views)
+        return self.backbone.logits(image, self.text) + self.alpha * cache_logits(
+            image @ self.keys.T, self.values, self.beta
+        )
+
+
+def cache_logits(affinity: Tensor, values: Tensor, beta: float) -> Tensor:
+    """Votes [.., K] of a cache: the sum over its N images of exp(-beta (1 - affinity)) value (eq. 5).
+
+    Args:
+        affinity: cosines [.., N].
+        values: [N, K].
+        beta: sharpness.
+    """
+    return torch.exp(-beta * (1 - affinity)) @ values
+
+
+def search(
+    affinity: Tensor,
+    values: Tensor,
+    zero_shot: Tensor,
+    labels: Tensor,
+    alpha_most: float,
+    beta_most: float,
+) -> tuple[float, float]:
+    """The first alpha and beta of a grid of 20 x 200 with the highest accuracy, betas outermost.
+
+    Args:
+        affinity: cosines [B, N] of images and keys.
+        values: [N, K].
+        zero_shot: logits [B, K].
+        labels: [B].
+        alpha_most: the grid goes from 0.1 to below this.
+        beta_most: the same of beta.
+    """
+    alphas = [0.1 + i * (alpha_most - 0.1) / 20 for i in range(20)]
+    best, chosen = -1, (0.0, 0.0)
+    for beta in (0.1 + i * (beta_most - 0.1) / 200 for i in range(200)):
+        votes = cache_logits(affinity, values, beta)
+        right = torch.stack([((zero_shot + alpha * votes).argmax(-1) == labels).sum() for alpha in alphas])
+        for alpha, count in zip(alphas, right.tolist(), strict=True):
+            if count > best:
+                best, chosen = count, (alpha, beta)
+    return chosen

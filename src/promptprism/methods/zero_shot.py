@@ -1,9 +1,8 @@
 """Zero-shot CLIP (Radford et al., ICML 2021): hand-made phrases, nothing learned."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
+from open_clip import SIMPLE_IMAGENET_TEMPLATES
 from pydantic import Field
 
 from promptprism.data.names import LabelSpace, check_phrase
@@ -11,15 +10,7 @@ from promptprism.methods.base import Method, MethodSettings
 from promptprism.methods.classifier import Classifier, Texts
 
 #: The seven phrases that CLIP's authors found to serve best on ImageNet, for ensembles.
-ENSEMBLE_PHRASES = (
-    "itap of a {}.",
-    "a bad photo of the {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "a {} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
-)
+ENSEMBLE_PHRASES = tuple(say("{}") for say in SIMPLE_IMAGENET_TEMPLATES)
 
 
 class ZeroShotSettings(MethodSettings):

@@ -1,7 +1,5 @@
 """What prompt methods learn: context tokens, and their maps into the vision tower."""
 
-from __future__ import annotations
-
 import math
 import random
 

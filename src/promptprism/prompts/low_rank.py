@@ -1,7 +1,5 @@
 """Low-rank updates of the attention of a frozen tower (LoRA, Hu et al., ICLR 2022)."""
 
-from __future__ import annotations
-
 import copy
 import math
 from functools import partial

@@ -1,7 +1,5 @@
 """What all figures share: colours, fonts, and files that come out the same every time."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path

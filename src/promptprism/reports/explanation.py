@@ -1,7 +1,5 @@
 """One picture of one prediction: image, answer, why; then a row for each template."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -111,23 +109,14 @@ def _look(axes: Axes, explanation: Explanation, voice: Voice) -> None:
     if voice.map:  # towers without patches have none
         weights = np.array(voice.map)
         largest = np.abs(weights).max() or 1.0
-        axes.imshow(
-            weights,
-            cmap="bwr",
-            vmin=-largest,
-            vmax=largest,
-            extent=extent,
-            alpha=0.5,
-            interpolation="bilinear",
-        )
+        style: Any = {"cmap": "bwr", "alpha": 0.5, "interpolation": "bilinear"}
+        axes.imshow(weights, vmin=-largest, vmax=largest, extent=extent, **style)
     _bare(axes)
 
 
 def _bare(axes: Axes) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
 
 
 def _bars(axes: Axes, top: Sequence[Answer], uncertainty: float | None, colours: dict[str, str]) -> None:
@@ -180,44 +169,25 @@ def _reasons(axes: Axes, explanation: Explanation, colours: dict[str, str]) -> N
     axes.set_title("Why: support of the two leading classes")
     shades = (0.95, 0.65)
     for place, name in enumerate(why.classes):
-        left = 0.0
-        for m, pair in enumerate(why.contributions):
-            part = pair[place]
-            start = left if why.exact else 0.0
-            if why.exact:
-                axes.barh(
-                    place,
-                    part,
-                    left=start,
-                    height=0.6,
-                    color=colours.get(name, GREY),
-                    alpha=shades[m % 2],
-                    edgecolor="white",
-                )
-                if abs(part) > 0.08 * max(map(abs, why.scores)):
-                    axes.text(
-                        start + part / 2,
-                        place,
-                        f"S{m + 1}",
-                        ha="center",
-                        va="center",
-                        color="white",
-                        fontsize=10,
-                    )
-                left += part
+        bar: Any = {"height": 0.6, "color": colours.get(name, GREY)}
         if not why.exact:
-            axes.barh(place, why.scores[place], height=0.6, color=colours.get(name, GREY))
-        total = axes.text(
-            why.scores[place], place, f" {_number(why.scores[place])}", va="center", fontsize=10.5
-        )
-        total.set_in_layout(False)
+            axes.barh(place, why.scores[place], **bar)
+        left = 0.0
+        for m, pair in enumerate(why.contributions if why.exact else ()):
+            part = pair[place]
+            axes.barh(place, part, left=left, alpha=shades[m % 2], edgecolor="white", **bar)
+            if abs(part) > 0.08 * max(map(abs, why.scores)):
+                middle: Any = {"ha": "center", "va": "center", "color": "white", "fontsize": 10}
+                axes.text(left + part / 2, place, f"S{m + 1}", **middle)
+            left += part
+        total = f" {_number(why.scores[place])}"
+        axes.text(why.scores[place], place, total, va="center", fontsize=10.5).set_in_layout(False)
     axes.set_yticks(range(2), [_short(name) for name in why.classes])
     axes.invert_yaxis()
     axes.set_ylim(3.9, -0.6)
     axes.set_xlim(min(0.0, *why.scores), 1.2 * max(why.scores))
     axes.set_xticks([])
-    axes.spines["bottom"].set_visible(False)
-    axes.spines["left"].set_visible(False)
+    axes.spines[["bottom", "left"]].set_visible(False)
     _say(axes, 0.0, textwrap.fill(_because(explanation, why), 40), va="bottom")
 
 

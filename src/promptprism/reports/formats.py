@@ -1,7 +1,5 @@
 """Every format of a table, by name. Nothing heavy is imported: the command line lists them in its help."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from promptprism.errors import PromptPrismError

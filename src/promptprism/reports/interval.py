@@ -1,7 +1,5 @@
 """Whether a difference is more than luck: a confidence interval over data sets and seeds."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

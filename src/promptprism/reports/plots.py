@@ -1,7 +1,5 @@
 """Plots of results, drawn without a display."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """Reliability diagrams and risk-coverage curves of results."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any

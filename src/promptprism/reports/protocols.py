@@ -1,7 +1,5 @@
 """The table of each protocol: mean and standard deviation over seeds, averages as the field computes them."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace

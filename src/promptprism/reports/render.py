@@ -1,7 +1,5 @@
 """Tables of results as text: Markdown, CSV, LaTeX; see `promptprism.reports.html` for a page."""
 
-from __future__ import annotations
-
 import csv
 import io
 from typing import Any

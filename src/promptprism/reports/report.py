@@ -1,7 +1,5 @@
 """Every table by name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from promptprism.errors import PromptPrismError

@@ -1,7 +1,5 @@
 """Tables about one method: what its settings are worth and cost, and what each of its templates knows."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from statistics import fmean
 

@@ -1,7 +1,5 @@
 """The table of trust: how far probabilities can be believed, and whether doubt finds errors and shifts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 

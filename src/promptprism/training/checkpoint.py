@@ -22,6 +22,7 @@ from promptprism.data.records import Record
 from promptprism.errors import PromptPrismError
 from promptprism.files import read_tensors, write_tensors
 from promptprism.methods import Method
+from promptprism.provenance import Facts
 
 _KEY = "promptprism"
 
@@ -38,10 +39,8 @@ class Epoch(BaseModel):
     seconds: float
 
 
-class Run(BaseModel):
+class Run(Facts):
     """What makes a run the same run; a checkpoint of another one is refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: str
     settings: dict[str, Any]
@@ -76,9 +75,7 @@ class Run(BaseModel):
         )
 
 
-class _Card(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Card(Facts):
     format: Literal[2] = 2  # 1 knew images by their names, and had no digest
     run: Run
     history: tuple[Epoch, ...]

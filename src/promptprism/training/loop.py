@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict
 
 from promptprism.backbones import Backbone, fingerprint_of
 from promptprism.data.batches import shuffled_batches, view_batches
@@ -19,7 +18,7 @@ from promptprism.data.views import make_views
 from promptprism.errors import PromptPrismError
 from promptprism.inference.predictor import Predictor, check_labels
 from promptprism.methods import Classifier, Method, MethodSettings, Texts, build_method
-from promptprism.provenance import Cost, Meter
+from promptprism.provenance import Cost, Facts, Meter
 from promptprism.training.checkpoint import Epoch, Run, load_checkpoint, save_checkpoint
 from promptprism.training.progress import Step, training_progress
 from promptprism.training.schedule import make_optimizer, rate_scale, step_rate
@@ -29,7 +28,7 @@ from promptprism.training.schedule import make_optimizer, rate_scale, step_rate
 _CHECKED_IMAGES, _FEWEST_CHECKED = 256, 16
 
 
-class TrainResult(BaseModel):
+class TrainResult(Facts):
     """What a run was and what it cost.
 
     Attributes:
@@ -44,8 +43,6 @@ class TrainResult(BaseModel):
         collapsed: why the run failed although it went to its end, or None. A collapsed run is no result.
         cost: seconds, memory, device, versions; sittings before a resume included in the seconds.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int
     images: int

@@ -1,7 +1,5 @@
 """What a person sees of a run: epoch, loss, rate, time left, peak memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol

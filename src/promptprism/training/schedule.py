@@ -1,7 +1,5 @@
 """Optimizers and learning rates of the field; which of them is the method's choice."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Literal

@@ -1,6 +1,6 @@
 """MiniWorld: a small world of scenes made of emoji, whose factors are known and can be intervened on."""
 
-from promptprism.data.miniworld.scenes import Scene, describe, render
+from promptprism.data.miniworld.scenes import Scene, render
 from promptprism.data.miniworld.worlds import DEVELOPMENT, ELEVEN, NAMES, REPORTED, SHIFTS, load, scenes
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "REPORTED",
     "SHIFTS",
     "Scene",
-    "describe",
     "load",
     "render",
     "scenes",

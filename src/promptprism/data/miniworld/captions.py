@@ -1,7 +1,5 @@
 """Captions of scenes: what the mini CLIP was pre-trained with, in full and in parts."""
 
-from __future__ import annotations
-
 from promptprism.data.miniworld.scenes import Scene
 
 #: What captions call each artist's drawings.

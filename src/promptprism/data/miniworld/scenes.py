@@ -7,8 +7,6 @@ scale, rotation, place and second object are the task-irrelevant ones (Gi). An i
 Pixels are computed in integers, so that a scene has the same bytes on every machine.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -198,14 +196,3 @@ def render(scene: Scene, draw: Draw = sprite) -> Image.Image:
         bytes_ = _bytes(seed, 2, image.size).reshape(image.shape)
         image += (bytes_ - 128) * scene.noise // 128
     return Image.fromarray(image.clip(0, 255).astype(np.uint8))
-
-
-def describe(scene: Scene, *, colour: bool = True, pattern: bool = True, second: bool = True) -> str:
-    """Describe a scene in a caption: in full, or without some of its task-irrelevant factors."""
-    words = [f"a photo of a {scene.concept.name}"]
-    if colour or pattern:
-        kind = " ".join(w for w, told in ((scene.colour, colour), (scene.pattern, pattern)) if told)
-        words.append(f"on a {kind} background")
-    if second and scene.second is not None:
-        words.append(f"with a small {scene.second.name}")
-    return " ".join(words) + "."

@@ -1,7 +1,5 @@
 """The archive of emoji sprites that MiniWorld's scenes are made of."""
 
-from __future__ import annotations
-
 import functools
 import io
 import json

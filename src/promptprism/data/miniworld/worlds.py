@@ -5,8 +5,6 @@ any machine. The eleven stand for the eleven of the field, ``mini/general`` for 
 chosen on DEVELOPMENT only.
 """
 
-from __future__ import annotations
-
 import functools
 import random
 from collections.abc import Iterator, Sequence
