@@ -10,7 +10,7 @@ from operator import getitem
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor
 
 import promptprism
@@ -121,7 +121,7 @@ class Card(Facts):
     seed: int
     data: DataSummary | None
     training: TrainResult
-    scores: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, float]] = Field(default_factory=dict)
     evaluations: tuple[Scored, ...] = ()
     reference: Reference | None = None
     calibration: Calibration | None = None

@@ -24,6 +24,7 @@ from promptprism.data.inputs import Images, Labels, as_dataset, as_sources, reco
 from promptprism.data.lesson import make_lesson
 from promptprism.data.names import LabelSpace, check_class_names, check_tokens
 from promptprism.data.records import Dataset, Records
+from promptprism.drift import Reference
 from promptprism.errors import CollapseWarning, NotFittedError, PromptPrismError
 from promptprism.evaluation.calibration import calibrate
 from promptprism.evaluation.evaluate import Evaluation, evaluate
@@ -62,6 +63,9 @@ class PromptPrism:
     Raises:
         PromptPrismError: no such method or setting, or a value that it cannot have.
     """
+
+    reference_: Reference | None
+    _held_out: tuple[str, Sequence[ImageSource]]
 
     def __init__(
         self,
@@ -233,12 +237,7 @@ class PromptPrism:
         Raises:
             PromptPrismError: the method has no opinions, or the margin is negative; or as for `predict`.
         """
-        found = [*Predictor(self._classifier).early_opinions(self._sources(images), margin, unread=unread)]
-        weights, used = (
-            (early.fused.weight.cpu() for early in found),
-            (early.templates_used for early in found),
-        )
-        return EarlyOpinions(Opinion(torch.cat([*weights])), torch.cat([one.cpu() for one in used]))
+        return Predictor(self._classifier).early_opinions(self._sources(images), margin, unread=unread)
 
     def margin_for(self, images: Images, budget: float) -> float:
         """The margin with which images like these take so many templates on average, or a few less.

@@ -151,7 +151,7 @@ def _trace(
 ) -> None:
     # Two kinds of exporter are in torch. This one needs no package besides, takes seconds where the other
     # takes minutes, and knows all but expm1.
-    torch.onnx.register_custom_op_symbolic("aten::expm1", _expm1, _OPSET)
+    torch.onnx.register_custom_op_symbolic("aten::expm1", _expm1, _OPSET)  # type: ignore[attr-defined]
     example = torch.zeros(2, 3, size, size)
     said = io.StringIO()
     with warnings.catch_warnings(), redirect_stdout(said), redirect_stderr(said), torch.no_grad():

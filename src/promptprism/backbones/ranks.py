@@ -1,10 +1,13 @@
 """A training step split over processes: which part is whose, and how parts become the whole again.
 
-Each process runs its share of the step's images and of its texts. What they give is gathered, so that every process
-has the whole loss; what went into them has its gradients summed over all. So every process has the gradients of
+Each process runs its share of the step's images and of its texts. What they give is gathered, so that
+every process
+has the whole loss; what went into them has its gradients summed over all. So every process has the
+gradients of
 the whole step, and can take the step alone.
 
-On a CPU shares are made of units that do not depend on how many processes there are, and gradients are summed in
+On a CPU shares are made of units that do not depend on how many processes there are, and gradients are
+summed in
 float64: numbers then do not depend on it either.
 """
 
@@ -19,8 +22,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
-#: Classes of a template that a CPU runs together. The fewer, the more evenly they go into processes, and the more
-#: often what they share is run.
+#: Classes of a template that a CPU runs together. The fewer, the more evenly they go into processes, and
+#: the more often what they share is run.
 _TOGETHER = 32
 
 _T = TypeVar("_T")
@@ -62,7 +65,7 @@ class Ranks:
         units = self._image_units
         sizes = [part.stop - part.start for part in self._done(units)]
         entered = [_enter(one) for one in learned]
-        parts = [run(part, *map(_left, entered)) for part in views.split(sizes, 1)]
+        parts = [run(part, *map(_left, entered)) for part in torch.split(views, sizes, 1)]
         return self._gather([(slice(None), unit) for unit in units], self.images, parts)
 
     def over_texts(self, run: Callable[..., Tensor], tokens: Tensor, prompts: Tensor | None) -> Tensor:
@@ -86,7 +89,8 @@ class Ranks:
         return _cut(self.images, self.images if self.in_units else self.size)
 
     def _text_units(self, templates: int, classes: int) -> list[Place]:
-        # Without units, templates apart as far as they go into the processes: what a template's classes share is
+        # Without units, templates apart as far as they go into the processes: what a template's classes
+        # share is
         # then run once.
         groups = templates if self.in_units else math.gcd(templates, self.size)
         parts = math.ceil(classes / _TOGETHER) if self.in_units else self.size // groups
@@ -103,7 +107,7 @@ class Ranks:
         self, units: list[Place], count: int, parts: list[Tensor], templates: int | None = None
     ) -> Tensor:
         shape = templates or len(parts[0]), count, parts[0].shape[-1]
-        whole: Tensor = _Gather.apply(self._share(units), shape, *parts)  # type: ignore[no-untyped-call]
+        whole: Tensor = _Gather.apply(self._share(units), shape, *parts)
         return whole
 
 
@@ -140,7 +144,7 @@ class _Enter(torch.autograd.Function):
 def _enter(learned: Tensor | None) -> Tensor | None:
     if learned is None:
         return None
-    entered: Tensor = _Enter.apply(learned)  # type: ignore[no-untyped-call]
+    entered: Tensor = _Enter.apply(learned)
     return entered
 
 

@@ -13,6 +13,7 @@ from promptprism.data.images import ImageSource
 from promptprism.data.records import Record
 from promptprism.data.views import make_views
 from promptprism.errors import PromptPrismError
+from promptprism.evidence import Opinion
 from promptprism.inference.early import EarlyOpinions, check_early, early_opinions
 from promptprism.methods import Classifier
 

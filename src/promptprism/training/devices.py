@@ -1,7 +1,9 @@
 """One training over several devices of this machine: a process for each, started here, that share every step.
 
-Each process runs the one loop on its share of a step's images and texts; see `promptprism.backbones.ranks`. What
-is learned does not depend on their number: views depend on (seed, epoch, index, template) only, and every process
+Each process runs the one loop on its share of a step's images and texts; see
+`promptprism.backbones.ranks`. What
+is learned does not depend on their number: views depend on (seed, epoch, index, template) only, and every
+process
 has the gradients of the whole step. On a CPU a device is a process of one thread.
 """
 
@@ -33,7 +35,8 @@ from promptprism.training.checkpoint import Run, load_checkpoint, save_checkpoin
 from promptprism.training.loop import Training, interrupted
 from promptprism.training.schedule import make_optimizer
 
-# A server that has imported everything once starts the processes of this training and of the next; where there is
+# A server that has imported everything once starts the processes of this training and of the next; where
+# there is
 # none, each imports for itself.
 _START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 # A process that loses another one hears of it in its next sum; that other one is to be told of, not this.
@@ -56,8 +59,8 @@ def check_devices(devices: int, method: Method) -> None:
     there = torch.cuda.device_count() if kind == "cuda" else 1 if kind == "mps" else devices
     if devices > there:
         raise PromptPrismError(
-            f"devices={devices}, and there are {there} of kind '{kind}' on this machine: give {there} or less, or "
-            "device='cpu' for processes"
+            f"devices={devices}, and there are {there} of kind '{kind}' on this machine: give {there} or "
+            "less, or device='cpu' for processes"
         )
     if method.settings.learns and method.settings.epochs and not method.splits:
         raise PromptPrismError(
@@ -87,7 +90,7 @@ class _Task:
 
 
 def share(training: Training, devices: int, space: LabelSpace) -> None:
-    """Train to the last epoch on so many devices; method, history and seconds are then as if it was done here.
+    """Train to the last epoch on so many devices; method, history and seconds are as if done here.
 
     Raises:
         PromptPrismError: a process has failed or died; the message names it and the cause.
@@ -128,7 +131,7 @@ def share(training: Training, devices: int, space: LabelSpace) -> None:
 
 
 def _join(task: _Task, kind: str) -> float:
-    """Start the processes and wait for them, or for the first that is gone; gives the first's peak memory, MiB."""
+    """Start the processes and wait for all, or the first that is gone; gives the first's peak memory, MiB."""
     multiprocessing.set_forkserver_preload([__name__, "lightning_fabric"])
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells whom it ends
     peak = multiprocessing.get_context(_START).Value("d", 0.0)
@@ -136,20 +139,20 @@ def _join(task: _Task, kind: str) -> float:
     try:
         # By value: what torch sends itself takes a file descriptor for every tensor.
         content = pickle.dumps(task)
-        processes = multiprocessing.start_processes(
+        processes = multiprocessing.start_processes(  # type: ignore[attr-defined, no-untyped-call]
             _work, (content, kind, peak), task.size, join=False, start_method=_START
         )
         while not processes.join():
             pass
-    except multiprocessing.ProcessRaisedException as error:
+    except multiprocessing.ProcessRaisedException as error:  # type: ignore[attr-defined]
         cause = error.msg.strip().splitlines()[-1].rpartition("PromptPrismError: ")[2]
         raise PromptPrismError(f"device {error.error_index} of {task.size} failed: {cause}") from None
-    except multiprocessing.ProcessExitedException as error:
+    except multiprocessing.ProcessExitedException as error:  # type: ignore[attr-defined]
         how = f"by {error.signal_name}" if error.signal_name else f"with code {error.exit_code}"
         raise PromptPrismError(
-            f"the process of device {error.error_index} of {task.size} was ended {how}: if nobody did it, memory "
-            "may have run out: take fewer devices or a smaller batch_size. With a checkpoint the same call, "
-            "resuming, goes on from the last whole epoch"
+            f"the process of device {error.error_index} of {task.size} was ended {how}: if nobody did it, "
+            "memory may have run out: take fewer devices or a smaller batch_size. With a checkpoint the same "
+            "call, resuming, goes on from the last whole epoch"
         ) from None
     except (TypeError, AttributeError, pickle.PicklingError) as error:
         raise PromptPrismError(
@@ -166,7 +169,7 @@ def _join(task: _Task, kind: str) -> float:
 def _work(rank: int, content: bytes, kind: str, peak_memory_mb: Any) -> None:
     """One process; its content comes from the one that started it."""
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import LightningEnvironment
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
     task: _Task = pickle.loads(content)
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": task.port, "WORLD_SIZE": task.size, "NODE_RANK": 0}

@@ -112,7 +112,8 @@ def learn(
         checkpoint: a file to keep the state in.
         progress: show a bar on standard error.
         after_epoch: called with the number of each epoch (from 0) when it is done, and the method; it must
-            leave the method as it found it. What it takes counts as training in the seconds. Not with ``devices``.
+            leave the method as it found it. What it takes counts as training in the seconds. Not with
+            ``devices``.
         devices: GPUs of this machine, or cores of its CPU, that share each step as processes, see
             `promptprism.training.devices`; None takes this process, as does what takes no steps.
 
