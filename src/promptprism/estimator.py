@@ -340,10 +340,11 @@ class PromptPrism:
         Raises:
             PromptPrismError: the folder exists, or the place cannot be written.
         """
+        classifier = self._classifier
         check_new(Path(path))
-        self.reference_ = self.reference_ or reference_of(self._classifier, *self._held_out)
+        self.reference_ = self.reference_ or reference_of(classifier, *self._held_out)
         facts = self.data_, self.scores_, self.reference_, self.calibration_
-        card = Card.of(self.trained_, self.classifier_.space, *facts)
+        card = Card.of(self.trained_, classifier.space, *facts)
         save_adapter(Path(path), self.method_, card)
         return Path(path)
 

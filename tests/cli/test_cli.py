@@ -168,7 +168,7 @@ def test_predict(fitted, data):
     assert content.keys() == documented("predict") | HEAD
     assert [row["image"] for row in content["predictions"]] == list(map(str, images))
     for row in content["predictions"]:
-        assert row.keys() == documented("predict", 1) - {"templates_used"}
+        assert row.keys() == documented("predict", 1) - {"templates_used", "set"}
         assert row["probability"] == pytest.approx(row["belief"] + row["uncertainty"] / 4, rel=1e-5)
         assert row["top"][0] == {"class": row["class"], "probability": row["probability"]}
         assert len(row["top"]) == 4 and len(row["templates"]) == 2
@@ -231,7 +231,7 @@ def test_stopping_early(fitted, data):
     images = [data / "test" / "red" / "5.png", data / "test" / "blue" / "5.png"]
     content = json.loads(run("predict", fitted[0], *images, "--margin", 0, "--json", "-").stdout)
     rows = content["predictions"]
-    assert all(row.keys() == documented("predict", 1) - {"templates"} for row in rows)
+    assert all(row.keys() == documented("predict", 1) - {"templates", "set"} for row in rows)
     assert [row["templates_used"] for row in rows] == [1, 1]
     assert "1.00 templates per image" in run("predict", fitted[0], *images, "--margin", 0).output
     refused = run("evaluate", fitted[0], data, "--budget", "inf", code=2)

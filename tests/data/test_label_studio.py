@@ -17,7 +17,7 @@ def test_tasks_come_back_as_they_were_written(tmp_path):
         "data": {"image": "b.jpg"},
         "predictions": [
             {
-                "model_version": "x",
+                "model_version": "cdc",
                 "score": 0.9,
                 "result": [
                     {
