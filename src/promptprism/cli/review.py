@@ -50,7 +50,7 @@ def review(
     trust_backbone: TrustBackbone = False,
     device: Device = "auto",
 ) -> None:
-    """Accept or correct answers in the browser, the most doubtful first.
+    """Correct answers in the browser, the most doubtful first.
 
     Each label is on the disk at once, in a CSV that is read again the next time.
     """

@@ -34,8 +34,8 @@ def held_out(dataset: Dataset, learned: Records) -> tuple[str, list[ImageSource]
 
     What was learned from would look surer than anything new.
     """
-    drawn = {id(record) for record in learned}
-    rest = dataset.val or [record for record in dataset.train if id(record) not in drawn]
+    drawn = {id(record.source) for record in learned}
+    rest = dataset.val or [record for record in dataset.train if id(record.source) not in drawn]
     what = "validation photos" if dataset.val else "training photos that were not drawn"
     return what, [record.source for record in rest]
 
