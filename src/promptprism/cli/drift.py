@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from promptprism.cli.options import (
-    Adapter,
-    AdapterBackbone,
-    Device,
-    Json,
-    Pretrained,
-    TrustBackbone,
-    open_adapter,
-)
+from promptprism.cli.options import Adapter, Json, ModelOptions, argument, grouped, option
 from promptprism.cli.output import Output
 from promptprism.errors import PromptPrismError
 
@@ -26,25 +18,18 @@ if TYPE_CHECKING:
 _PHOTOS = 1000
 
 
+@grouped
 def drift(
+    *,
     adapter: Adapter,
-    photos: Annotated[
-        list[str],
-        typer.Argument(metavar="PHOTOS", help="Image files, folders of them, or data.", show_default=False),
-    ],
+    photos: Annotated[list[str], argument("PHOTOS", "Image files, folders of them, or data.")],
     reference: Annotated[
         str | None,
-        typer.Option(
-            "--reference",
-            metavar="DATA",
-            help="Photos to compare with, not learned from, instead of those the adapter's card tells of.",
-            show_default=False,
+        option(
+            "DATA", "Photos to compare with, not learned from, instead of those the adapter's card tells of."
         ),
     ] = None,
-    backbone: AdapterBackbone = None,
-    pretrained: Pretrained = None,
-    trust_backbone: TrustBackbone = False,
-    device: Device = "auto",
+    opening: ModelOptions,
     json_file: Json = None,
 ) -> None:
     """Say how far new photos are from those of the training.
@@ -64,7 +49,7 @@ def drift(
         )
     sources = evenly([source for name in photos for source in _photos(name)], _PHOTOS)
     before = None if reference is None else _photos(reference)
-    classifier = open_adapter(adapter, backbone, pretrained, trust_backbone, device, None).classifier_
+    classifier = opening.open(adapter).classifier_
     if before is not None:
         known = reference_of(classifier, f"'{reference}'", before)
     if known is None:

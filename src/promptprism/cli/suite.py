@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from promptprism.cli.options import Device, Json, Root, argument, option, parse_seeds, split_names
+from promptprism.cli.options import Device, Json, Root, argument, flag, option, parse_seeds, split_names
 from promptprism.cli.output import Output, terminal
 from promptprism.errors import PromptPrismError
 
@@ -32,7 +32,7 @@ def suite(
     ] = "all",
     device: Device = "auto",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run, what it needs, and about what it costs.")
+        bool, flag("--dry-run", "Say what would run, what it needs, and about what it costs.")
     ] = False,
     gigaflops: Annotated[
         float | None,
