@@ -31,9 +31,8 @@ def list_data(root: Root = None, json_file: Json = None) -> None:
     output = Output("data-list", json_file)
     rows: list[dict[str, Any]] = []
     caption = f"lists and layout: {GUIDE}\nwithout the canonical split: {', '.join(ALTERNATIVES)}"
-    table = Table(box=None, caption=caption, caption_justify="left")
-    for column in ("name", "classes", "images", "below the root", "to be had"):
-        table.add_column(column)
+    columns = ("name", "classes", "images", "below the root", "to be had")
+    table = Table(*columns, box=None, caption=caption, caption_justify="left")
     for entry in CATALOG.values():
         here = None if root is None else (root / entry.folder).is_dir()
         rows.append(
@@ -132,9 +131,9 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 def _show(output: Output, report: DataReport, **more: Any) -> None:
     from rich.table import Table
 
-    table = Table(box=None)
-    for column in ("split", "listed", "on disk", "should be"):
-        table.add_column(column, justify="left" if column == "split" else "right")
+    from promptprism.cli.tables import numbers
+
+    table = Table("split", *numbers("listed", "on disk", "should be"), box=None)
     for split, counts in report.splits.items():
         expected = "–" if counts.expected is None else f"{counts.expected:,}"
         table.add_row(split, f"{counts.listed:,}", f"{counts.present:,}", expected)
