@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from promptprism.cli.options import Adapter, Json, ModelOptions, argument, grouped, option
 from promptprism.cli.output import Output
 from promptprism.errors import PromptPrismError
@@ -63,8 +61,6 @@ def drift(
         )
     told = "are not like" if found["shifted"] else "look like"
     output.show(f"{len(sources) - len(unread)} photos {told} the {len(known.probability)} of {known.photos}")
-    for reason in unread.values():
-        output.warn(f"✗ {reason}")
     output.write(
         adapter=str(adapter),
         reference={"photos": known.photos, "images": len(known.probability)},
@@ -72,8 +68,7 @@ def drift(
         **found,
         unread=[{"image": str(sources[place]), "reason": reason} for place, reason in unread.items()],
     )
-    if unread:
-        raise typer.Exit(1)
+    output.end(unread.values())
 
 
 def _photos(name: str) -> list[ImageSource]:

@@ -20,7 +20,7 @@ from promptprism.cli.options import (
     option,
 )
 from promptprism.cli.output import Output
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, needs
 
 
 @grouped
@@ -48,14 +48,10 @@ def review(
     Each label is on the disk at once, in a CSV that is read again the next time.
     """
     output = Output("review", None)
-    try:
+    with needs("the page", "serve"):
         uvicorn = importlib.import_module("uvicorn")
         served = importlib.import_module("promptprism.serving.review")
         from promptprism.serving.guard import LOOPBACK
-    except ImportError as error:
-        raise PromptPrismError(
-            f"the page needs {error.name}: pip install 'promptprism[serve]' to serve it"
-        ) from error
     import socket
 
     model = opening.open(adapter, settings, classes)

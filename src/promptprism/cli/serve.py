@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from promptprism.cli.options import ModelOptions, Port, argument, grouped, option
 from promptprism.cli.output import tell
-from promptprism.errors import PromptPrismError
+from promptprism.errors import needs
 
 
 @grouped
@@ -32,15 +32,11 @@ def serve(
 
     POST /predict with files or base64; see /docs. SIGTERM and Ctrl-C let it answer what it accepted first.
     """
-    try:
+    with needs("a server", "serve"):
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
         import python_multipart  # noqa: F401
         import uvicorn
-    except ImportError as error:
-        raise PromptPrismError(
-            f"a server needs the package {error.name!r}: pip install 'promptprism[serve]'"
-        ) from error
     from promptprism.runtime import FACTS
     from promptprism.serving.app import make_app
     from promptprism.serving.engine import open_engine

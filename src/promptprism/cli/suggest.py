@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from promptprism.cli.options import (
     Adapter,
     Json,
@@ -75,8 +73,6 @@ def suggest(
             f"{learned} photos were learned from and "
             + ("are left out" if truths is None else "hide wrong labels of their own")
         )
-    for reason in unread:
-        output.warn(f"✗ {reason}")
     if out is not None:
         append(out, [Correction(Path(r["image"]), "", r["class"], r["probability"]) for r in rows])
         output.show(
@@ -90,8 +86,7 @@ def suggest(
         suggestions=rows,
         unread=unread,
     )
-    if unread:
-        raise typer.Exit(1)
+    output.end(unread)
 
 
 def suggestions(

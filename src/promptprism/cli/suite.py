@@ -91,14 +91,11 @@ def suite(
         for result in outcome.results
     ]
     failures = [{**cell.model_dump(mode="json"), "error": error} for cell, error in outcome.failures]
-    for cell, error in outcome.failures:
-        output.warn(f"✗ {cell}: {error}")
     output.show(f"{len(rows)} results in {out}, {outcome.ran} cells run now, {len(failures)} failed")
     if rows:
         output.show(f"Next: promptprism report {out} --table {chosen.protocol} --suite {source}")
     output.write(suite=chosen.name, ran=outcome.ran, cells=rows, failures=failures)
-    if failures:
-        raise typer.Exit(1)
+    output.end([f"{cell}: {error}" for cell, error in outcome.failures])
 
 
 def _dry_run(
