@@ -27,6 +27,7 @@ from promptprism.cli.export import export
 from promptprism.cli.figure import figure_app
 from promptprism.cli.fit import fit
 from promptprism.cli.info import datasets, info, methods
+from promptprism.cli.options import flag
 from promptprism.cli.output import tell, told_warnings
 from promptprism.cli.predict import predict
 from promptprism.cli.report import report
@@ -119,7 +120,7 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def _main(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[bool, flag("--version", "Print the version and exit.")] = False,
 ) -> None:
     if version:
         typer.echo(__version__)

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,6 +94,13 @@ class Output:
     def warn(self, text: str) -> None:
         """Print what a person should not miss, to standard error if JSON has standard output."""
         self._warnings.print(visible(text), style="yellow")
+
+    def end(self, failures: Collection[str]) -> None:
+        """Say what failed, and end with code 1 if anything did."""
+        for failure in failures:
+            self.warn(f"✗ {failure}")
+        if failures:
+            raise typer.Exit(1)
 
     def write(self, **content: Any) -> None:
         """Write the JSON that was asked for."""

@@ -5,19 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from promptprism.cli.options import (
     Adapter,
-    AdapterBackbone,
-    Device,
     Json,
-    Pretrained,
+    ModelOptions,
     Root,
     Seed,
-    TrustBackbone,
-    open_adapter,
+    argument,
+    grouped,
     open_data,
+    option,
 )
 from promptprism.cli.output import Output
 from promptprism.errors import PromptPrismError
@@ -27,37 +24,22 @@ if TYPE_CHECKING:
     from promptprism.estimator import PromptPrism
 
 
+@grouped
 def suggest(
+    *,
     adapter: Adapter,
-    photos: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="PHOTOS...", help="Photos, folders, patterns, lists.", show_default=False),
-    ] = None,
-    count: Annotated[int, typer.Option("--next", metavar="N", min=1, help="How many photos to label.")] = 20,
+    photos: Annotated[list[str] | None, argument("PHOTOS...", "Photos, folders, patterns, lists.")] = None,
+    count: Annotated[int, option("N", "How many photos to label.", "--next", min=1)] = 20,
     labelled: Annotated[
         str | None,
-        typer.Option(
-            metavar="DATA",
-            help="Instead: labelled images, of which those are listed whose labels look wrong.",
-            show_default=False,
-        ),
+        option("DATA", "Instead: labelled images, of which those are listed whose labels look wrong."),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FILE",
-            help="CSV to fill in the labels: fit --corrections reads it.",
-            show_default=False,
-        ),
+        Path | None, option("FILE", "CSV to fill in the labels: fit --corrections reads it.", "--out", "-o")
     ] = None,
     seed: Seed = 1,
     root: Root = None,
-    backbone: AdapterBackbone = None,
-    pretrained: Pretrained = None,
-    trust_backbone: TrustBackbone = False,
-    device: Device = "auto",
+    opening: ModelOptions,
     json_file: Json = None,
 ) -> None:
     """Say which photos to label next, or which labels look wrong.
@@ -74,7 +56,7 @@ def suggest(
         raise PromptPrismError("give PHOTOS to choose from, or --labelled DATA to look for wrong labels")
     if out is not None and is_there(out):
         raise PromptPrismError(f"'{out}' exists, and may hold labels: give another place with --out")
-    model = open_adapter(adapter, backbone, pretrained, trust_backbone, device, None)
+    model = opening.open(adapter)
     if labelled is None:
         sources, truths = list(Heap(photos or ())), None
     else:
@@ -91,8 +73,6 @@ def suggest(
             f"{learned} photos were learned from and "
             + ("are left out" if truths is None else "hide wrong labels of their own")
         )
-    for reason in unread:
-        output.warn(f"✗ {reason}")
     if out is not None:
         append(out, [Correction(Path(r["image"]), "", r["class"], r["probability"]) for r in rows])
         output.show(
@@ -106,8 +86,7 @@ def suggest(
         suggestions=rows,
         unread=unread,
     )
-    if unread:
-        raise typer.Exit(1)
+    output.end(unread)
 
 
 def suggestions(
