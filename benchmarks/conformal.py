@@ -2,12 +2,13 @@
 
     python -m benchmarks.conformal --csv benchmarks/results/conformal.csv
 
-CDC learns the base classes of each data set, with the settings of the suites base-to-new but fewer epochs: the
-promise does not depend on how good the model is. Again and again a half of the test images of these classes, drawn at random, calibrates, as the command does it; what was found
-is tried on the other half (part base), and on what it promises nothing of: test images of the classes that
-were not learned, among these (new), and images of the base classes from shifted domains, where there are
-some. Rows are written after each data set; one that the file has is not measured again. Photos (caltech101,
-eurosat) lie below --root; a folder with train/ and test/ can be given too.
+CDC learns the base classes of each data set, with the settings of the suites base-to-new but fewer epochs:
+what is promised does not depend on how good the model is. Again and again a half of the test images of these
+classes, drawn at random, calibrates, as the command does it. What was found is tried on the other half (part
+base), and on what it promises nothing of: test images of the classes that were not learned, among these
+(new), and images of the base classes from shifted domains, where there are some. Rows are written after each
+data set; one that the file has is not measured again. Photos (caltech101, eurosat) lie below --root; a folder
+with train/ and test/ can be given too.
 """
 
 from __future__ import annotations

@@ -78,8 +78,7 @@ def drift(
         )
     told = "are not like" if found["shifted"] else "look like"
     output.show(f"{len(sources) - len(unread)} photos {told} the {len(known.probability)} of {known.photos}")
-    for reason in unread.values():
-        output.warn(f"✗ {reason}")
+    output.unread([*unread.values()])
     output.write(
         adapter=str(adapter),
         reference={"photos": known.photos, "images": len(known.probability)},
