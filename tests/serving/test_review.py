@@ -61,7 +61,9 @@ def test_labels_are_on_the_disk_at_once_and_can_be_taken_back(client, review, mo
     (bad,) = (photo for photo in state["photos"] if "reason" in photo)
     assert bad["name"] == "bad.png"
     first = next(photo for photo in state["photos"] if photo["name"] == "0/0.png")
-    assert len(first["templates"]) == 2 and 0 <= first["disagreement"] <= 1
+    answer = client.get(f"/api/answer/{first['id']}").json()
+    assert len(answer["templates"]) == 2 and answer["class"] == first["class"] == answer["top"][0]["class"]
+    assert 0 <= first["disagreement"] <= 1 and "templates" not in first
     since = state["version"]
     state = client.post("/api/label", json={"number": first["id"], "label": "blue", "since": since}).json()
     assert [photo["label"] for photo in state["photos"]] == ["blue"]
@@ -107,6 +109,18 @@ def test_a_folder_grows_and_vanishes(review, folder):
         assert len(read_corrections(review.corrections)) == 1
     with pytest.raises(PromptPrismError, match="no such folder"):
         Review(review.model, folder, review.corrections)
+
+
+def test_a_page_is_told_of_many_photos_in_pieces(review, monkeypatch):
+    monkeypatch.setattr("promptprism.serving.review._PIECE", 3)
+    review.label(0, "red")  # is told of last
+    told, since, more = [], 0, True
+    while more:
+        state = review.state(since)
+        told += [photo["id"] for photo in state["photos"]]
+        since, more = state["version"], state["more"]
+    assert told == [1, 2, 3, 4, 5, 6, 0] and since == review.version
+    assert review.state(since)["photos"] == [] and len(review.state(since + 9)["photos"]) == 3
 
 
 class Served:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import heapq
 import json
-import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +24,7 @@ from promptprism.cli.options import (
     grouped,
     option,
 )
-from promptprism.cli.output import Output, terminal
+from promptprism.cli.output import Output, watched
 from promptprism.errors import PromptPrismError
 
 if TYPE_CHECKING:
@@ -155,7 +154,7 @@ def predict(
             if out is not None:
                 columns = _COLUMNS | ({"set": str} if sets else {})
                 table = held.enter_context(GrowingTable(out, columns, run, again))
-            for row in _watched(rows, heap.places):
+            for row in watched(rows, lambda: sum(1 for _ in Heap(photos))):
                 source, abstained = waiting.popleft(), told.add(row)
                 if sorter and "reason" not in row:
                     sorter.put(source, None if abstained else row["class"])
@@ -249,32 +248,7 @@ def _show(output: Output, told: _Told, heap: Heap) -> None:
         output.show(f"{told.before} were answered before")
     if heap.left_out:
         output.warn(f"{len(heap.left_out)} files are no images, such as '{heap.left_out[0]}': left out")
-    for row in told.unread[:_SHOWN]:
-        output.warn(f"✗ {row['reason']}")
-    if (more := len(told.unread) - _SHOWN) > 0:
-        output.warn(f"✗ {more} more cannot be read")
-
-
-def _watched(rows: Iterable[Row], places: Sequence[str]) -> Iterator[Row]:
-    """Show a bar on standard error, if that is a terminal; photos are counted beside the first answers."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from promptprism.data.photos import Heap
-
-    console = terminal(stderr=True)
-    columns = (BarColumn(24), MofNCompleteColumn(), TextColumn("photos, left"), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("", total=None)
-
-        def count() -> None:
-            with suppress(PromptPrismError):
-                progress.update(task, total=sum(1 for _ in Heap(places)))
-
-        if console.is_terminal:
-            threading.Thread(target=count, daemon=True).start()
-        for row in rows:
-            progress.advance(task)
-            yield row
+    output.failed([row["reason"] for row in told.unread])
 
 
 def _threshold(text: str | None, calibration: Calibration | None, adapter: Path) -> float | None:
@@ -303,7 +277,7 @@ def _threshold(text: str | None, calibration: Calibration | None, adapter: Path)
 
 
 def _run(model: PromptPrism, adapter: Path, margin: float | None) -> str:
-    """What the answers depend on, in 12 digits: what was learned, classes, settings, backbone, margin."""
+    """What the answers depend on, in 12 digits: what was learned, classes, settings, margin, calibration."""
     from promptprism.adapter import TENSORS
     from promptprism.files import sha256_of
 
