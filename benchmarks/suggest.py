@@ -22,10 +22,11 @@ from torch.nn import functional as F
 
 from benchmarks.measure import CsvFile, append_rows, called, is_there, machine
 from promptprism.backbones import as_backbone
+from promptprism.data.batches import labels_of
 from promptprism.data.registry import load_data
 from promptprism.data.splits import few_shot
 from promptprism.inference.suggest import worth_labelling
-from promptprism.methods.frozen import frozen_features, labels_of
+from promptprism.methods.frozen import frozen_features
 from promptprism.methods.linear_probe import solve
 
 _STRENGTH = 0.316  # CLIP's own, and linear-probe's where there are no validation images
@@ -77,7 +78,7 @@ def measure(data: str, rounds: int, seeds: int) -> list[dict[str, Any]]:
     dataset = load_data(data)
     backbone = as_backbone("auto", dataset.name, None, "auto", "auto")
     train, test = (frozen_features(backbone, records) for records in (dataset.train, dataset.test))
-    labels, truth = labels_of(dataset.train, train), labels_of(dataset.test, test)
+    labels, truth = labels_of(dataset.train, train.device), labels_of(dataset.test, test.device)
     place = {id(record): number for number, record in enumerate(dataset.train)}
     rows = []
     for chosen in ("suggest", "random"):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from promptprism.adapter import DataSummary
+from promptprism.data.batches import labels_of
 from promptprism.data.content import picture_id
 from promptprism.data.records import Record
 from promptprism.errors import PromptPrismError
@@ -225,7 +226,7 @@ def calibrate(
         )
     drawn = list(pictures.values())
     random.Random(f"calibration {seed}").shuffle(drawn)
-    labels = torch.tensor([record.label for record in drawn], dtype=torch.long)
+    labels = labels_of(drawn)
     check_enough(labels[_quarter(labels) :], alpha, classifier.space.names, per_class)
     plain = replace(classifier, temperature=1.0)
     batches = Predictor(plain).logits([record.source for record in drawn])

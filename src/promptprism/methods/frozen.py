@@ -31,8 +31,3 @@ def frozen_features(
         for _, views in view_batches([record.source for record in records], batches, make, seed, epoch):
             parts.append(encode_image(backbone, views.to(backbone.device), normalize=False)[0])
     return torch.cat(parts)
-
-
-def labels_of(records: Records, like: Tensor) -> Tensor:
-    """Labels [N], on the device of another tensor."""
-    return torch.tensor([record.label for record in records], device=like.device)

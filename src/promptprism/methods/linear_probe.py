@@ -8,12 +8,13 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from promptprism.data.batches import labels_of
 from promptprism.data.names import LabelSpace
 from promptprism.data.records import Records
 from promptprism.errors import warn
 from promptprism.methods.base import Method, MethodSettings, Shape
 from promptprism.methods.classifier import Classifier, Texts
-from promptprism.methods.frozen import frozen_features, labels_of
+from promptprism.methods.frozen import frozen_features
 from promptprism.prompts import encode_image
 
 #: Strengths C that validation images choose among.
@@ -66,11 +67,11 @@ class LinearProbe(Method):
     def finish(self, texts: Texts, records: Records, validation: Records) -> None:  # noqa: ARG002
         """Solve, for the strength that is best on the validation images."""
         features = frozen_features(self.backbone, records)
-        labels = labels_of(records, features)
+        labels = labels_of(records, features.device)
         classes, strength = len(self.weight), self.settings.strength
         if strength is None and validation:
             shown = frozen_features(self.backbone, validation)
-            truth = labels_of(validation, shown)
+            truth = labels_of(validation, shown.device)
             right = []
             for each in STRENGTHS:
                 weight, bias = solve(features, labels, classes, each)

@@ -9,13 +9,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from promptprism.data.batches import labels_of
 from promptprism.data.names import LabelSpace
 from promptprism.data.records import Records
 from promptprism.data.views import view_names
 from promptprism.errors import warn
 from promptprism.methods.base import Method, MethodSettings, Shape
 from promptprism.methods.classifier import Classifier, Texts
-from promptprism.methods.frozen import frozen_features, labels_of
+from promptprism.methods.frozen import frozen_features
 from promptprism.prompts import PromptLearner, encode_image, encode_text
 from promptprism.prompts.text import TEXT_MEMORY_MB
 
@@ -155,7 +156,7 @@ class TemplateMethod(Method):
         with torch.inference_mode(False), torch.no_grad():
             images = F.normalize(frozen_features(self.backbone, records), dim=-1)
             sums = images.new_zeros(len(texts.space), images.shape[1])
-            sums.index_add_(0, labels_of(records, images), images)
+            sums.index_add_(0, labels_of(records, images.device), images)
             self.offsets.copy_(F.normalize(sums, dim=-1) - self.text_features(texts))
 
     @property

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from promptprism.data.batches import labels_of
 from promptprism.data.names import LabelSpace
 from promptprism.data.records import Records
 from promptprism.errors import warn
@@ -24,7 +25,7 @@ from promptprism.methods.base import (
     Views,
 )
 from promptprism.methods.classifier import Classifier, Texts
-from promptprism.methods.frozen import frozen_features, labels_of
+from promptprism.methods.frozen import frozen_features
 from promptprism.methods.templated import softmax_loss
 from promptprism.prompts import encode_image
 
@@ -102,7 +103,7 @@ class TipAdapter(Method):
         ]
         with torch.no_grad():
             self.keys.copy_(F.normalize(torch.stack(features).mean(0), dim=-1))
-            self.labels.copy_(labels_of(records, self.labels))
+            self.labels.copy_(labels_of(records, self.labels.device))
 
     def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
         """Cross-entropy of the logits with alpha and beta as they were given."""
@@ -122,7 +123,7 @@ class TipAdapter(Method):
             zero_shot = self.backbone.logits(shown, texts.zero_shot_features)[0]
             values = F.one_hot(self.labels, len(texts.space)).float()
             most = self.settings.alpha_most, self.settings.beta_most
-            found = search(shown @ self.keys.T, values, zero_shot, labels_of(validation, shown), *most)
+            found = search(shown @ self.keys.T, values, zero_shot, labels_of(validation, shown.device), *most)
             self.alpha_beta.copy_(torch.tensor(found))
 
     def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:

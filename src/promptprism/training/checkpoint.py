@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 from torch import Tensor
 
 from promptprism.data.content import content_digest
@@ -27,10 +27,10 @@ from promptprism.provenance import Facts
 _KEY = "promptprism"
 
 
-class Epoch(BaseModel):
+class Epoch(Facts):
     """What one epoch was: number (from 0), steps, learning rate, mean loss, seconds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
     epoch: int
     steps: int

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from promptprism.backbones import Backbone, fingerprint_of
-from promptprism.data.batches import shuffled_batches, view_batches
+from promptprism.data.batches import labels_of, shuffled_batches, view_batches
 from promptprism.data.images import check_images
 from promptprism.data.names import LabelSpace
 from promptprism.data.records import Record
@@ -230,7 +230,7 @@ class Training:
         backbone, settings, ranks = method.backbone, method.settings, method.backbone.ranks
         started, total = meter.seconds, 0.0
         scale = rate_scale(backbone.logit_scale, settings.optimizer)
-        labels = torch.tensor([record.label for record in self.records])
+        labels = labels_of(self.records)
         batches = own = self._batches(epoch)
         if ranks:
             backbone.ranks = ranks = ranks.of(batches[0])
@@ -303,7 +303,7 @@ def places_of(learned: LabelSpace, space: LabelSpace) -> list[int]:
 def _examine(classifier: Classifier, records: Sequence[Record]) -> tuple[float, str | None]:
     """Accuracy on training images, and why the run must be called collapsed, if so."""
     some = records[:: max(1, math.ceil(len(records) / _CHECKED_IMAGES))]
-    sources, labels = [record.source for record in some], torch.tensor([record.label for record in some])
+    sources, labels = [record.source for record in some], labels_of(some)
     batches = Predictor(classifier).logits(sources)
     predicted = torch.cat([classifier.probabilities(logits).argmax(-1).cpu() for logits in batches])
     accuracy = (predicted == labels).double().mean().item()
@@ -319,9 +319,8 @@ def _examine(classifier: Classifier, records: Sequence[Record]) -> tuple[float, 
 
 def _diverged(method: Method, epoch: int, rate: float, what: str) -> str:
     return (
-        f"{method.name} diverged: {what} in epoch {epoch + 1}, at a rate of {rate:.3g}. Nothing of this "
-        "run is "
-        f"a result: try a smaller lr than {method.settings.lr:g}, or precision float32"
+        f"{method.name} diverged: {what} in epoch {epoch + 1}, at a rate of {rate:.3g}. Nothing of this run "
+        f"is a result: try a smaller lr than {method.settings.lr:g}, or precision float32"
     )
 
 
