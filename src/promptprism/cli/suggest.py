@@ -84,7 +84,8 @@ def suggest(
         known, _ = model.labelled(open_data(labelled, output, root))
         found = _label_issues(model, known)
     rows, unread = found.rows, found.unread
-    output.show(tables.predictions(rows))
+    if rows:
+        output.show(tables.predictions(rows))
     if labelled is not None:
         output.show(f"{len(rows)} of {found.images} labels look wrong, the surest first")
     if found.learned:
