@@ -3,6 +3,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -225,6 +226,10 @@ def test_help_reads_well_in_80_columns(name, command, monkeypatch):
     lines = shown.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert not any(line.rstrip(" │").endswith("…") for line in lines)  # nothing is cut off
+    said = [line.strip() for line in shown.stdout.split("╭")[0].splitlines()]
+    # Each line of a paragraph is as long as it can be.
+    for line, following in pairwise(said):
+        assert not line or not following or len(line) + len(following.split()[0]) >= 77, line
     context = command.make_context(name, [], resilient_parsing=True)
     silent = [parameter.name for parameter in command.get_params(context) if not parameter.help]
     assert not silent and command.help

@@ -10,20 +10,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from promptprism.cli.options import (
     Adapter,
-    AdapterBackbone,
     AdapterSettings,
     Classes,
-    Device,
     Json,
     Margin,
+    ModelOptions,
     Photos,
-    Pretrained,
-    TrustBackbone,
-    open_adapter,
+    flag,
+    grouped,
+    option,
 )
 from promptprism.cli.output import Output, watched
 from promptprism.errors import PromptPrismError
@@ -52,52 +49,39 @@ _COLUMNS: dict[str, type] = {
 }
 
 
+@grouped
 def predict(
+    *,
     adapter: Adapter,
     photos: Photos,
     out: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "FILE",
+            "Table of all answers, .csv or .parquet. If it is there, only what it lacks is answered.",
             "--out",
             "-o",
-            metavar="FILE",
-            help="Table of all answers, .csv or .parquet. If it is there, only what it lacks is answered.",
-            show_default=False,
         ),
     ] = None,
     sort_into: Annotated[
-        Path | None,
-        typer.Option(
-            "--sort-into",
-            metavar="FOLDER",
-            help="Copy each photo into a folder of its class in here.",
-            show_default=False,
-        ),
+        Path | None, option("FOLDER", "Copy each photo into a folder of its class in here.")
     ] = None,
-    link: Annotated[bool, typer.Option("--link", help="Sort by symbolic links instead of copies.")] = False,
-    move: Annotated[bool, typer.Option("--move", help="Sort by moving the photos themselves.")] = False,
+    link: Annotated[bool, flag("--link", "Sort by symbolic links instead of copies.")] = False,
+    move: Annotated[bool, flag("--move", "Sort by moving the photos themselves.")] = False,
     abstain_below: Annotated[
         str | None,
-        typer.Option(
-            "--abstain-below",
-            metavar="P",
-            help="Give no answer below this probability; 'calibrated' is the threshold that calibrate found.",
-            show_default=False,
+        option(
+            "P", "Give no answer below this probability; 'calibrated' is the threshold that calibrate found."
         ),
     ] = None,
     sets: Annotated[
-        bool, typer.Option("--sets", help="Show the classes that may be right, by what calibrate found.")
+        bool, flag("--sets", "Show the classes that may be right, by what calibrate found.")
     ] = False,
-    templates: Annotated[
-        bool, typer.Option("--templates", help="Show the opinion of each template.")
-    ] = False,
+    templates: Annotated[bool, flag("--templates", "Show the opinion of each template.")] = False,
     classes: Classes = None,
     settings: AdapterSettings = None,
     margin: Margin = None,
-    backbone: AdapterBackbone = None,
-    pretrained: Pretrained = None,
-    trust_backbone: TrustBackbone = False,
-    device: Device = "auto",
+    opening: ModelOptions,
     json_file: Json = None,
 ) -> None:
     """Name the class of photos, and say how sure that is.
@@ -118,7 +102,7 @@ def predict(
     if (link or move) and sort_into is None:
         raise PromptPrismError("--link and --move say how to sort: add --sort-into FOLDER")
     heap = Heap(photos)
-    model = open_adapter(adapter, backbone, pretrained, trust_backbone, device, settings, classes)
+    model = opening.open(adapter, settings, classes)
     calibration = model.calibration_ if margin is None else None
     threshold = _threshold(abstain_below, calibration, adapter)
     if templates and not model.classifier_.evidential:
@@ -201,8 +185,7 @@ def predict(
         answered_before=told.before,
         counts=dict(told.counts.most_common()),
     )
-    if told.unread:
-        raise typer.Exit(1)
+    output.end([row["reason"] for row in told.unread])
 
 
 class _Told:
@@ -262,7 +245,6 @@ def _show(output: Output, told: _Told, heap: Heap) -> None:
         output.show(f"{told.before} were answered before")
     if heap.left_out:
         output.warn(f"{len(heap.left_out)} files are no images, such as '{heap.left_out[0]}': left out")
-    output.unread([row["reason"] for row in told.unread])
 
 
 def _threshold(text: str | None, calibration: Calibration | None, adapter: Path) -> float | None:

@@ -6,19 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import typer
-
 from promptprism.cli.options import (
     Adapter,
-    AdapterBackbone,
-    Device,
     Json,
-    Pretrained,
+    ModelOptions,
     Root,
-    Seed,
-    TrustBackbone,
-    open_adapter,
+    argument,
+    grouped,
     open_data,
+    option,
 )
 from promptprism.cli.output import Output
 from promptprism.errors import PromptPrismError
@@ -29,37 +25,22 @@ if TYPE_CHECKING:
     from promptprism.estimator import PromptPrism
 
 
+@grouped
 def suggest(
+    *,
     adapter: Adapter,
-    photos: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="PHOTOS...", help="Photos, folders, patterns, lists.", show_default=False),
-    ] = None,
-    count: Annotated[int, typer.Option("--next", metavar="N", min=1, help="How many photos to label.")] = 20,
+    photos: Annotated[list[str] | None, argument("PHOTOS", "Photos, folders, patterns, lists.")] = None,
+    count: Annotated[int, option("N", "How many photos to label.", "--next", min=1)] = 20,
     labelled: Annotated[
         str | None,
-        typer.Option(
-            metavar="DATA",
-            help="Instead: labelled images, of which those are listed whose labels look wrong.",
-            show_default=False,
-        ),
+        option("DATA", "Instead: labelled images, of which those are listed whose labels look wrong."),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FILE",
-            help="CSV to fill in the labels: fit --corrections reads it.",
-            show_default=False,
-        ),
+        Path | None, option("FILE", "CSV to fill in the labels: fit --corrections reads it.", "--out", "-o")
     ] = None,
-    seed: Seed = 1,
+    seed: Annotated[int, option("N", "Seed of the draw.", min=0)] = 1,
     root: Root = None,
-    backbone: AdapterBackbone = None,
-    pretrained: Pretrained = None,
-    trust_backbone: TrustBackbone = False,
-    device: Device = "auto",
+    opening: ModelOptions,
     json_file: Json = None,
 ) -> None:
     """Say which photos to label next, or which labels look wrong.
@@ -77,7 +58,7 @@ def suggest(
         raise PromptPrismError(f"'{out}' exists, and may hold labels: give another place with --out")
     if out is not None:
         check_place(out)
-    model = open_adapter(adapter, backbone, pretrained, trust_backbone, device, None)
+    model = opening.open(adapter)
     if labelled is None:
         found = _to_label(model, photos or [], count, seed)
     else:
@@ -93,7 +74,6 @@ def suggest(
             f"{found.learned} photos were learned from and "
             + ("are left out" if labelled is None else "hide wrong labels of their own")
         )
-    output.unread(unread)
     if out is not None:
         append(out, [Correction(Path(r["image"]), "", r["class"], r["probability"]) for r in rows])
         output.show(
@@ -107,8 +87,7 @@ def suggest(
         suggestions=rows,
         unread=unread,
     )
-    if unread:
-        raise typer.Exit(1)
+    output.end(unread)
 
 
 class _Found(NamedTuple):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from promptprism.cli.options import Device, Json, Root, argument, option, parse_seeds, split_names
+from promptprism.cli.options import Device, Json, Root, argument, flag, option, parse_seeds, split_names
 from promptprism.cli.output import Output, terminal
 from promptprism.errors import PromptPrismError
 
@@ -32,7 +32,7 @@ def suite(
     ] = "all",
     device: Device = "auto",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run, what it needs, and about what it costs.")
+        bool, flag("--dry-run", "Say what would run, what it needs, and about what it costs.")
     ] = False,
     gigaflops: Annotated[
         float | None,
@@ -91,14 +91,11 @@ def suite(
         for result in outcome.results
     ]
     failures = [{**cell.model_dump(mode="json"), "error": error} for cell, error in outcome.failures]
-    for cell, error in outcome.failures:
-        output.warn(f"✗ {cell}: {error}")
     output.show(f"{len(rows)} results in {out}, {outcome.ran} cells run now, {len(failures)} failed")
     if rows:
         output.show(f"Next: promptprism report {out} --table {chosen.protocol} --suite {source}")
     output.write(suite=chosen.name, ran=outcome.ran, cells=rows, failures=failures)
-    if failures:
-        raise typer.Exit(1)
+    output.end([f"{cell}: {error}" for cell, error in outcome.failures])
 
 
 def _dry_run(

@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import NamedTuple
 from promptprism.data.names import name_key
 from promptprism.data.reading import read_text, some
 from promptprism.data.tables import check_column, on_disk, parsed_lines
-from promptprism.errors import DataWarning, PromptPrismError
+from promptprism.errors import DataWarning, PromptPrismError, warn
 from promptprism.files import is_there
 
 _WHAT = "file of corrections"
@@ -82,14 +81,16 @@ def read_corrections(path: Path, class_names: Sequence[str] | None = None) -> di
             contradicted.append(f"lines {before[0]} and {line}: {photo.name}")
         found[photo] = (line, label, at)
     if contradicted:
-        _warn(
-            f"{where} gives {len(contradicted)} photos several labels, the last counts: {some(contradicted)}"
+        warn(
+            f"{where} gives {len(contradicted)} photos several labels, the last counts: {some(contradicted)}",
+            DataWarning,
         )
     labels = {photo: label for photo, (_, label, _) in found.items() if label}
     if missing := [photo for photo in labels if not is_there(photo)]:
-        _warn(
+        warn(
             f"{len(missing)} of {len(labels)} photos of {where} are not there, first: {some(missing)}. Paths "
-            "are relative to the folder of that file"
+            "are relative to the folder of that file",
+            DataWarning,
         )
     return labels
 
@@ -154,7 +155,3 @@ def _header(path: Path) -> str:
             f"{_WHAT} '{path}' is UTF-16, to which none can be added: save it as UTF-8"
         ) from error
     return next((line for line in text.splitlines() if line.strip()), "")
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, DataWarning, stacklevel=3)

@@ -4,7 +4,6 @@ import csv
 import io
 import os
 import unicodedata
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from promptprism.data.images import IMAGE_SUFFIXES
 from promptprism.data.names import DEFAULT_PHRASE, name_key
 from promptprism.data.reading import Reading, read_text, some
 from promptprism.data.records import Dataset, Record, Records
-from promptprism.errors import DataWarning, PromptPrismError
+from promptprism.errors import DataWarning, PromptPrismError, warn
 from promptprism.files import is_there
 
 # What programs write where a label is missing; "none" may well be a class.
@@ -216,11 +215,10 @@ def _refuse_two_labels(where: str, rows: list[_Row]) -> None:
             (repeated if before.split == row.split else leaked).append(row)
     for found, what in ((repeated, "several times in a split"), (leaked, "in several splits")):
         if found:
-            warnings.warn(
+            warn(
                 f"{len(found)} rows of {where} list an image {what}, first in line {found[0].line}: "
                 f"'{found[0].image}'",
                 DataWarning,
-                stacklevel=3,
             )
 
 
@@ -246,9 +244,8 @@ def _refuse_several_labels(where: str, rows: list[_Row], names: tuple[str, ...])
     ]
     if within:
         line = next(row.line for row in rows if row.label == within[0])
-        warnings.warn(
+        warn(
             f"line {line} of {where} has label '{within[0]}', whose words several other labels have too: if "
             "that is a list of tags, note that labels are one per image; it is read as one name",
             DataWarning,
-            stacklevel=3,
         )

@@ -1,6 +1,5 @@
 """A linear classifier on frozen image features (Radford et al., ICML 2021, appendix A.3)."""
 
-import warnings
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,7 +10,7 @@ from torch.nn import functional as F
 
 from promptprism.data.names import LabelSpace
 from promptprism.data.records import Records
-from promptprism.errors import PromptPrismWarning
+from promptprism.errors import warn
 from promptprism.methods.base import Method, MethodSettings, Shape
 from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.frozen import frozen_features, labels_of
@@ -79,11 +78,9 @@ class LinearProbe(Method):
             strength = STRENGTHS[right.index(max(right))]
         elif strength is None:
             strength = 0.316
-            warnings.warn(
+            warn(
                 "linear-probe has no validation images to choose its strength by: it takes 0.316; give a "
                 "validation split, or --set strength=...",
-                PromptPrismWarning,
-                stacklevel=2,
             )
         weight, bias = solve(features, labels, classes, strength)
         with torch.no_grad():
@@ -92,11 +89,9 @@ class LinearProbe(Method):
 
     def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
         """The probe's classifier if all classes were learned, else zero-shot CLIP's."""
-        known = {key: place for place, key in enumerate((learned or texts.space).keys)}
-        text = texts.zero_shot_features
-        if not hasattr(self, "weight") or not known.keys() >= set(texts.space.keys):
+        rows, text = (learned or texts.space).places(texts.space), texts.zero_shot_features
+        if not hasattr(self, "weight") or -1 in rows:
             return Classifier(name=self.name, texts=texts, text=text)
-        rows = [known[key] for key in texts.space.keys]
         weight, bias = self.weight[rows].clone(), self.bias[rows].clone()
         return ProbeClassifier(name=self.name, texts=texts, text=text, weight=weight, bias=bias)
 

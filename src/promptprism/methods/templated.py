@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 from promptprism.data.names import LabelSpace
 from promptprism.data.records import Records
 from promptprism.data.views import view_names
-from promptprism.errors import PromptPrismWarning
+from promptprism.errors import warn
 from promptprism.methods.base import Method, MethodSettings, Shape
 from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.frozen import frozen_features, labels_of
@@ -118,11 +117,9 @@ class TemplateMethod(Method):
         coupled = settings.coupled
         if coupled and not backbone.vision_layers and not self.needs_vision_prompts:
             coupled = False
-            warnings.warn(
+            warn(
                 f"the image tower of backbone {backbone.name!r} has no tokens that prompts may join: the "
                 f"templates of {self.name!r} live in the text alone, as with coupled=False",
-                PromptPrismWarning,
-                stacklevel=2,
             )
         self.learner = PromptLearner(
             backbone,
@@ -200,8 +197,7 @@ class TemplateMethod(Method):
         if offsets is None:
             return text
         if learned is not None:
-            places = {key: place for place, key in enumerate(learned.keys)}
-            rows = torch.tensor([places.get(key, -1) for key in space.keys], device=text.device)
+            rows = torch.tensor(learned.places(space), device=text.device)
             offsets = offsets[:, rows] * (rows >= 0).unsqueeze(-1)
         return F.normalize(text + offsets, dim=-1)
 

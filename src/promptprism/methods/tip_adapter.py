@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 
 from promptprism.data.names import LabelSpace
 from promptprism.data.records import Records
-from promptprism.errors import PromptPrismWarning
+from promptprism.errors import warn
 from promptprism.methods.base import (
     BatchSize,
     Epochs,
@@ -112,12 +111,10 @@ class TipAdapter(Method):
     def finish(self, texts: Texts, records: Records, validation: Records) -> None:  # noqa: ARG002
         """Choose alpha and beta by validation images."""
         if not validation:
-            warnings.warn(
+            warn(
                 f"{self.name} has no validation images to choose alpha and beta by: it takes "
                 f"alpha={self.settings.alpha:g}, beta={self.settings.beta:g}; give a validation split, or "
                 "--set alpha=... --set beta=...",
-                PromptPrismWarning,
-                stacklevel=2,
             )
             return
         shown = F.normalize(frozen_features(self.backbone, validation), dim=-1)
@@ -135,17 +132,14 @@ class TipAdapter(Method):
         return self._classifier(texts, learned or texts.space, self.keys.detach().clone())
 
     def _classifier(self, texts: Texts, learned: LabelSpace, keys: Tensor | None = None) -> CacheClassifier:
-        places = {key: place for place, key in enumerate(texts.space.keys)}
-        columns = torch.tensor(
-            [places.get(key, len(places)) for key in learned.keys], device=self.labels.device
-        )
+        columns = 1 + torch.tensor(texts.space.places(learned), device=self.labels.device)
         alpha, beta = self.alpha_beta.tolist()
         return CacheClassifier(
             name=self.name,
             texts=texts,
             text=texts.zero_shot_features,
             keys=self.keys if keys is None else keys,
-            values=F.one_hot(columns[self.labels], len(places) + 1)[:, :-1].float(),
+            values=F.one_hot(columns[self.labels], len(texts.space) + 1)[:, 1:].float(),
             alpha=alpha,
             beta=beta,
         )

@@ -291,13 +291,13 @@ def _check(
 
 def places_of(learned: LabelSpace, space: LabelSpace) -> list[int]:
     """The place of each class that was learned, in another label space that holds them all."""
-    places = {key: place for place, key in enumerate(space.keys)}
-    if lost := [name for name, key in zip(learned.names, learned.keys, strict=True) if key not in places]:
+    places = space.places(learned)
+    if lost := [name for name, place in zip(learned.names, places, strict=True) if place < 0]:
         raise PromptPrismError(
             f"{len(lost)} classes that were learned before are not among those to learn, first: '{lost[0]}': "
             "keep them, or start anew"
         )
-    return [places[key] for key in learned.keys]
+    return places
 
 
 def _examine(classifier: Classifier, records: Sequence[Record]) -> tuple[float, str | None]:
