@@ -73,7 +73,7 @@ Adapter = Annotated[Path, argument("ADAPTER", "Folder that fit made.")]
 Photos = Annotated[
     list[str],
     argument(
-        "PHOTOS...",
+        "PHOTOS",
         "Photos, folders (all below), patterns such as '2024/**/*.jpg', lists (.txt, or .csv with a "
         "column path), WebDataset shards (.tar).",
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import sys
@@ -10,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 #: Raised when a field is removed or changes its meaning; new fields may come without.
 SCHEMA_VERSION = 1
-# As many images that cannot be read are listed.
+# As many failures are listed.
 _LISTED = 20
 
 
@@ -101,16 +101,12 @@ class Output:
         """Print what a person should not miss, to standard error if JSON has standard output."""
         self._warnings.print(visible(text), style="yellow")
 
-    def failed(self, reasons: Collection[str]) -> None:
-        """Say what failed, of very many the first."""
-        for reason in itertools.islice(reasons, _LISTED):
-            self.warn(f"✗ {reason}")
-        if (more := len(reasons) - _LISTED) > 0:
-            self.warn(f"✗ {more} more")
-
     def end(self, failures: Collection[str]) -> None:
-        """Say what failed, and end with code 1 if anything did."""
-        self.failed(failures)
+        """Say what failed, of very much the first, and end with code 1 if anything did."""
+        for failure in islice(failures, _LISTED):
+            self.warn(f"✗ {failure}")
+        if (more := len(failures) - _LISTED) > 0:
+            self.warn(f"✗ and {more} more")
         if failures:
             raise typer.Exit(1)
 

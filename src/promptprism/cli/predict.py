@@ -10,8 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from promptprism.cli.options import (
     Adapter,
     AdapterSettings,
@@ -187,8 +185,7 @@ def predict(
         answered_before=told.before,
         counts=dict(told.counts.most_common()),
     )
-    if told.unread:
-        raise typer.Exit(1)
+    output.end([row["reason"] for row in told.unread])
 
 
 class _Told:
@@ -248,7 +245,6 @@ def _show(output: Output, told: _Told, heap: Heap) -> None:
         output.show(f"{told.before} were answered before")
     if heap.left_out:
         output.warn(f"{len(heap.left_out)} files are no images, such as '{heap.left_out[0]}': left out")
-    output.failed([row["reason"] for row in told.unread])
 
 
 def _threshold(text: str | None, calibration: Calibration | None, adapter: Path) -> float | None:

@@ -11,7 +11,6 @@ from promptprism.cli.options import (
     Json,
     ModelOptions,
     Root,
-    Seed,
     argument,
     grouped,
     open_data,
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 def suggest(
     *,
     adapter: Adapter,
-    photos: Annotated[list[str] | None, argument("PHOTOS...", "Photos, folders, patterns, lists.")] = None,
+    photos: Annotated[list[str] | None, argument("PHOTOS", "Photos, folders, patterns, lists.")] = None,
     count: Annotated[int, option("N", "How many photos to label.", "--next", min=1)] = 20,
     labelled: Annotated[
         str | None,
@@ -39,7 +38,7 @@ def suggest(
     out: Annotated[
         Path | None, option("FILE", "CSV to fill in the labels: fit --corrections reads it.", "--out", "-o")
     ] = None,
-    seed: Seed = 1,
+    seed: Annotated[int, option("N", "Seed of the draw.", min=0)] = 1,
     root: Root = None,
     opening: ModelOptions,
     json_file: Json = None,
@@ -66,7 +65,8 @@ def suggest(
         known, _ = model.labelled(open_data(labelled, output, root))
         found = _label_issues(model, known)
     rows, unread = found.rows, found.unread
-    output.show(tables.predictions(rows))
+    if rows:
+        output.show(tables.predictions(rows))
     if labelled is not None:
         output.show(f"{len(rows)} of {found.images} labels look wrong, the surest first")
     if found.learned:

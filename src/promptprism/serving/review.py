@@ -20,7 +20,7 @@ from promptprism.data.folders import photos_below
 from promptprism.data.images import load_image
 from promptprism.errors import PromptPrismError
 from promptprism.estimator import PromptPrism
-from promptprism.files import is_there
+from promptprism.files import check_place, is_there
 from promptprism.inference.answers import Row, answers
 from promptprism.serving.guard import guard
 
@@ -50,7 +50,11 @@ class Review:
         self.model, self.folder, self.corrections = model, folder.absolute(), corrections
         self._real = folder.resolve()
         self.classes = [str(name) for name in model.classes_]
-        given = read_corrections(corrections, self.classes) if is_there(corrections) else {}
+        check_place(corrections)
+        given = {}
+        if is_there(corrections):
+            given = read_corrections(corrections, self.classes)
+            append(corrections, [])  # what cannot be added to is told of now, not with the first label
         self._given = given
         self.photos: list[Row] = []
         self.version, self.busy, self.problem = 0, True, ""
@@ -172,6 +176,8 @@ class Review:
         photo = self.photo(number)
         if label and label not in self.classes:
             raise PromptPrismError(f"there is no class '{label}': choose one of the {len(self.classes)}")
+        if label and "reason" in photo:
+            raise PromptPrismError(f"'{photo['name']}' cannot be read: nothing could be learned from it")
         append(
             self.corrections,
             [Correction(photo["path"], label, photo.get("class", ""), photo.get("probability"))],
