@@ -220,11 +220,16 @@ def every_command():
 @pytest.mark.parametrize(("name", "command"), every_command(), ids=[name for name, _ in every_command()])
 def test_help_reads_well_in_80_columns(name, command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
     shown = CliRunner().invoke(app, [*name.split()[1:], "--help"], prog_name="promptprism")
     assert shown.exit_code == 0
     lines = shown.stdout.splitlines()
     assert max(map(len, lines)) <= 80
-    assert not any(line.rstrip(" │").endswith("…") for line in lines)  # nothing is cut off
+    assert "…" not in shown.stdout  # nothing is cut off
+    told = [" ".join(line.strip("│ ").split()) for line in lines]
+    for child, inner in getattr(command, "commands", {}).items():
+        summary = inner.help.partition("\n\n")[0]
+        assert f"{child} {summary}" in told  # on one line
     context = command.make_context(name, [], resilient_parsing=True)
     silent = [parameter.name for parameter in command.get_params(context) if not parameter.help]
     assert not silent and command.help

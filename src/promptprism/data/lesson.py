@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,4 +117,4 @@ def _overruled(corrected: Records, pool: Records, moved: Sequence[int], names: S
 
 
 def _relabelled(records: Sequence[Record], moved: Sequence[int]) -> Records:
-    return tuple(Record(record.source, moved[record.label]) for record in records)
+    return tuple(replace(record, label=moved[record.label]) for record in records)
