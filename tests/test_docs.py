@@ -242,6 +242,7 @@ def every_command():
 @pytest.mark.parametrize(("name", "command"), every_command(), ids=[name for name, _ in every_command()])
 def test_help_reads_well_in_80_columns(name, command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
     shown = CliRunner().invoke(app, [*name.split()[1:], "--help"], prog_name="promptprism")
     assert shown.exit_code == 0
     lines = shown.stdout.splitlines()
