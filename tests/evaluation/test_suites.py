@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from PIL import Image
 from toys import base_to_new, colour_folder
 from typer.testing import CliRunner
 

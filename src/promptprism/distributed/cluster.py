@@ -117,6 +117,7 @@ def looker() -> Callable[[str | None], tuple[str, str | None, str, bool, float]]
         import socket
         import time
 
+        found: tuple[str | None, str]
         try:
             import promptprism as there
 

@@ -132,8 +132,9 @@ class RayEngine:
                 if settled:
                     yield cell, settled
                 else:  # a node that came later
-                    unfit.add(node_id)
-                    _warn(f"{Node(*node).wrong(folder)}. Cells go to other nodes")
+                    if node_id not in unfit:
+                        _warn(f"{Node(*node).wrong(folder)}. Cells go to other nodes")
+                        unfit.add(node_id)
                     start(cell)
         except ConnectionError as error:
             raise PromptPrismError(
