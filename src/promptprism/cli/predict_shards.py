@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -115,9 +115,8 @@ def predict_shards(
             held.callback(remove, lock)
         before = finished(naming, shards)
         left = [shard for shard in shards if shard not in before]
-        results = (
-            _named(classifier, naming, left, engine, workers or os.cpu_count() or 1) if left else iter(())
-        )
+        cores = os.cpu_count() or 1
+        results = held.enter_context(closing(_named(classifier, naming, left, engine, workers or cores)))
         try:
             for result in _watched(results, len(left)):
                 (failed if isinstance(result, Failed) else found).append(result)  # type: ignore[arg-type]
@@ -133,14 +132,17 @@ def predict_shards(
 
 def _named(
     classifier: Classifier, naming: Naming, shards: Sequence[str], engine: str, workers: int
-) -> Iterator[Named | Failed]:
+) -> Generator[Named | Failed, None, None]:
+    if not shards:
+        return
     if engine == "processes":
         from promptprism.distributed.processes import name_by_processes
 
-        return name_by_processes(classifier, naming, shards, workers)
+        yield from name_by_processes(classifier, naming, shards, workers)
+        return
     from promptprism.distributed.ray_shards import name_by_ray
 
-    return name_by_ray(classifier, naming, shards, workers, None if engine == _RAY else engine)
+    yield from name_by_ray(classifier, naming, shards, workers, None if engine == _RAY else engine)
 
 
 def _told(
@@ -164,8 +166,8 @@ def _told(
         output.warn(f"✗ {reason}")
     if (more := unread - len(reasons[:_SHOWN])) > 0:
         output.warn(f"✗ {more} more cannot be read")
-    for one in failed[:_SHOWN]:
-        output.warn(f"✗ node '{one.node}', shard '{one.shard}': {one.reason}")
+    for lost in failed[:_SHOWN]:
+        output.warn(f"✗ node '{lost.node}', shard '{lost.shard}': {lost.reason}")
     if (more := len(failed) - _SHOWN) > 0:
         output.warn(f"✗ {more} more shards failed")
     return {
@@ -176,7 +178,7 @@ def _told(
         "answered_before": sum(one.images - one.unread for one in before),
         "looked_at": sum(one.looked for one in found),
         "shards": {"all": shards, "before": len(before), "now": len(found)},
-        "failures": [{"shard": one.shard, "node": one.node, "error": one.reason} for one in failed],
+        "failures": [{"shard": lost.shard, "node": lost.node, "error": lost.reason} for lost in failed],
     }
 
 

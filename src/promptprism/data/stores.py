@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -40,9 +41,7 @@ def _store(place: str) -> Iterator[tuple[Any, str]]:
         PromptPrismError: the driver is missing, or what is done with it fails; it names the place and why.
     """
     try:
-        from fsspec.core import url_to_fs
-
-        yield url_to_fs(place)
+        yield importlib.import_module("fsspec.core").url_to_fs(place)
     except ImportError as error:
         raise PromptPrismError(f"'{place}' cannot be opened, its driver is missing: {error}") from error
     except ValueError as error:
@@ -144,8 +143,8 @@ def written(place: str) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         with temporary(target) as partial:
             yield partial
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
+            with partial.open("rb") as whole:
+                os.fsync(whole.fileno())
             partial.replace(target)
     except OSError as error:
         raise PromptPrismError(

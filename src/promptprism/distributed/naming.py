@@ -269,7 +269,7 @@ class _Seen:
 
     def known(self, digests: Sequence[bytes]) -> dict[bytes, Line]:
         """Lines of those that were answered before."""
-        found: dict[bytes, Line] = {}
+        found: dict[bytes, Any] = {}
         for at in range(0, len(digests), _ASKED):
             some = digests[at : at + _ASKED]
             places = ", ".join("?" * len(some))

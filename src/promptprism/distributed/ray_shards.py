@@ -136,13 +136,14 @@ def _machines(ray: Any, out: str) -> list[Machine]:
         import os
         import socket
 
+        version: str | None
         try:
             import promptprism as there
 
-            found = there.__version__, ""
+            version, problem = str(there.__version__), ""
         except Exception as error:
-            found = None, f"{type(error).__name__}: {error}"
-        return socket.gethostname(), *found, mark is None or os.path.exists(mark)  # noqa: PTH110
+            version, problem = None, f"{type(error).__name__}: {error}"
+        return socket.gethostname(), version, problem, mark is None or os.path.exists(mark)  # noqa: PTH110
 
     strategy: Callable[..., Any] = importlib.import_module(
         "ray.util.scheduling_strategies"

@@ -70,7 +70,7 @@ def leading(
             yield start, classifier.backbone.logits(image, own)
 
     own, best = _Best(1), _Best(min(most, classes))
-    if not classifier.evidential:
+    if classifier.fusion is None:
         sums = None
         for start, logits in parts():
             check_finite(logits, sources)
