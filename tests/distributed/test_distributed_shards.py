@@ -225,7 +225,8 @@ def test_distributed_stores_of_objects(one, tmp_path):
     naming, alone = Naming("memory://bucket/out", RUN), Naming(str(tmp_path / "out"), RUN)
     stores.check_folder(naming.out)
     places = predict_shards.shards_of(["wds:memory://bucket/in/{0..2}.tar"])
-    assert places == predict_shards.shards_of(["wds:memory://bucket/in"])
+    found = predict_shards.shards_of(["wds:memory://bucket/in"])
+    assert [place.replace(":///", "://") for place in found] == places
     assert places == [f"memory://bucket/in/{number}.tar" for number in range(3)]
     assert not finished(naming, places)
     assert isinstance(attempt(one, naming, "memory://bucket/in/9.tar"), Failed)

@@ -47,8 +47,10 @@ def pack(classifier: Classifier, place: Path | BytesIO) -> None:
 
 def unpack(place: Path | BytesIO, device: torch.device | str) -> Classifier:
     """Read what `pack` has written in this run; a file is mapped, not read. No other content is safe."""
-    mapped = isinstance(place, Path) or None
-    found: Classifier = torch.load(place, device, weights_only=False, mmap=mapped)
+    if isinstance(place, Path):
+        found: Classifier = torch.load(str(place), device, weights_only=False, mmap=True)
+    else:
+        found = torch.load(place, device, weights_only=False)
     return found
 
 
@@ -73,7 +75,7 @@ def name_by_processes(
     Raises:
         PromptPrismError: processes do nothing but die.
     """
-    workers = min(workers, len(shards))
+    workers = min(workers, max(1, len(shards)))
     with tempfile.TemporaryDirectory(prefix="promptprism-") as folder:
         model = Path(folder, "classifier")
         pack(classifier, model)
