@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,7 +18,7 @@ from promptprism.data.names import LabelSpace
 from promptprism.data.records import Records
 from promptprism.data.views import view_names
 from promptprism.errors import PromptPrismError
-from promptprism.methods.classifier import Classifier, Texts
+from promptprism.methods.classifier import PART, Classifier, Texts, on_disk
 
 # Fields that methods have with other defaults.
 Epochs = Annotated[int, Field(ge=0, description="Passes over the training images.")]
@@ -325,7 +326,21 @@ class Method(nn.Module):
         """
         # Explanations need gradients with respect to the image, which inference tensors do not allow.
         with torch.inference_mode(False), torch.no_grad():
-            return self.classify(self.texts(space), learned)
+            whole = self._classify_in_parts(space, learned or space) if len(space) > PART else None
+            return self.classify(self.texts(space), learned) if whole is None else whole
+
+    def _classify_in_parts(self, space: LabelSpace, learned: LabelSpace) -> Classifier | None:
+        """The same for very many classes: their text features are made a part at a time, and lie on the disk.
+
+        None where logits are more than products of features, or depend on the other classes.
+        """
+        parts = [replace(space, names=space.names[at : at + PART]) for at in range(0, len(space), PART)]
+        first = self.classify(self.texts(parts[0]), learned) if self.separable else None
+        if first is None or first.text is None or not first.by_class:
+            return None
+        rest = (self.classify(self.texts(part), learned).text for part in parts[1:])
+        text = on_disk(chain([first.text], cast(Iterator[Tensor], rest)), len(space))
+        return replace(first, texts=self.texts(space), text=text.to(self.backbone.device))
 
     def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
         """Make the classifier of these texts; called by `classifier`, without gradients."""

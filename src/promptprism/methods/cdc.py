@@ -17,10 +17,12 @@ from promptprism.evidence import (
     EvidenceKind,
     FusionRule,
     Opinion,
+    PartOfOpinion,
     distance_factors,
     to_evidence,
     trusted_cross_entropy,
 )
+from promptprism.evidence.fusion import find_fusion
 from promptprism.methods.base import MethodSettings
 from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.objectives import (
@@ -203,6 +205,12 @@ class CdcClassifier(Classifier):
     settings: CdcSettings
     factors: Tensor | None
 
+    @property
+    def by_class(self) -> bool:
+        """Whether a part of the classes can be asked for; the factors take the leading one of all."""
+        fusion = None if self.fusion is None else find_fusion(self.fusion)
+        return self.factors is None and (fusion is None or fusion.by_class)
+
     def logits(self, views: Tensor) -> Tensor:
         """Logits [M, B, K] of views [M or 1, B, 3, H, W]."""
         return _scaled(super().logits(views), self.factors)
@@ -217,6 +225,15 @@ class CdcClassifier(Classifier):
     def opinions(self, logits: Tensor) -> tuple[Opinion, Opinion]:
         """Opinions of the templates [M, B, K] and the fused one [B, K]."""
         return form_opinions(logits, self.settings) if self.evidential else super().opinions(logits)
+
+    def part_of_opinions(
+        self, logits: Tensor, mean: Callable[[], Tensor], strength: Callable[[], Tensor]
+    ) -> PartOfOpinion:
+        """Opinions [M, B, k] of the templates on some of the classes."""
+        settings, classes = self.settings, len(self.space)
+        centre = mean() if settings.evidence == "exp_centered" else None
+        evidence = to_evidence(logits, settings.evidence, settings.temperature, centre)
+        return PartOfOpinion(torch.log1p(evidence / classes), classes, strength)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Class probabilities [B, K]: the fused opinion's expected ones, at the temperature."""
