@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from promptprism.errors import CollapseWarning, NotFittedError, PromptPrismError
 from promptprism.evaluation.calibration import calibrate
 from promptprism.evaluation.evaluate import Evaluation, evaluate
 from promptprism.evidence import Opinion, Opinions
+from promptprism.hub import located, push
 from promptprism.inference.conformal import Calibration, Score, sets_of
 from promptprism.inference.doubt import held_out, reference_of
 from promptprism.inference.early import EarlyOpinions, EarlyScore, check_early, fused_so_far, lead, margin_for
@@ -348,6 +350,16 @@ class PromptPrism:
         save_adapter(Path(path), self.method_, card)
         return Path(path)
 
+    def push_to_hub(self, repo_id: str, **how: Any) -> str:
+        """Save to ``owner/name`` on the Hugging Face hub; arguments are those of `promptprism.hub.push`."""
+        with tempfile.TemporaryDirectory() as place:
+            return push(self.save(Path(place, "adapter")), repo_id, **how)
+
+    @staticmethod
+    def from_pretrained(name: str | Path, **how: Any) -> PromptPrism:
+        """Open an adapter of the hub, ``hf:owner/name[@revision]``, or a folder, by `load_model`."""
+        return load_model(name, **how)
+
     @property
     def _classifier(self) -> Classifier:
         if not hasattr(self, "classifier_"):
@@ -420,7 +432,7 @@ def load_model(
     """Read an adapter folder that `PromptPrism.save` wrote; nothing is unpickled.
 
     Args:
-        path: the folder.
+        path: the folder, or ``hf:owner/name[@revision]``, which is fetched from the Hugging Face hub.
         backbone: the frozen model, if it is at hand, or its name; None loads the one that the card names.
         pretrained: where its weights are on this machine, if not where the card says.
         precision: of the backbone; what the adapter was learned in does not bind.
@@ -432,11 +444,11 @@ def load_model(
         PromptPrismError: anything missing, damaged, of another format or of another backbone, or a setting
             that was learned with.
     """
-    chosen = None
+    path, chosen = located(path), None
     if settings:
-        card = read_card(Path(path))
+        card = read_card(path)
         chosen = make_settings(card.method, **card.settings | settings)
-    trained, card = load_adapter(Path(path), backbone, pretrained, precision, device, trust_backbone, chosen)
+    trained, card = load_adapter(path, backbone, pretrained, precision, device, trust_backbone, chosen)
     model = PromptPrism(
         card.method,
         backbone or card.backbone.name,

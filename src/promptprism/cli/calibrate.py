@@ -62,12 +62,11 @@ def calibrate(
     calibrated; and conformal sets, for predict --sets.
     """
     output = Output("calibrate", json_file)
-    from promptprism.adapter import CARD, note
+    from promptprism.adapter import check_own, note
     from promptprism.cli import tables
     from promptprism.evaluation.selective import fewest_answers
-    from promptprism.files import check_place
 
-    check_place(adapter / CARD)
+    check_own(adapter)
     reading = make_reading(splits, names, path_column, label_column, split_column)
     dataset = open_data(data, output, root, reading)
     model = open_adapter(adapter, backbone, pretrained, trust_backbone, device, None)

@@ -88,6 +88,17 @@ AdapterSettings = Annotated[
         "--set",
     ),
 ]
+
+
+def _located(context: typer.Context, place: Path | None) -> Path | None:
+    """The folder of an adapter; one on the hub is fetched, but not while a shell asks what may follow."""
+    if place is None or context.resilient_parsing or not place.as_posix().startswith("hf:"):
+        return place
+    from promptprism import hub
+
+    return hub.fetch(place.as_posix())
+
+
 _DATA = typer.Argument(
     metavar="DATA",
     help="Folder with one subfolder per class (inside train/ and test/, or not), CSV of "
@@ -96,7 +107,29 @@ _DATA = typer.Argument(
 )
 Data = Annotated[str, _DATA]
 OptionalData = Annotated[str | None, _DATA]
-Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder that fit made.", show_default=False)]
+
+
+def adapter_argument(made_by: str) -> Any:
+    """The argument of an adapter: its folder, which a command has made, or its name on the hub."""
+    return typer.Argument(
+        metavar="ADAPTER",
+        help=f"Folder that {made_by} made, or hf:OWNER/NAME[@REVISION].",
+        show_default=False,
+        callback=_located,
+    )
+
+
+Adapter = Annotated[Path, adapter_argument("fit")]
+OptionalAdapter = Annotated[Path | None, adapter_argument("fit")]
+EarlierAdapter = Annotated[
+    Path | None,
+    option(
+        "ADAPTER",
+        "Go on from what this adapter learned, with its method and settings; its classes stay.",
+        "--from",
+        callback=_located,
+    ),
+]
 Photos = Annotated[
     list[str],
     typer.Argument(

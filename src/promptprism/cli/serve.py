@@ -8,16 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from promptprism.cli.options import AdapterBackbone, Device, Pretrained, TrustBackbone
+from promptprism.cli.options import AdapterBackbone, Device, Pretrained, TrustBackbone, adapter_argument
 from promptprism.cli.output import tell
 from promptprism.errors import PromptPrismError
 
 
 def serve(
-    adapter: Annotated[
-        Path,
-        typer.Argument(metavar="ADAPTER", help="Folder that fit or export made.", show_default=False),
-    ],
+    adapter: Annotated[Path, adapter_argument("fit or export")],
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="To listen at; 0.0.0.0 lets everybody in.")
     ] = "127.0.0.1",
