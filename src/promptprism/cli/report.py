@@ -45,6 +45,10 @@ def report(
     per_seed: Annotated[
         bool, typer.Option("--per-seed", help="Show every seed, collapsed ones too.")
     ] = False,
+    against: Annotated[
+        str | None,
+        option("ROW", "Gains and intervals against this row of the table, instead of those of CDC."),
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Make a table or a plot of results.
@@ -75,7 +79,7 @@ def report(
     elif table:
         if out is not None:
             check_place(out)
-        made = make_table(found, table, chosen, per_seed)
+        made = make_table(found, table, chosen, per_seed, against)
         text = visible(write_table(made, table, form, found, chosen))
         if out is not None:
             write_text(out, text)
