@@ -6,7 +6,7 @@ import inspect
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
@@ -37,6 +37,7 @@ from promptprism.inference.early import EarlyOpinions, EarlyScore, check_early, 
 from promptprism.inference.explain import Explanation, explain
 from promptprism.inference.predictor import Predictor, Unread
 from promptprism.methods import Classifier, MethodSettings, make_settings
+from promptprism.training.checkpoint import Epoch
 from promptprism.training.loop import Trained, learn
 
 
@@ -123,6 +124,7 @@ class PromptPrism:
         corrections: str | Path | None = None,
         start: PromptPrism | None = None,
         checkpoint: str | Path | None = None,
+        callback: Callable[[Epoch], None] | None = None,
     ) -> Self:
         """Learn from labelled images.
 
@@ -137,6 +139,7 @@ class PromptPrism:
             start: a fitted model to go on from: same method and backbone; its classes stay.
             checkpoint: a file to keep the state in after every epoch; a fit that finds its own goes on from
                 there.
+            callback: called with each `Epoch` when it is done: its number, steps, rate, loss and seconds.
 
         Raises:
             PromptPrismError: unusable images, labels, class names or settings, or a picture under two labels.
@@ -171,6 +174,7 @@ class PromptPrism:
             start=start.trained_ if start else None,
             checkpoint=Path(checkpoint) if checkpoint is not None else None,
             progress=self.progress,
+            callback=callback,
             devices=devices,
         )
         if why := trained.training.collapsed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -91,6 +91,9 @@ def fit(
     allow_fewer: Annotated[
         bool, typer.Option("--allow-fewer", help="Go on with classes short of images.")
     ] = False,
+    tensorboard: Annotated[
+        Path | None, option("FOLDER", "Write loss and rate of every epoch for TensorBoard there.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     json_file: Json = None,
 ) -> None:
@@ -105,6 +108,7 @@ def fit(
     from promptprism.cli.info import card_facts
     from promptprism.estimator import PromptPrism, load_model
     from promptprism.methods import make_settings
+    from promptprism.training.progress import tensorboard as to_tensorboard
 
     if start is not None:
         earlier = read_card(start)
@@ -142,9 +146,10 @@ def fit(
             progress=True,
             **chosen,
         )
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), ExitStack() as stack:
             warnings.simplefilter("ignore", CollapseWarning)  # told below, as an error
-            model.fit(dataset, corrections=corrections, start=before, checkpoint=checkpoint)
+            told = None if tensorboard is None else stack.enter_context(to_tensorboard(tensorboard))
+            model.fit(dataset, corrections=corrections, start=before, checkpoint=checkpoint, callback=told)
         if model.training_.collapsed:
             checkpoint.unlink(missing_ok=True)
             raise PromptPrismError(
