@@ -131,6 +131,7 @@ def test_distributed_training_is_refused_before_it_starts(tiny, monkeypatch):
             train(tiny, method, devices)
 
     refused("devices is 0: give 1 or more", devices=0)
+    refused(r"devices=9999, and this machine has \d+ cores; .*: give \d+ or less", devices=9999)
     refused("steps of method 'clip-lora' cannot be shared", "clip-lora")
     cuda = SimpleNamespace(device=torch.device("cuda"))
     method = SimpleNamespace(name="coop", splits=True, settings=make_settings("coop"), backbone=cuda)
