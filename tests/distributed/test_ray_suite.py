@@ -96,7 +96,7 @@ def test_ray_runs_the_cells_that_run_here(ray, tiny, data, tmp_path, one_thread)
 def test_a_finished_suite_and_missing_data_need_no_ray(tiny, data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     suite = make(data, {"zero-shot": {}})
-    with pytest.raises(PromptPrismError, match=r"needs Ray: pip install 'promptprism\[ray\]'"):
+    with pytest.raises(PromptPrismError, match=r"needs the package ray: pip install 'promptprism\[ray\]'"):
         run_suite(suite, tmp_path, tiny, engine=RayEngine())
     done = run_suite(suite, tmp_path, tiny)
     again = run_suite(suite, tmp_path, tiny, engine=RayEngine())

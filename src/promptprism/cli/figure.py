@@ -112,7 +112,7 @@ def curves(
         collapsed=collapsed,
         failures=failures,
     )
-    _end(output, failures)
+    output.end(failures)
 
 
 @figure_app.command()
@@ -168,7 +168,7 @@ def interventions(
     _name_collapsed(output, content["collapsed"])
     output.show(f"See {out}")
     output.write(out=str(out), **content, failures=failures)
-    _end(output, failures)
+    output.end(failures)
 
 
 def _chosen(suite: str, methods: str, seeds: str) -> Suite:
@@ -185,13 +185,6 @@ def _stop_without(found: Any, failures: list[str]) -> None:
 def _name_collapsed(output: Output, collapsed: list[str]) -> None:
     for run in collapsed:
         output.warn(f"left out, as it collapsed: {run}")
-
-
-def _end(output: Output, failures: list[str]) -> None:
-    for failure in failures:
-        output.warn(f"✗ {failure}")
-    if failures:
-        raise typer.Exit(1)
 
 
 def _teller() -> Callable[[str], None]:

@@ -14,6 +14,7 @@ from promptprism.cli.options import (
     Root,
     Strategy,
     argument,
+    flag,
     option,
     parse_numbers,
     split_names,
@@ -22,8 +23,8 @@ from promptprism.cli.output import Output, terminal
 from promptprism.errors import PromptPrismError
 
 if TYPE_CHECKING:
-    from promptprism.evaluation.run_suite import Engine
-    from promptprism.evaluation.suites import Cell, Suite
+    from promptprism.evaluation.run_suite import Engine, Outcome
+    from promptprism.evaluation.suites import Suite
 
 
 def suite(
@@ -61,11 +62,9 @@ def suite(
         float | None,
         option("X", "Of --engine: GPUs that a cell takes, or with ray a part of one, such as 0.25.", min=0),
     ] = None,
-    submit: Annotated[
-        bool, typer.Option("--submit", help="Of --engine slurm: hand the job in, by sbatch.")
-    ] = False,
+    submit: Annotated[bool, flag("--submit", "Of --engine slurm: hand the job in, by sbatch.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run, what it needs, and about what it costs.")
+        bool, flag("--dry-run", "Say what would run, what it needs, and about what it costs.")
     ] = False,
     gigaflops: Annotated[
         float | None,
@@ -147,20 +146,17 @@ def suite(
         }
         for result in outcome.results
     ]
-    failures = _failures(outcome.failures, output)
+    failures = _failures(outcome)
     output.show(f"{len(rows)} results in {out}, {outcome.ran} cells run now, {len(failures)} failed")
     if rows:
         output.show(f"Next: promptprism report {out} --table {chosen.protocol} --suite {source}")
     output.write(suite=chosen.name, ran=outcome.ran, cells=rows, failures=failures)
-    if failures:
-        raise typer.Exit(1)
+    output.end([f"{cell}: {error}" for cell, error in outcome.failures])
 
 
-def _failures(failures: list[tuple[Cell, str]], output: Output) -> list[dict[str, Any]]:
-    """Say of each why, and give them as they go into JSON."""
-    for cell, error in failures:
-        output.warn(f"✗ {cell}: {error}")
-    return [{**cell.model_dump(mode="json"), "error": error} for cell, error in failures]
+def _failures(outcome: Outcome) -> list[dict[str, Any]]:
+    """Cells and why they failed, as they go into JSON."""
+    return [{**cell.model_dump(mode="json"), "error": error} for cell, error in outcome.failures]
 
 
 def _engine(name: str, cpus: float, gpus: float, device: str) -> Engine:
@@ -169,16 +165,12 @@ def _engine(name: str, cpus: float, gpus: float, device: str) -> Engine:
     Raises:
         PromptPrismError: no such engine, or Ray is missing.
     """
-    from importlib.util import find_spec
-
     from promptprism.evaluation.run_suite import run_here
 
     if name == "local":
         return run_here
     if name != "ray" and not name.startswith("ray://"):
         raise PromptPrismError(f"no engine '{name}': give local, ray, ray://HOST:PORT or slurm")
-    if find_spec("ray") is None:
-        raise PromptPrismError("--engine ray needs Ray: pip install 'promptprism[ray]'")
     from promptprism.distributed.ray_suite import RayEngine
 
     return RayEngine(None if name == "ray" else name, cpus, gpus, device)
@@ -203,7 +195,6 @@ def _write_job(
     backbone = load_backbone(**chosen.backbone.model_dump(), device="cpu")
     where = {name: given[name] for name in ("root", "lists", "stage")}
     left, outcome = cells_left(chosen, out, backbone, **where)
-    failures = _failures(outcome.failures, output)
     script = job = None
     if left:
         options = [word for name, value in given.items() if value for word in (f"--{name}", str(value))]
@@ -213,10 +204,10 @@ def _write_job(
         output.show(f"{len(left)} cells are left, {script} runs them{more}")
         output.show(f"submitted as job {job}" if job else f"Next: sbatch {script}")
     else:
-        output.show(f"no cell is left, {len(failures)} failed")
+        output.show(f"no cell is left, {len(outcome.failures)} failed")
+    failures = _failures(outcome)
     output.write(suite=chosen.name, script=script and str(script), job=job, left=len(left), failures=failures)
-    if failures:
-        raise typer.Exit(1)
+    output.end([f"{cell}: {error}" for cell, error in outcome.failures])
 
 
 def _dry_run(

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import promptprism
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, needs
 from promptprism.files import remove, write_bytes
 
 _EXTRA = f"pip install 'promptprism[ray]=={promptprism.__version__}'"
@@ -76,10 +76,8 @@ def connected(address: str | None = None) -> Iterator[Any]:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    try:
+    with needs("--engine ray", "ray"):
         ray = importlib.import_module("ray")
-    except ImportError as error:
-        raise PromptPrismError("--engine ray needs Ray: pip install 'promptprism[ray]'") from error
     if ray.is_initialized():
         yield ray
         return
