@@ -41,6 +41,8 @@ _START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods()
 _AFTER_THE_DEAD = 10.0
 # Seconds between looks at what the processes tell.
 _LOOK = 0.5
+# More processes a core than anybody means.
+_A_CORE = 4
 
 
 def check_devices(devices: int, method: Method) -> None:
@@ -55,6 +57,12 @@ def check_devices(devices: int, method: Method) -> None:
     if find_spec("lightning_fabric") is None:
         raise PromptPrismError(
             f"devices={devices} needs Lightning Fabric: pip install 'promptprism[distributed]'"
+        )
+    cores = os.cpu_count() or 1
+    if kind == "cpu" and devices > _A_CORE * cores:
+        raise PromptPrismError(
+            f"devices={devices}, and this machine has {cores} cores; each device is a process of one thread: "
+            f"give {cores} or less"
         )
     there = torch.cuda.device_count() if kind == "cuda" else 1 if kind == "mps" else devices
     if devices > there:
