@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 from uuid import uuid4
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import promptprism
-from promptprism.data.stores import is_remote, joined, local
+from promptprism.data.stores import absolute, is_remote, joined, local
 from promptprism.distributed.naming import Failed, Named, Naming, attempt
 from promptprism.distributed.processes import TRIES, pack, unpack
 from promptprism.errors import PromptPrismError
@@ -56,7 +56,7 @@ def name_by_ray(
     """Name shards on a cluster, and say what became of each as it is done.
 
     Args:
-        classifier: goes to every worker.
+        classifier: goes to every worker; on GPUs, if the cluster has any.
         naming: what is done with every shard.
         shards: paths that all machines see, or addresses.
         workers: shards that are worked at together.
@@ -65,6 +65,7 @@ def name_by_ray(
     Raises:
         PromptPrismError: Ray is missing, the cluster does not answer, or a machine of it cannot do its share.
     """
+    naming = replace(naming, out=absolute(naming.out))  # workers are started anywhere
     ray, ours = _connect(address, workers)
     try:
         check_machines(_machines(ray, naming.out), naming.out)
@@ -72,13 +73,13 @@ def name_by_ray(
         pack(classifier, content)
         model = ray.put(np.frombuffer(content.getbuffer(), np.uint8))  # workers see an array where it lies
         gpus = ray.cluster_resources().get("GPU", 0)
-        cuda = classifier.backbone.device.type == "cuda" or gpus > 0
-        share = {"num_gpus": min(1.0, gpus / workers)} if cuda and gpus else {"num_cpus": 1}
+        device = "cuda" if gpus else "cpu"
+        share = {"num_gpus": min(1.0, gpus / workers)} if gpus else {"num_cpus": 1}
         task = ray.remote(_named).options(max_retries=TRIES - 1, **share)
-        left, running = iter(shards), dict[Any, str]()
+        left, running = map(absolute, shards), dict[Any, str]()
         while True:
             for shard in left:
-                running[task.remote(model, naming, shard, "cuda" if cuda and gpus else "cpu")] = shard
+                running[task.remote(model, naming, shard, device)] = shard
                 if len(running) >= workers:
                     break
             if not running:
@@ -89,7 +90,7 @@ def name_by_ray(
                 try:
                     yield ray.get(one)
                 except ray.exceptions.RayError as error:
-                    yield Failed(shard, "?", _told(error))
+                    yield Failed(shard, "unknown", _told(error))
     finally:
         if ours:
             ray.shutdown()
