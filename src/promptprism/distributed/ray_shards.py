@@ -74,7 +74,7 @@ def name_by_ray(
         model = ray.put(np.frombuffer(content.getbuffer(), np.uint8))  # workers see an array where it lies
         gpus = ray.cluster_resources().get("GPU", 0)
         device = "cuda" if gpus else "cpu"
-        share = {"num_gpus": min(1.0, gpus / workers)} if gpus else {"num_cpus": 1}
+        share: dict[str, float] = {"num_gpus": min(1.0, gpus / workers)} if gpus else {"num_cpus": 1}
         task = ray.remote(_named).options(max_retries=TRIES - 1, **share)
         left, running = map(absolute, shards), dict[Any, str]()
         while True:
