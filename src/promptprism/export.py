@@ -20,7 +20,7 @@ from promptprism.adapter import Card
 from promptprism.data.images import SHRUNK
 from promptprism.data.miniworld import load
 from promptprism.data.records import Dataset
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, needs
 from promptprism.files import sha256_of, temporary, write_text
 from promptprism.inference.outputs import Outputs
 from promptprism.methods import Classifier
@@ -90,13 +90,9 @@ def export_onnx(
 
 
 def _check(classifier: Classifier, folder: Path) -> None:
-    try:
+    with needs("an export", "onnx"):
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
-    except ImportError as error:
-        raise PromptPrismError(
-            f"an export needs the package {error.name!r}: pip install 'promptprism[onnx]'"
-        ) from error
     if os.path.lexists(folder):
         raise PromptPrismError(f"'{folder}' exists: choose another folder for the export, or remove it first")
     if classifier.text is None:

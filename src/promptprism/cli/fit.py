@@ -9,26 +9,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from promptprism.cli.options import (
+    AllowFewer,
     BackboneName,
+    DataOptions,
     Device,
     Devices,
     Json,
-    LabelColumn,
-    Names,
+    ModelOptions,
     OptionalData,
-    PathColumn,
     Precision,
     Pretrained,
-    Root,
     Seed,
-    SplitColumn,
-    Splits,
     Strategy,
     TrustBackbone,
-    make_reading,
+    flag,
+    grouped,
     open_data,
     option,
     parse_settings,
@@ -37,50 +33,37 @@ from promptprism.cli.output import Output
 from promptprism.errors import CollapseWarning, PromptPrismError
 
 
+@grouped
 def fit(
     *,
     data: OptionalData = None,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", metavar="FOLDER", help="Folder to make for the adapter.", show_default=False
-        ),
-    ],
+    out: Annotated[Path, option("FOLDER", "Folder to make for the adapter.", "--out", "-o")],
     method: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="What learns: one of the names that methods lists; with --from that of the adapter.",
+        option(
+            "NAME",
+            "What learns: one of the names that methods lists; with --from that of the adapter.",
             show_default="cdc",
         ),
     ] = None,
-    shots: Annotated[
-        str, typer.Option(metavar="N|all", help="Training images drawn per class, or all there are.")
-    ] = "16",
+    shots: Annotated[str, option("N|all", "Training images drawn per class, or all there are.")] = "16",
     corrections: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="CSV of corrected photos (path,label), as review writes it: all are learned from, beside "
+        option(
+            "FILE",
+            "CSV of corrected photos (path,label), as review writes it: all are learned from, beside "
             "the shots.",
-            show_default=False,
         ),
     ] = None,
     start: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "ADAPTER",
+            "Go on from what this adapter learned, with its method and settings; its classes stay.",
             "--from",
-            metavar="ADAPTER",
-            help="Go on from what this adapter learned, with its method and settings; its classes stay.",
-            show_default=False,
         ),
     ] = None,
-    root: Root = None,
-    splits: Splits = None,
-    names: Names = None,
-    path_column: PathColumn = "path",
-    label_column: LabelColumn = "label",
-    split_column: SplitColumn = "split",
+    reading: DataOptions,
     seed: Seed = 1,
     backbone: BackboneName = "auto",
     pretrained: Pretrained = None,
@@ -95,10 +78,8 @@ def fit(
     settings: Annotated[
         list[str] | None, option("NAME=VALUE", "A setting of the method; may be repeated.", "--set")
     ] = None,
-    allow_fewer: Annotated[
-        bool, typer.Option("--allow-fewer", help="Go on with classes short of images.")
-    ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    allow_fewer: AllowFewer = False,
+    resume: Annotated[bool, flag("--resume", "Go on with an interrupted run.")] = False,
     json_file: Json = None,
 ) -> None:
     """Learn from a few labelled images per class, and save an adapter.
@@ -110,7 +91,7 @@ def fit(
     from promptprism.adapter import read_card
     from promptprism.cli import tables
     from promptprism.cli.info import card_facts
-    from promptprism.estimator import PromptPrism, load_model
+    from promptprism.estimator import PromptPrism
     from promptprism.methods import make_settings
 
     if start is not None:
@@ -119,20 +100,14 @@ def fit(
     method = method or "cdc"
     make_settings(method, **chosen)
     drawn = _shots(shots)
-    reading = make_reading(splits, names, path_column, label_column, split_column)
+    how = reading.parse()
     with _reserved(out, resume) as checkpoint:
-        dataset = None if data is None else open_data(data, output, root, reading)
+        dataset = None if data is None else open_data(data, output, reading.root, how)
         before = None
         if start is not None:
             place = None if backbone == "auto" else backbone
-            before = load_model(
-                start,
-                backbone=place,
-                pretrained=pretrained,
-                precision=precision,
-                device=device,
-                trust_backbone=trust_backbone,
-            )
+            opening = ModelOptions(place, pretrained, trust_backbone, device)
+            before = opening.open(start, precision=precision)
         if resume and not checkpoint.exists():
             output.warn(f"no '{checkpoint}' to go on from: starting from the beginning")
         model = PromptPrism(

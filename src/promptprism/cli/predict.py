@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import heapq
 import json
-import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
 
 from promptprism.cli import predict_shards
 from promptprism.cli.options import (
     Adapter,
-    AdapterBackbone,
     AdapterSettings,
     Classes,
-    Device,
     Json,
     Margin,
+    ModelOptions,
     Photos,
-    Pretrained,
-    TrustBackbone,
-    open_adapter,
+    flag,
+    grouped,
     option,
 )
-from promptprism.cli.output import Output, terminal
+from promptprism.cli.output import Output, watched
 from promptprism.errors import PromptPrismError
 
 if TYPE_CHECKING:
@@ -44,7 +39,9 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
+@grouped
 def predict(
+    *,
     adapter: Adapter,
     photos: Photos,
     out: Annotated[
@@ -58,38 +55,24 @@ def predict(
         ),
     ] = None,
     sort_into: Annotated[
-        Path | None,
-        typer.Option(
-            "--sort-into",
-            metavar="FOLDER",
-            help="Copy each photo into a folder of its class in here.",
-            show_default=False,
-        ),
+        Path | None, option("FOLDER", "Copy each photo into a folder of its class in here.")
     ] = None,
-    link: Annotated[bool, typer.Option("--link", help="Sort by symbolic links instead of copies.")] = False,
-    move: Annotated[bool, typer.Option("--move", help="Sort by moving the photos themselves.")] = False,
+    link: Annotated[bool, flag("--link", "Sort by symbolic links instead of copies.")] = False,
+    move: Annotated[bool, flag("--move", "Sort by moving the photos themselves.")] = False,
     abstain_below: Annotated[
         str | None,
-        typer.Option(
-            "--abstain-below",
-            metavar="P",
-            help="Give no answer below this probability; 'calibrated' is the threshold that calibrate found.",
-            show_default=False,
+        option(
+            "P", "Give no answer below this probability; 'calibrated' is the threshold that calibrate found."
         ),
     ] = None,
     sets: Annotated[
-        bool, typer.Option("--sets", help="Show the classes that may be right, by what calibrate found.")
+        bool, flag("--sets", "Show the classes that may be right, by what calibrate found.")
     ] = False,
-    templates: Annotated[
-        bool, typer.Option("--templates", help="Show the opinion of each template.")
-    ] = False,
+    templates: Annotated[bool, flag("--templates", "Show the opinion of each template.")] = False,
     classes: Classes = None,
     settings: AdapterSettings = None,
     margin: Margin = None,
-    backbone: AdapterBackbone = None,
-    pretrained: Pretrained = None,
-    trust_backbone: TrustBackbone = False,
-    device: Device = "auto",
+    opening: ModelOptions,
     engine: Annotated[
         str | None,
         option(
@@ -102,9 +85,7 @@ def predict(
         int | None,
         option("N", "Of --engine: shards that are worked at together; None is a core each.", min=1),
     ] = None,
-    once: Annotated[
-        bool, typer.Option("--once", help="Of --engine: look at pictures with the same bytes once.")
-    ] = False,
+    once: Annotated[bool, flag("--once", "Of --engine: look at pictures with the same bytes once.")] = False,
     json_file: Json = None,
 ) -> None:
     """Name the class of photos, and say how sure that is.
@@ -129,7 +110,7 @@ def predict(
     predict_shards.check(engine, workers, once, out, single)
     shards = predict_shards.shards_of(photos) if engine else []
     heap = Heap(photos)
-    model = open_adapter(adapter, backbone, pretrained, trust_backbone, device, settings, classes)
+    model = opening.open(adapter, settings, classes)
     calibration = model.calibration_ if margin is None else None
     threshold = _threshold(abstain_below, calibration, adapter)
     if templates and not model.classifier_.evidential:
@@ -194,7 +175,7 @@ def predict(
             if out is not None:
                 columns = COLUMNS | ({"set": str} if sets else {})
                 table = held.enter_context(GrowingTable(Path(out), columns, run, again))
-            for row in _watched(rows, heap.places):
+            for row in watched(rows, lambda: sum(1 for _ in Heap(photos))):
                 source, abstained = waiting.popleft(), told.add(row)
                 if sorter and "reason" not in row:
                     sorter.put(source, None if abstained else row["class"])
@@ -223,8 +204,7 @@ def predict(
         answered_before=told.before,
         counts=dict(told.counts.most_common()),
     )
-    if told.unread:
-        raise typer.Exit(1)
+    output.end([row["reason"] for row in told.unread])
 
 
 class _Told:
@@ -284,32 +264,6 @@ def _show(output: Output, told: _Told, heap: Heap) -> None:
         output.show(f"{told.before} were answered before")
     if heap.left_out:
         output.warn(f"{len(heap.left_out)} files are no images, such as '{heap.left_out[0]}': left out")
-    for row in told.unread[:_SHOWN]:
-        output.warn(f"✗ {row['reason']}")
-    if (more := len(told.unread) - _SHOWN) > 0:
-        output.warn(f"✗ {more} more cannot be read")
-
-
-def _watched(rows: Iterable[Row], places: Sequence[str]) -> Iterator[Row]:
-    """Show a bar on standard error, if that is a terminal; photos are counted beside the first answers."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from promptprism.data.photos import Heap
-
-    console = terminal(stderr=True)
-    columns = (BarColumn(24), MofNCompleteColumn(), TextColumn("photos, left"), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("", total=None)
-
-        def count() -> None:
-            with suppress(PromptPrismError):
-                progress.update(task, total=sum(1 for _ in Heap(places)))
-
-        if console.is_terminal:
-            threading.Thread(target=count, daemon=True).start()
-        for row in rows:
-            progress.advance(task)
-            yield row
 
 
 def _threshold(text: str | None, calibration: Calibration | None, adapter: Path) -> float | None:
@@ -338,7 +292,7 @@ def _threshold(text: str | None, calibration: Calibration | None, adapter: Path)
 
 
 def _run(model: PromptPrism, adapter: Path, margin: float | None) -> str:
-    """What the answers depend on, in 12 digits: what was learned, classes, settings, backbone, margin."""
+    """What the answers depend on, in 12 digits: what was learned, classes, settings, margin, calibration."""
     from promptprism.adapter import TENSORS
     from promptprism.files import sha256_of
 

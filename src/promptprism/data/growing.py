@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self, TextIO
 
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, needs
 from promptprism.files import check_place, is_there, locked, remove, temporary
 
 #: Kinds of tables by the ending of the file.
@@ -166,9 +166,5 @@ def arrow() -> Any:
     Raises:
         PromptPrismError: it is missing.
     """
-    try:
+    with needs("Parquet", "parquet", ", or name a file that ends in .csv"):
         return importlib.import_module("pyarrow")
-    except ImportError as error:
-        raise PromptPrismError(
-            "Parquet needs pyarrow: pip install 'promptprism[parquet]', or name a file that ends in .csv"
-        ) from error

@@ -38,10 +38,8 @@ def answers(
     A row has ``image`` (what it is called), ``class``, ``probability``, ``belief`` and ``uncertainty`` (None
     without opinions), ``top`` (the most probable classes), ``disagreement``: the share of the templates whose
     own leading class is another one (None with a margin); ``templates``, what each of them says; with a
-    margin
-    ``templates_used``; with sets the ``set``, the most probable class first. Of an image that cannot be
-    read it
-    has ``image`` and ``reason``.
+    margin ``templates_used``; with sets the ``set``, the most probable class first. Of an image that cannot
+    be read it has ``image`` and ``reason``.
 
     Args:
         classifier: with M templates.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -150,8 +151,15 @@ class Method(nn.Module):
     splits: ClassVar[bool] = False
     """Whether a step can be split over processes: what is learned enters `encode_image` and `encode_text` as
     prompts, or stays outside of the towers; and the loss draws nothing at random."""
+    weighs: ClassVar[bool] = False
+    """Whether images can count unequally; a `forward` that takes no weights makes it false."""
     views: tuple[str, ...]
     """The augmentation of each distinct view in training, for `data.make_views`."""
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if "forward" in vars(cls):
+            cls.weighs = "weights" in inspect.signature(cls.forward).parameters
 
     def __init__(self, backbone: Backbone, settings: MethodSettings | None = None, seed: int = 1) -> None:
         super().__init__()
@@ -191,6 +199,18 @@ class Method(nn.Module):
 
     def allot(self, classes: int, images: int) -> None:
         """Make room for what has the size of the label space learned, or of the training images."""
+
+    def weigh(self, images: int) -> None:  # noqa: ARG002
+        """Get ready for so many training images that count unequally.
+
+        Raises:
+            PromptPrismError: the method cannot weigh them.
+        """
+        if not self.weighs:
+            raise PromptPrismError(
+                f"method '{self.name}' cannot weigh images, its loss takes no weights: leave out "
+                "sample_weight and class_weight, or take another method"
+            )
 
     def prepare(self, texts: Texts, records: Records) -> None:
         """Look at the training images, before the first epoch."""
@@ -271,7 +291,14 @@ class Method(nn.Module):
         hand_made = tuple(tokenize(space.texts(one)) for one in self.phrases(space))
         return Texts(self.backbone, space, phrase, tokens, hand_made)
 
-    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
+    def forward(
+        self,
+        views: Tensor,  # noqa: ARG002
+        labels: Tensor,  # noqa: ARG002
+        texts: Texts,  # noqa: ARG002
+        epoch: int,  # noqa: ARG002
+        weights: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
         """The training objective, a scalar.
 
         Args:
@@ -279,6 +306,8 @@ class Method(nn.Module):
             labels: [B], indices into the names of the label space.
             texts: what `texts` made of the label space that is learned, K classes.
             epoch: counted from 0.
+            weights: [B], of mean 1 over all training images, by which what is averaged over images is
+                multiplied before; passed only where they are not all 1.
 
         Raises:
             PromptPrismError: the method takes no steps.

@@ -1,10 +1,8 @@
 """One training over several devices of this machine: a process for each, started here, that share every step.
 
-Each process runs the one loop on its share of a step's images and texts; see
-`promptprism.backbones.ranks`. What
-is learned does not depend on their number: views depend on (seed, epoch, index, template) only, and every
-process
-has the gradients of the whole step. On a CPU a device is a process of one thread.
+Each process runs the one loop on its share of a step's images and texts; see `promptprism.backbones.ranks`.
+What is learned does not depend on their number: views depend on (seed, epoch, index, template) only, and
+every process has the gradients of the whole step. On a CPU a device is a process of one thread.
 """
 
 from __future__ import annotations
@@ -36,8 +34,7 @@ from promptprism.training.loop import Training, interrupted
 from promptprism.training.schedule import make_optimizer
 
 # A server that has imported everything once starts the processes of this training and of the next; where
-# there is
-# none, each imports for itself.
+# there is none, each imports for itself.
 _START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 # A process that loses another one hears of it in its next sum; that other one is to be told of, not this.
 _AFTER_THE_DEAD = 10.0
@@ -182,6 +179,8 @@ def _work(rank: int, content: bytes, kind: str, peak_memory_mb: Any) -> None:
     backbone, first = task.backbone.to(fabric.device), rank == 0
     method = build_method(task.settings, backbone, task.run.seed)
     method.allot(len(task.space), len(task.records))
+    if task.run.weights_digest:
+        method.weigh(len(task.records))
     optimizer, meter = make_optimizer(task.settings, method.parameters()), Meter(fabric.device)
     history, seconds = load_checkpoint(task.start, task.run, method, optimizer)
     meter.add(seconds)
