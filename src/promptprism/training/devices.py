@@ -38,6 +38,8 @@ from promptprism.training.schedule import make_optimizer
 _START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 # A process that loses another one hears of it in its next sum; that other one is to be told of, not this.
 _AFTER_THE_DEAD = 10.0
+# More processes a core than anybody means.
+_A_CORE = 4
 
 
 def check_devices(devices: int, method: Method) -> None:
@@ -52,6 +54,12 @@ def check_devices(devices: int, method: Method) -> None:
     if find_spec("lightning_fabric") is None:
         raise PromptPrismError(
             f"devices={devices} needs Lightning Fabric: pip install 'promptprism[distributed]'"
+        )
+    cores = os.cpu_count() or 1
+    if kind == "cpu" and devices > _A_CORE * cores:
+        raise PromptPrismError(
+            f"devices={devices}, and this machine has {cores} cores; each device is a process of one thread: "
+            f"give {cores} or less"
         )
     there = torch.cuda.device_count() if kind == "cuda" else 1 if kind == "mps" else devices
     if devices > there:
