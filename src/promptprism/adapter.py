@@ -16,6 +16,7 @@ from torch import Tensor
 import promptprism
 from promptprism.backbones import Backbone, Precision, check_trusted, load_backbone
 from promptprism.data.names import LabelSpace
+from promptprism.data.weights import ClassWeight
 from promptprism.drift import Reference
 from promptprism.errors import PromptPrismError
 from promptprism.files import (
@@ -45,6 +46,7 @@ class DataSummary(Facts):
         images: of each class.
         shots: drawn per class; None took all.
         seed: of the draw.
+        class_weight: how much the images of each class counted; None is the same.
         corrections: how many of the images a person had corrected.
         left_out: training images of the data that were not learned from.
         started_from: fingerprint of what was learned before, where training went on from it.
@@ -56,6 +58,7 @@ class DataSummary(Facts):
     images: dict[str, int]
     shots: int | None
     seed: int
+    class_weight: ClassWeight = None
     corrections: int = 0
     left_out: int = 0
     started_from: str | None = None
@@ -345,6 +348,8 @@ def load_adapter(
         )
     method = build_method(settings, backbone, card.seed)
     method.allot(len(card.learned_space), card.training.images)
+    if card.training.weighted:
+        method.weigh(card.training.images)
     learned = method.state_dict()
     for name in sorted(learned.keys() ^ tensors.keys()):
         how = "lacks" if name in learned else "has an unknown"

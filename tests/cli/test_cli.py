@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 import pytest
-import typer
 from called import DOCUMENTED, HEAD, documented, run
 from PIL import Image
 from toys import COLOURS, picture
@@ -57,24 +56,6 @@ def test_help_does_not_wait_for_torch():
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
     assert "evaluate" in run("--help").output
     assert run("--version").output.strip() == promptprism.__version__
-
-
-def every_help(command, words=()):
-    yield words, command
-    for name, one in getattr(command, "commands", {}).items():
-        yield from every_help(one, (*words, name))
-
-
-def test_every_help_text_fits_80_columns(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("TERMINAL_WIDTH", "80")
-    for words, command in every_help(typer.main.get_command(app)):
-        shown = run(*words, "--help").output
-        assert max(map(len, shown.splitlines())) <= 80 and "…" not in shown
-        lines = [" ".join(line.strip("│ ").split()) for line in shown.splitlines()]
-        for name, one in getattr(command, "commands", {}).items():
-            summary = one.help.partition("\n\n")[0]
-            assert f"{name} {summary}" in lines  # on one line
 
 
 def test_completion_knows_the_formats():

@@ -158,3 +158,14 @@ def test_calibrating_again_begins_from_the_model_as_it_was_learned(place, calibr
         load_model(place / "saved").predict_sets(place / "data/test/red/4.png"),
         model.predict_sets(place / "data/test/red/4.png"),
     )
+
+
+def test_answers_of_another_calibration_are_not_gone_on_with(place, calibrated, tmp_path):
+    load_model(calibrated[0]).save(tmp_path / "a")
+    photos, table = place / "data/test/red", tmp_path / "answers.csv"
+    run("predict", tmp_path / "a", photos, "--out", table)
+    before = table.read_bytes()
+    assert "16 were answered before" in words(run("predict", tmp_path / "a", photos, "--out", table))
+    run("calibrate", tmp_path / "a", place / "data", "--alpha", "0.2")
+    said = words(run("predict", tmp_path / "a", photos, "--out", table, code=2))
+    assert "holds answers of another adapter" in said and table.read_bytes() == before

@@ -196,6 +196,10 @@ class Backbone(nn.Module):
         decode = tokenizer.decode if hasattr(tokenizer, "decode") else tokenizer.tokenizer.decode
         return str(decode([token])).strip()
 
+    def __sklearn_clone__(self) -> Backbone:
+        """It is frozen: clones of an estimator share it."""
+        return self
+
     def extra_repr(self) -> str:
         """One line for people."""
         return f"{self.name}, pretrained={self.pretrained}, {self.activation}, fingerprint={self.fingerprint}"

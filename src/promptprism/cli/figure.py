@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from promptprism.cli.options import Device, Json, option, parse_seeds, split_names
+from promptprism.cli.options import Device, Json, option, parse_numbers, split_names
 from promptprism.cli.output import Output, visible
 from promptprism.errors import PromptPrismError
 
@@ -174,7 +174,7 @@ def interventions(
 def _chosen(suite: str, methods: str, seeds: str) -> Suite:
     from promptprism.evaluation.suites import load_suite
 
-    return load_suite(suite).only(split_names(methods), (), parse_seeds(seeds))
+    return load_suite(suite).only(split_names(methods), (), parse_numbers(seeds))
 
 
 def _stop_without(found: Any, failures: list[str]) -> None:

@@ -6,21 +6,21 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
-
-import typer
+from typing import Annotated
 
 from promptprism.cli.options import (
     AllowFewer,
     BackboneName,
     DataOptions,
     Device,
+    Devices,
     Json,
     ModelOptions,
     OptionalData,
     Precision,
     Pretrained,
     Seed,
+    Strategy,
     TrustBackbone,
     flag,
     grouped,
@@ -69,19 +69,8 @@ def fit(
     trust_backbone: TrustBackbone = False,
     precision: Precision = "auto",
     device: Device = "auto",
-    devices: Annotated[
-        int | None,
-        option(
-            "N",
-            "GPUs of this machine, or cores of its CPU, that share each training step, in float32 unless "
-            "--precision says else.",
-            min=1,
-        ),
-    ] = None,
-    strategy: Annotated[  # noqa: ARG001 - the one there is
-        Literal["ddp"],
-        typer.Option(help="How they share it: each has some of its images and texts, and all that learns."),
-    ] = "ddp",
+    devices: Devices = None,
+    strategy: Strategy = "ddp",  # noqa: ARG001 - the one there is
     phrase: Annotated[
         str | None, option("TEXT", "Text with {} for the class name, instead of the data's own.")
     ] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import signal
 import threading
@@ -127,6 +128,12 @@ def _main(
         raise typer.Exit
 
 
+def _flowing(command: Callable[..., None]) -> str:
+    """A command's docstring with each paragraph in one line: Typer would keep the source's line ends."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
 _PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "First steps": (demo, datasets, methods, backbones, info),
     "Your images": (fit, predict, review, suggest, evaluate, calibrate, explain),
@@ -138,4 +145,4 @@ for panel, commands in _PANELS.items():
         if isinstance(command, typer.Typer):
             app.add_typer(command, rich_help_panel=panel)
         else:
-            app.command(rich_help_panel=panel)(command)
+            app.command(help=_flowing(command), rich_help_panel=panel)(command)

@@ -46,6 +46,19 @@ TrustBackbone = Annotated[
 ]
 Port = Annotated[int, option("N", "0 takes a free one.", min=0, max=65535)]
 Device = Annotated[str, option("NAME", "auto, cpu, cuda, cuda:1, ...")]
+Devices = Annotated[
+    int | None,
+    option(
+        "N",
+        "GPUs of this machine, or cores of its CPU, that share each training step, in float32 unless "
+        "--precision says else.",
+        min=1,
+    ),
+]
+Strategy = Annotated[
+    Literal["ddp"],
+    typer.Option(help="How they share it: each has some of its images and texts, and all that learns."),
+]
 Classes = Annotated[
     str | None,
     option(
@@ -73,7 +86,7 @@ Adapter = Annotated[Path, argument("ADAPTER", "Folder that fit made.")]
 Photos = Annotated[
     list[str],
     argument(
-        "PHOTOS...",
+        "PHOTOS",
         "Photos, folders (all below), patterns such as '2024/**/*.jpg', lists (.txt, or .csv with a "
         "column path), WebDataset shards (.tar).",
     ),
@@ -160,11 +173,11 @@ def parse_settings(pairs: Sequence[str] | None) -> dict[str, Any]:
     return settings
 
 
-def parse_seeds(text: str | None) -> list[int]:
-    """Whole numbers separated by commas."""
+def parse_numbers(text: str | None, what: str = "seed", least: int = 0) -> list[int]:
+    """Whole numbers separated by commas, of ``--WHATs``."""
     names = split_names(text)
-    if wrong := [name for name in names if not name.isdecimal()]:
-        raise PromptPrismError(f"seed '{wrong[0]}' is no whole number from 0: write --seeds 1,2,3")
+    if wrong := [name for name in names if not name.isdecimal() or int(name) < least]:
+        raise PromptPrismError(f"{what} '{wrong[0]}' is no whole number from {least}: write --{what}s 1,2,3")
     return [int(name) for name in names]
 
 

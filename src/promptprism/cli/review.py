@@ -59,12 +59,7 @@ def review(
         from promptprism.data.corrections import append
         from promptprism.data.label_studio import read_tasks
 
-        labels = read_tasks(import_label_studio, photos)
-        known = {str(name) for name in model.classes_}
-        if odd := next((each.label for each in labels if each.label not in known), None):
-            raise PromptPrismError(
-                f"'{import_label_studio}' has label '{odd}', which is no class: name it with --classes"
-            )
+        labels = read_tasks(import_label_studio, photos, [str(name) for name in model.classes_])
         append(corrections, labels)
         output.show(f"{len(labels)} labels of {import_label_studio} are in {corrections}")
     looked = served.Review(model, photos, corrections)

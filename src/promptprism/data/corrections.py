@@ -15,6 +15,7 @@ from promptprism.errors import DataWarning, PromptPrismError, warn
 from promptprism.files import is_there
 
 _WHAT = "file of corrections"
+_NAME_IT = "its first line must name the columns path and label"
 
 
 class Correction(NamedTuple):
@@ -57,7 +58,7 @@ def read_corrections(path: Path, class_names: Sequence[str] | None = None) -> di
     lines = parsed_lines(where, text)
     header = [name.strip().lower() for name in next(lines, (0, []))[1]]
     for column in ("path", "label"):
-        check_column(where, header, column, column)
+        check_column(where, header, column, _NAME_IT)
     names = None if class_names is None else {name_key(name): name for name in class_names}
     found: dict[Path, tuple[int, str, str]] = {}
     contradicted = []
@@ -108,7 +109,7 @@ def append(path: Path, corrections: Sequence[Correction]) -> None:
     delimiter = max(",;\t", key=head.count)
     columns = [name.strip().lower() for name in next(csv.reader([head], delimiter=delimiter))]
     for column in ("path", "label"):
-        check_column(f"{_WHAT} '{path}'", columns, column, column)
+        check_column(f"{_WHAT} '{path}'", columns, column, _NAME_IT)
     folder = Path(os.path.abspath(path)).parent  # noqa: PTH100
     lines = io.StringIO()
     rows = csv.DictWriter(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,4 +115,4 @@ def _overruled(corrected: Records, pool: Records, moved: Sequence[int], names: S
 
 
 def _relabelled(records: Sequence[Record], moved: Sequence[int]) -> Records:
-    return tuple(Record(record.source, moved[record.label]) for record in records)
+    return tuple(replace(record, label=moved[record.label]) for record in records)

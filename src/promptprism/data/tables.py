@@ -19,6 +19,8 @@ from promptprism.files import is_there
 # What programs write where a label is missing; "none" may well be a class.
 _MISSING = frozenset({"nan", "<na>", "#n/a", "null"})
 
+_NAME_IT = "its first line must be 'path,label' or 'path,label,split', or name the column: --{}-column NAME"
+
 
 class _Row(NamedTuple):
     line: int
@@ -77,10 +79,10 @@ def _rows(path: Path, text: str, reading: Reading) -> list[_Row]:
     header = [name.strip().lower() for name in next(parsed, (0, []))[1]]
     places = {}
     for column, option in ((reading.path_column, "path"), (reading.label_column, "label")):
-        check_column(where, header, column, option)
+        check_column(where, header, column, _NAME_IT.format(option))
         places[option] = header.index(column.lower())
     if reading.split_column.lower() in header:
-        check_column(where, header, reading.split_column, "split")
+        check_column(where, header, reading.split_column, _NAME_IT.format("split"))
         places["split"] = header.index(reading.split_column.lower())
     found = []
     for line, fields in parsed:
@@ -121,14 +123,13 @@ def parsed_lines(where: str, text: str) -> Iterator[tuple[int, list[str]]]:
         line = rows.line_num + 1
 
 
-def check_column(where: str, header: list[str], column: str, option: str) -> None:
-    """Raise PromptPrismError unless a CSV's header has a column, once; ``option`` is what names another."""
+def check_column(where: str, header: list[str], column: str, remedy: str) -> None:
+    """Raise PromptPrismError unless a CSV's header has a column, once; ``remedy`` if it lacks it."""
     count = header.count(column.strip().lower())
     if not count:
         raise PromptPrismError(
             f"{where} has no column '{column}' (it has: {', '.join(filter(None, header)) or 'nothing'}): "
-            f"its first line must be 'path,label' or 'path,label,split', or name the column: "
-            f"--{option}-column NAME"
+            f"{remedy}"
         )
     if count > 1:
         raise PromptPrismError(

@@ -14,7 +14,7 @@ from promptprism.data.records import Records
 from promptprism.errors import warn
 from promptprism.methods.base import Method, MethodSettings, Shape
 from promptprism.methods.classifier import Classifier, Texts
-from promptprism.methods.frozen import frozen_features
+from promptprism.methods.frozen import frozen_features, weights_of
 from promptprism.prompts import encode_image
 
 #: Strengths C that validation images choose among.
@@ -47,6 +47,7 @@ class LinearProbe(Method):
     Settings: ClassVar[type[MethodSettings]] = LinearProbeSettings
     settings: LinearProbeSettings
     chooses = True
+    weighs = True
 
     @property
     def shape(self) -> Shape:
@@ -67,14 +68,14 @@ class LinearProbe(Method):
     def finish(self, texts: Texts, records: Records, validation: Records) -> None:  # noqa: ARG002
         """Solve, for the strength that is best on the validation images."""
         features = frozen_features(self.backbone, records)
-        labels = labels_of(records, features.device)
+        labels, weights = labels_of(records, features.device), weights_of(records)
         classes, strength = len(self.weight), self.settings.strength
         if strength is None and validation:
             shown = frozen_features(self.backbone, validation)
             truth = labels_of(validation, shown.device)
             right = []
             for each in STRENGTHS:
-                weight, bias = solve(features, labels, classes, each)
+                weight, bias = solve(features, labels, classes, each, weights)
                 right.append(int((F.linear(shown, weight, bias).argmax(-1) == truth).sum()))
             strength = STRENGTHS[right.index(max(right))]
         elif strength is None:
@@ -83,7 +84,7 @@ class LinearProbe(Method):
                 "linear-probe has no validation images to choose its strength by: it takes 0.316; give a "
                 "validation split, or --set strength=...",
             )
-        weight, bias = solve(features, labels, classes, strength)
+        weight, bias = solve(features, labels, classes, strength, weights)
         with torch.no_grad():
             self.weight.copy_(weight)
             self.bias.copy_(bias)
@@ -114,7 +115,9 @@ class ProbeClassifier(Classifier):
         return F.linear(encode_image(self.backbone, views, normalize=False), self.weight, self.bias)
 
 
-def solve(features: Tensor, labels: Tensor, classes: int, strength: float) -> tuple[Tensor, Tensor]:
+def solve(
+    features: Tensor, labels: Tensor, classes: int, strength: float, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Multinomial logistic regression: least C sum of cross-entropies + half the squared norm of the weights.
 
     The bias is free, as in scikit-learn; solved by L-BFGS in double precision where the device has it.
@@ -124,6 +127,7 @@ def solve(features: Tensor, labels: Tensor, classes: int, strength: float) -> tu
         labels: [N], in 0..classes-1.
         classes: K.
         strength: C.
+        weights: [N], of the cross-entropies; None is 1.
 
     Returns:
         Weight [K, D] and bias [K], float32.
@@ -132,6 +136,10 @@ def solve(features: Tensor, labels: Tensor, classes: int, strength: float) -> tu
     features = features.to(kind)
     weight = torch.zeros(classes, features.shape[1], dtype=kind, device=features.device, requires_grad=True)
     bias = torch.zeros(classes, dtype=kind, device=features.device, requires_grad=True)
+    share, total = None, float(len(features))
+    if weights is not None:
+        total = weights.double().sum().item()
+        share = weights.to(features) / total
     optimizer = torch.optim.LBFGS(
         [weight, bias],
         max_iter=1000,
@@ -142,8 +150,12 @@ def solve(features: Tensor, labels: Tensor, classes: int, strength: float) -> tu
 
     def objective() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(F.linear(features, weight, bias), labels)
-        loss = loss + weight.square().sum() / (2 * strength * len(features))
+        logits = F.linear(features, weight, bias)
+        if share is None:
+            loss = F.cross_entropy(logits, labels)
+        else:
+            loss = share @ F.cross_entropy(logits, labels, reduction="none")
+        loss = loss + weight.square().sum() / (2 * strength * total)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

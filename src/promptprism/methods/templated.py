@@ -16,7 +16,8 @@ from promptprism.data.views import view_names
 from promptprism.errors import warn
 from promptprism.methods.base import Method, MethodSettings, Shape
 from promptprism.methods.classifier import Classifier, Texts
-from promptprism.methods.frozen import frozen_features
+from promptprism.methods.frozen import frozen_features, weights_of
+from promptprism.methods.objectives import softmax_loss
 from promptprism.prompts import PromptLearner, encode_image, encode_text
 from promptprism.prompts.text import TEXT_MEMORY_MB
 
@@ -155,6 +156,8 @@ class TemplateMethod(Method):
             return
         with torch.inference_mode(False), torch.no_grad():
             images = F.normalize(frozen_features(self.backbone, records), dim=-1)
+            if (weights := weights_of(records)) is not None:
+                images = images * weights.to(images).unsqueeze(-1)
             sums = images.new_zeros(len(texts.space), images.shape[1])
             sums.index_add_(0, labels_of(records, images.device), images)
             self.offsets.copy_(F.normalize(sums, dim=-1) - self.text_features(texts))
@@ -202,10 +205,17 @@ class TemplateMethod(Method):
             offsets = offsets[:, rows] * (rows >= 0).unsqueeze(-1)
         return F.normalize(text + offsets, dim=-1)
 
-    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
+    def forward(
+        self,
+        views: Tensor,
+        labels: Tensor,
+        texts: Texts,
+        epoch: int,  # noqa: ARG002
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Cross-entropy, averaged over templates and images."""
         text = self.with_offsets(self.text_features(texts), texts.space)
-        return softmax_loss(self.backbone.logits(self.image_features(views), text), labels)
+        return softmax_loss(self.backbone.logits(self.image_features(views), text), labels, weights)
 
     def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
         """M text classifiers on image features under the M templates, softmax head."""
@@ -223,8 +233,3 @@ class TemplateMethod(Method):
             "first_layer": self.settings.vision_from,
             "pool_prompts": self.settings.pool_prompts,
         }
-
-
-def softmax_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of logits [M, B, K] with labels [B], averaged over templates and images."""
-    return F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))

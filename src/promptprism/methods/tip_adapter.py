@@ -25,8 +25,8 @@ from promptprism.methods.base import (
     Views,
 )
 from promptprism.methods.classifier import Classifier, Texts
-from promptprism.methods.frozen import frozen_features
-from promptprism.methods.templated import softmax_loss
+from promptprism.methods.frozen import frozen_features, weights_of
+from promptprism.methods.objectives import softmax_loss
 from promptprism.prompts import encode_image
 
 
@@ -68,6 +68,7 @@ class TipAdapter(Method):
     keys: Tensor
     labels: Tensor
     alpha_beta: Tensor
+    weights: Tensor | None
 
     @property
     def shape(self) -> Shape:
@@ -83,6 +84,14 @@ class TipAdapter(Method):
     def axes(cls, settings: Any, images: int) -> dict[str, tuple[int | None, ...]]:  # noqa: ARG003
         """A label of each image."""
         return {"labels": (images,)}
+
+    def build(self, seed: int) -> None:  # noqa: ARG002
+        """Images count equally until there are weights."""
+        self.register_buffer("weights", None)
+
+    def weigh(self, images: int) -> None:
+        """Make room for a weight of each image."""
+        self.weights = torch.zeros(images, device=self.backbone.device)
 
     def allot(self, classes: int, images: int) -> None:  # noqa: ARG002
         """Make room for a key and a label of each image, and for alpha and beta."""
@@ -104,10 +113,20 @@ class TipAdapter(Method):
         with torch.no_grad():
             self.keys.copy_(F.normalize(torch.stack(features).mean(0), dim=-1))
             self.labels.copy_(labels_of(records, self.labels.device))
+            if self.weights is not None:
+                weights = weights_of(records)
+                self.weights.copy_(torch.ones(len(records)) if weights is None else weights)
 
-    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
+    def forward(
+        self,
+        views: Tensor,
+        labels: Tensor,
+        texts: Texts,
+        epoch: int,  # noqa: ARG002
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Cross-entropy of the logits with alpha and beta as they were given."""
-        return softmax_loss(self._classifier(texts, texts.space).logits(views), labels)
+        return softmax_loss(self._classifier(texts, texts.space).logits(views), labels, weights)
 
     def finish(self, texts: Texts, records: Records, validation: Records) -> None:  # noqa: ARG002
         """Choose alpha and beta by validation images."""
@@ -121,7 +140,7 @@ class TipAdapter(Method):
         shown = F.normalize(frozen_features(self.backbone, validation), dim=-1)
         with torch.no_grad():
             zero_shot = self.backbone.logits(shown, texts.zero_shot_features)[0]
-            values = F.one_hot(self.labels, len(texts.space)).float()
+            values = self._values(self.labels, len(texts.space))
             most = self.settings.alpha_most, self.settings.beta_most
             found = search(shown @ self.keys.T, values, zero_shot, labels_of(validation, shown.device), *most)
             self.alpha_beta.copy_(torch.tensor(found))
@@ -140,10 +159,15 @@ class TipAdapter(Method):
             texts=texts,
             text=texts.zero_shot_features,
             keys=self.keys if keys is None else keys,
-            values=F.one_hot(columns[self.labels], len(texts.space) + 1)[:, 1:].float(),
+            values=self._values(columns[self.labels], len(texts.space) + 1)[:, 1:],
             alpha=alpha,
             beta=beta,
         )
+
+    def _values(self, labels: Tensor, classes: int) -> Tensor:
+        """What each image votes for, [N, K]: its class, as much as it weighs."""
+        votes = F.one_hot(labels, classes).float()
+        return votes if self.weights is None else votes * self.weights.unsqueeze(-1)
 
 
 class TipAdapterFSettings(TipAdapterSettings):
@@ -175,7 +199,7 @@ class CacheClassifier(Classifier):
 
     Attributes:
         keys: [N, D].
-        values: [N, K], one-hot, or 0 where the class is not among the K.
+        values: [N, K], the image's weight at its class, or 0 where the class is not among the K.
         alpha: weight of the cache.
         beta: its sharpness.
     """

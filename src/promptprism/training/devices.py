@@ -179,6 +179,8 @@ def _work(rank: int, content: bytes, kind: str, peak_memory_mb: Any) -> None:
     backbone, first = task.backbone.to(fabric.device), rank == 0
     method = build_method(task.settings, backbone, task.run.seed)
     method.allot(len(task.space), len(task.records))
+    if task.run.weights_digest:
+        method.weigh(len(task.records))
     optimizer, meter = make_optimizer(task.settings, method.parameters()), Meter(fabric.device)
     history, seconds = load_checkpoint(task.start, task.run, method, optimizer)
     meter.add(seconds)

@@ -18,6 +18,7 @@ from promptprism.data.views import make_views
 from promptprism.errors import PromptPrismError
 from promptprism.inference.predictor import Predictor, check_labels
 from promptprism.methods import Classifier, Method, MethodSettings, Texts, build_method
+from promptprism.methods.frozen import weights_of
 from promptprism.provenance import Cost, Facts, Meter
 from promptprism.training.checkpoint import Epoch, Run, load_checkpoint, save_checkpoint
 from promptprism.training.progress import Step, training_progress
@@ -42,6 +43,7 @@ class TrainResult(Facts):
             trained.
         collapsed: why the run failed although it went to its end, or None. A collapsed run is no result.
         cost: seconds, memory, device, versions; sittings before a resume included in the seconds.
+        weighted: whether images counted unequally.
     """
 
     seed: int
@@ -53,6 +55,7 @@ class TrainResult(Facts):
     accuracy: float | None
     collapsed: str | None
     cost: Cost
+    weighted: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +134,9 @@ def learn(
         method.check_start(start.method)
     validation = validation if method.chooses else ()
     before = places_of(start.space, space) if start else ()
+    weighted = settings.learns and weights_of(records) is not None
+    if weighted:
+        method.weigh(len(records))
     _check(settings, space, records, validation, seed, before)
     method.allot(len(space), len(records))
     texts = method.texts(space)
@@ -172,6 +178,7 @@ def learn(
         accuracy=accuracy,
         collapsed=collapsed,
         cost=meter.cost(),
+        weighted=weighted,
     )
     return Trained(method.eval(), space, result)
 
@@ -231,6 +238,9 @@ class Training:
         started, total = meter.seconds, 0.0
         scale = rate_scale(backbone.logit_scale, settings.optimizer)
         labels = labels_of(self.records)
+        weights = weights_of(self.records)
+        if weights is not None:
+            weights = weights / weights.mean()
         batches = own = self._batches(epoch)
         if ranks:
             backbone.ranks = ranks = ranks.of(batches[0])
@@ -242,7 +252,9 @@ class Training:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad()
-            loss = method(views.to(backbone.device), labels[batch].to(backbone.device), self.texts, epoch)
+            given = (labels,) if weights is None else (labels, weights)
+            own_labels, *own_weights = (each[batch].to(backbone.device) for each in given)
+            loss = method(views.to(backbone.device), own_labels, self.texts, epoch, *own_weights)
             value = loss.item()
             if not math.isfinite(value):
                 raise PromptPrismError(_diverged(method, epoch, rate, f"the loss is {value}"))
@@ -285,6 +297,11 @@ def _check(
             f"{len(empty)} classes have no image to train on: {names}. Add some, or remove them"
         )
     check_labels((*records, *validation), len(space))
+    for place, record in enumerate(records):
+        if not 0 < record.weight < math.inf:
+            raise PromptPrismError(
+                f"weight of image {place} is {record.weight}: give a positive number, or leave the image out"
+            )
     if settings.learns:
         check_images([record.source for record in (*records, *validation)])
 
