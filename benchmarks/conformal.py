@@ -25,13 +25,13 @@ from torch import Tensor
 
 from benchmarks.measure import CsvFile, append_rows, called, is_there, machine
 from promptprism.backbones import as_backbone
+from promptprism.data.batches import labels_of
 from promptprism.data.miniworld import REPORTED, SHIFTS
 from promptprism.data.names import name_key
 from promptprism.data.records import Dataset, Records
 from promptprism.data.registry import load_data
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.calibration import calibration_of
-from promptprism.evaluation.evaluate import labels_of
 from promptprism.evaluation.protocols import PROTOCOLS, draw
 from promptprism.evaluation.suites import load_suite
 from promptprism.inference.conformal import Calibration, Score, check_enough
@@ -76,7 +76,7 @@ def tried(calibration: Calibration, logits: Tensor, labels: Tensor) -> dict[str,
         within = sets.of(shares)
         covered = within.gather(-1, labels[:, None])[:, 0].double()
         row["coverage"], row["size"] = covered.mean().item(), within.sum(-1).double().mean().item()
-        row["worst_class"] = min(covered[labels == k].mean().item() for k in labels.unique())
+        row["worst_class"] = min(covered[labels == k].mean().item() for k in set(labels.tolist()))
     return row
 
 

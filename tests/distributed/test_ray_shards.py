@@ -59,5 +59,5 @@ def test_ray_machines_that_cannot_do_their_share_are_named():
 
 def test_ray_that_is_missing_is_named(tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(PromptPrismError, match=r"needs Ray: pip install 'promptprism\[ray\]'"):
+    with pytest.raises(PromptPrismError, match=r"needs the package ray: pip install 'promptprism\[ray\]'"):
         next(name_by_ray(classifier(tiny), Naming("out", RUN), ["a.tar"], 2, None))

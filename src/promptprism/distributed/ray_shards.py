@@ -25,7 +25,7 @@ import promptprism
 from promptprism.data.stores import is_remote, joined, local
 from promptprism.distributed.naming import Failed, Named, Naming, attempt
 from promptprism.distributed.processes import TRIES, pack, unpack
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, needs
 from promptprism.methods import Classifier
 
 _EXTRA = f"pip install 'promptprism[ray,parquet]=={promptprism.__version__}'"
@@ -105,12 +105,8 @@ def _named(model: NDArray[np.uint8], naming: Naming, shard: str, device: str) ->
 
 def _connect(address: str | None, workers: int) -> tuple[Any, bool]:
     """Ray, connected, and whether this call has done that."""
-    try:
+    with needs("--engine ray", "ray", ", or take --engine processes"):
         ray = importlib.import_module("ray")
-    except ImportError as error:
-        raise PromptPrismError(
-            "--engine ray needs Ray: pip install 'promptprism[ray]', or take --engine processes"
-        ) from error
     if ray.is_initialized():
         return ray, False
     given = address or os.environ.get("RAY_ADDRESS")
