@@ -25,13 +25,13 @@ from torch import Tensor
 
 from benchmarks.measure import CsvFile, append_rows, called, is_there, machine
 from promptprism.backbones import as_backbone
+from promptprism.data.batches import labels_of
 from promptprism.data.miniworld import REPORTED, SHIFTS
 from promptprism.data.names import name_key
 from promptprism.data.records import Dataset, Records
 from promptprism.data.registry import load_data
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.calibration import calibration_of
-from promptprism.evaluation.evaluate import labels_of
 from promptprism.evaluation.protocols import PROTOCOLS, draw
 from promptprism.evaluation.suites import load_suite
 from promptprism.inference.conformal import Calibration, Score, check_enough
@@ -70,7 +70,7 @@ def tried(calibration: Calibration, logits: Tensor, labels: Tensor) -> dict[str,
     return {
         "accuracy": right.mean().item(),
         "coverage": covered.mean().item(),
-        "worst_class": min(covered[labels == k].mean().item() for k in labels.unique()),
+        "worst_class": min(covered[labels == k].mean().item() for k in set(labels.tolist())),
         "size": within.sum(-1).double().mean().item(),
         "answered": len(given) / len(labels),
         "wrong": 1 - given.mean().item() if len(given) else math.nan,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -163,14 +162,13 @@ def _reserved(out: Path, resume: bool) -> Iterator[Path]:
     Raises:
         PromptPrismError: another run has it, or it cannot be used; said before anything is trained.
     """
-    from promptprism.adapter import CARD
+    from promptprism.adapter import CARD, check_new
     from promptprism.files import check_place, locked, remove
 
     checkpoint, lock = out.with_name(f"{out.name}.checkpoint"), out.with_name(f".{out.name}.lock")
-    if os.path.lexists(out):
-        if (out / CARD).is_file():
-            remove(checkpoint)  # of a run that was killed when all was saved
-        raise PromptPrismError(f"'{out}' exists: choose another folder for the adapter, or remove it first")
+    if (out / CARD).is_file():
+        remove(checkpoint)  # of a run that was killed when all was saved
+    check_new(out)
     check_place(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with locked(lock) as mine:
