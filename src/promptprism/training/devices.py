@@ -33,9 +33,9 @@ from promptprism.training.checkpoint import Run, load_checkpoint, save_checkpoin
 from promptprism.training.loop import Training, interrupted
 from promptprism.training.schedule import make_optimizer
 
-# A server that has imported everything once starts the processes of this training and of the next; where
-# there is none, each imports for itself.
-_START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+#: A server that has imported everything once starts the processes of this training and of the next; where
+#: there is none, each imports for itself.
+START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 # A process that loses another one hears of it in its next sum; that other one is to be told of, not this.
 _AFTER_THE_DEAD = 10.0
 # More processes a core than anybody means.
@@ -139,13 +139,13 @@ def _join(task: _Task, kind: str) -> float:
     """Start the processes and wait for all, or the first that is gone; gives the first's peak memory, MiB."""
     multiprocessing.set_forkserver_preload([__name__, "lightning_fabric"])
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells whom it ends
-    peak = multiprocessing.get_context(_START).Value("d", 0.0)
+    peak = multiprocessing.get_context(START).Value("d", 0.0)
     processes: Any = None
     try:
         # By value: what torch sends itself takes a file descriptor for every tensor.
         content = pickle.dumps(task)
         processes = multiprocessing.start_processes(  # type: ignore[attr-defined, no-untyped-call]
-            _work, (content, kind, peak), task.size, join=False, start_method=_START
+            _work, (content, kind, peak), task.size, join=False, start_method=START
         )
         while not processes.join():
             pass
