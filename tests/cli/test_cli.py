@@ -2,9 +2,9 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from called import DOCUMENTED, HEAD, documented, run
 from PIL import Image
 from toys import COLOURS, picture
 from typer.testing import CliRunner
@@ -21,9 +21,7 @@ from promptprism.methods import METHODS, Cdc
 from promptprism.reports.formats import FORMATS
 from promptprism.training import loop
 
-DOCUMENTED = Path(__file__).parents[2] / "docs" / "reference" / "cli-json.md"
 QUICK = [x for pair in ("epochs=4", "lr=0.008", "depth=2", "templates=2") for x in ("--set", pair)]
-HEAD = {"schema", "schema_version", "promptprism"}
 
 
 @pytest.fixture(autouse=True)
@@ -42,18 +40,6 @@ def data(tmp_path_factory):
                 Image.fromarray(picture(name, number)).save(root / split / name / f"{number}.png")
     (root / "train" / "red" / "notes.txt").write_text("reds")
     return root
-
-
-def run(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output + result.stderr
-    return result
-
-
-def documented(command, table=0):
-    """Names in the first column of a table of a command's section."""
-    section = DOCUMENTED.read_text().split(f"\n## {command}\n")[1].split("\n## ")[0]
-    return set(re.findall(r"^\| `(\w+)` \|", section.split("|---|---|\n")[table + 1], re.MULTILINE))
 
 
 @pytest.fixture(scope="module")

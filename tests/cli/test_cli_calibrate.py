@@ -3,28 +3,18 @@
 import csv
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+from called import HEAD, documented, run
 from PIL import Image
 from toys import picture
-from typer.testing import CliRunner
 
 from promptprism import PromptPrism, PromptPrismError, load_model
 from promptprism.adapter import CARD, read_card
-from promptprism.cli.main import app
 from promptprism.data.registry import load_data
 
-DOCUMENTED = Path(__file__).parents[2] / "docs" / "reference" / "cli-json.md"
-HEAD = {"schema", "schema_version", "promptprism"}
 COLOURS = ("red", "green", "blue")
-
-
-def run(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output + repr(result.exception)
-    return result
 
 
 def words(result):
@@ -55,8 +45,7 @@ def calibrated(place):
 
 def test_calibrate_writes_what_it_found_into_the_card(calibrated):
     adapter, content = calibrated
-    section = DOCUMENTED.read_text().split("\n## calibrate\n")[1].split("\n## ")[0]
-    assert set(content) - HEAD == set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    assert content.keys() == documented("calibrate") | HEAD
     kept = read_card(adapter).calibration.model_dump(mode="json")
     assert kept.items() <= content.items() and kept["n"] == 36 and kept["sets"]["n"] == 36
     assert "calibrated by" in words(run("info", adapter))

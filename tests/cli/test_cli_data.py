@@ -7,20 +7,13 @@ import sys
 import warnings
 
 import pytest
+from called import run
 from PIL import Image
 from toys import put
-from typer.testing import CliRunner
 
-from promptprism.cli import app
 from promptprism.cli.options import DataOptions, split_names
 from promptprism.cli.output import told_warnings
 from promptprism.errors import DataWarning, PromptPrismError
-
-
-def run(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output + result.stderr
-    return result
 
 
 @pytest.fixture

@@ -2,25 +2,14 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
+from called import HEAD, documented, run
 from PIL import Image
 from toys import picture
-from typer.testing import CliRunner
 
 from promptprism import PromptPrism
 from promptprism.adapter import read_card
-from promptprism.cli.main import app
-
-DOCUMENTED = Path(__file__).parents[2] / "docs" / "reference" / "cli-json.md"
-HEAD = {"schema", "schema_version", "promptprism"}
-
-
-def run(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output + repr(result.exception)
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +32,7 @@ def test_suggest_writes_what_fit_reads(place, tmp_path):
     out = tmp_path / "next.csv"
     result = run("suggest", place / "a", place / "data", "--next", 4, "--out", out, "--json", "-", code=1)
     content = json.loads(result.stdout)
-    section = DOCUMENTED.read_text().split("\n## suggest\n")[1].split("\n## ")[0]
-    assert set(content) - HEAD == set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    assert content.keys() == documented("suggest") | HEAD
     assert len(content["suggestions"]) == 4 and content["learned_from"] == 6 and content["images"] == 22
     assert len(content["unread"]) == 1 and "broken.png" in content["unread"][0]
     (place / "data" / "test" / "red" / "broken.png").unlink()

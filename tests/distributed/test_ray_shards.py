@@ -55,5 +55,5 @@ def test_ray_nodes_say_what_is_wrong_with_them():
 
 def test_ray_that_is_missing_is_named(tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(PromptPrismError, match=r"needs Ray: pip install 'promptprism\[ray\]'"):
+    with pytest.raises(PromptPrismError, match=r"needs the package ray: pip install 'promptprism\[ray\]'"):
         next(name_by_ray(classifier(tiny), Naming("out", RUN), ["a.tar"], 2, None))

@@ -74,14 +74,9 @@ def drift(
 def _photos(name: str) -> list[ImageSource]:
     """An image file, all images below a folder, or those of data that would be scored on."""
     from promptprism.data.images import IMAGE_SUFFIXES
+    from promptprism.data.photos import Heap
     from promptprism.data.registry import load_data
 
-    place = Path(name)
-    if place.is_dir():
-        found = sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not found:
-            raise PromptPrismError(f"folder '{place}' has no image in it: give one that has")
-        return [*found]
-    if place.suffix.lower() in IMAGE_SUFFIXES:
-        return [place]
+    if Path(name).is_dir() or Path(name).suffix.lower() in IMAGE_SUFFIXES:
+        return list(Heap([name]))
     return [record.source for record in load_data(name).evaluation]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +14,7 @@ from promptprism.cli.options import (
     DataOptions,
     Device,
     Devices,
+    EarlierAdapter,
     Json,
     ModelOptions,
     OptionalData,
@@ -55,14 +55,7 @@ def fit(
             "the shots.",
         ),
     ] = None,
-    start: Annotated[
-        Path | None,
-        option(
-            "ADAPTER",
-            "Go on from what this adapter learned, with its method and settings; its classes stay.",
-            "--from",
-        ),
-    ] = None,
+    start: EarlierAdapter = None,
     reading: DataOptions,
     seed: Seed = 1,
     backbone: BackboneName = "auto",
@@ -79,6 +72,9 @@ def fit(
         list[str] | None, option("NAME=VALUE", "A setting of the method; may be repeated.", "--set")
     ] = None,
     allow_fewer: AllowFewer = False,
+    tensorboard: Annotated[
+        Path | None, option("FOLDER", "Write loss and rate of every epoch for TensorBoard there.")
+    ] = None,
     resume: Annotated[bool, flag("--resume", "Go on with an interrupted run.")] = False,
     json_file: Json = None,
 ) -> None:
@@ -93,6 +89,7 @@ def fit(
     from promptprism.cli.info import card_facts
     from promptprism.estimator import PromptPrism
     from promptprism.methods import make_settings
+    from promptprism.training.progress import tensorboard as to_tensorboard
 
     if start is not None:
         earlier = read_card(start)
@@ -124,9 +121,10 @@ def fit(
             progress=True,
             **chosen,
         )
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), ExitStack() as stack:
             warnings.simplefilter("ignore", CollapseWarning)  # told below, as an error
-            model.fit(dataset, corrections=corrections, start=before, checkpoint=checkpoint)
+            told = None if tensorboard is None else stack.enter_context(to_tensorboard(tensorboard))
+            model.fit(dataset, corrections=corrections, start=before, checkpoint=checkpoint, callback=told)
         if model.training_.collapsed:
             checkpoint.unlink(missing_ok=True)
             raise PromptPrismError(
@@ -164,14 +162,13 @@ def _reserved(out: Path, resume: bool) -> Iterator[Path]:
     Raises:
         PromptPrismError: another run has it, or it cannot be used; said before anything is trained.
     """
-    from promptprism.adapter import CARD
+    from promptprism.adapter import CARD, check_new
     from promptprism.files import check_place, locked, remove
 
     checkpoint, lock = out.with_name(f"{out.name}.checkpoint"), out.with_name(f".{out.name}.lock")
-    if os.path.lexists(out):
-        if (out / CARD).is_file():
-            remove(checkpoint)  # of a run that was killed when all was saved
-        raise PromptPrismError(f"'{out}' exists: choose another folder for the adapter, or remove it first")
+    if (out / CARD).is_file():
+        remove(checkpoint)  # of a run that was killed when all was saved
+    check_new(out)
     check_place(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with locked(lock) as mine:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from promptprism.data.stores import is_remote, local
+from promptprism.data.stores import absolute, is_remote, local
 from promptprism.distributed.cluster import check_nodes, connected, shared_mark
 from promptprism.distributed.naming import Failed, Named, Naming, attempt
 from promptprism.distributed.processes import TRIES, pack, unpack
@@ -35,7 +36,7 @@ def name_by_ray(
     """Name shards on a cluster, and say what became of each as it is done.
 
     Args:
-        classifier: goes to every worker.
+        classifier: goes to every worker; onto GPUs, if the cluster has any.
         naming: what is done with every shard.
         shards: paths that all machines see, or addresses.
         workers: shards that are worked at together.
@@ -44,6 +45,7 @@ def name_by_ray(
     Raises:
         PromptPrismError: Ray is missing, the cluster does not answer, or a machine of it cannot do its share.
     """
+    naming = replace(naming, out=absolute(naming.out))  # workers are started anywhere
     with ExitStack() as held:
         ray = held.enter_context(connected(address))
         gpus = ray.cluster_resources().get("GPU", 0)
@@ -54,7 +56,7 @@ def name_by_ray(
         pack(classifier, content)
         model = ray.put(np.frombuffer(content.getbuffer(), np.uint8))  # workers see an array where it lies
         task = ray.remote(_named).options(max_retries=TRIES - 1, **{f"num_{kind.lower()}s": share})
-        left, running = iter(shards), dict[Any, str]()
+        left, running = map(absolute, shards), dict[Any, str]()
         while True:
             for shard in left:
                 running[task.remote(model, naming, shard, "cuda" if gpus else "cpu")] = shard
@@ -68,7 +70,7 @@ def name_by_ray(
                 try:
                     yield ray.get(one)
                 except ray.exceptions.RayError as error:
-                    yield Failed(shard, "?", _told(error))
+                    yield Failed(shard, "unknown", _told(error))
 
 
 def _named(model: NDArray[np.uint8], naming: Naming, shard: str, device: str) -> Named | Failed:

@@ -11,7 +11,6 @@ import importlib
 import os
 import pickle
 import socket
-import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ import torch
 import promptprism
 from promptprism.backbones.loading import find_device
 from promptprism.distributed.cluster import Node, check_nodes, connected, looker, shared_mark
-from promptprism.errors import PromptPrismError, PromptPrismWarning
+from promptprism.errors import PromptPrismError, warn
 from promptprism.evaluation.run_suite import Settled, Stage, Work
 from promptprism.evaluation.store import Store
 from promptprism.evaluation.suites import Cell
@@ -90,7 +89,7 @@ class RayEngine:
             needs = {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
             has = " and ".join(f"{count:g} {name}" for name, count in needs.items())
             if not check_nodes(ray, mark, folder, needs):
-                _warn(f"no node has {has} for a cell by now: cells wait until one comes")
+                warn(f"no node has {has} for a cell by now: cells wait until one comes")
             yield from self._run(ray, work, left, mark, folder)
 
     def _run(
@@ -141,7 +140,7 @@ class RayEngine:
                     yield cell, settled
                 else:  # a node that came later
                     if node_id not in unfit:
-                        _warn(f"{Node(*node).wrong(folder)}. Cells go to other nodes")
+                        warn(f"{Node(*node).wrong(folder)}. Cells go to other nodes")
                         unfit.add(node_id)
                     start(cell)
         except ConnectionError as error:
@@ -206,10 +205,6 @@ def _open(told: _Told, lists: dict[str, Any]) -> tuple[Work, dict[str, Any]]:
         place=f" (on node '{socket.gethostname()}')",
     )
     return work, lists
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, PromptPrismWarning, stacklevel=3)
 
 
 def _death(error: Exception) -> str:

@@ -200,7 +200,7 @@ class Method(nn.Module):
     def allot(self, classes: int, images: int) -> None:
         """Make room for what has the size of the label space learned, or of the training images."""
 
-    def weigh(self, images: int) -> None:  # noqa: ARG002
+    def weigh(self, images: int) -> None:
         """Get ready for so many training images that count unequally.
 
         Raises:
@@ -292,12 +292,7 @@ class Method(nn.Module):
         return Texts(self.backbone, space, phrase, tokens, hand_made)
 
     def forward(
-        self,
-        views: Tensor,  # noqa: ARG002
-        labels: Tensor,  # noqa: ARG002
-        texts: Texts,  # noqa: ARG002
-        epoch: int,  # noqa: ARG002
-        weights: Tensor | None = None,  # noqa: ARG002
+        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
     ) -> Tensor:
         """The training objective, a scalar.
 

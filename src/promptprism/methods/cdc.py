@@ -124,12 +124,7 @@ class Cdc(TemplateMethod):
         return not self.settings.distance_aware
 
     def forward(
-        self,
-        views: Tensor,
-        labels: Tensor,
-        texts: Texts,
-        epoch: int,
-        weights: Tensor | None = None,
+        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
     ) -> Tensor:
         """Trusted loss + beta * diversity + gamma * consistency."""
         settings = self.settings

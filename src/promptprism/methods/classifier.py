@@ -152,7 +152,7 @@ class Classifier:
         """
         raise NotImplementedError
 
-    def opinions(self, logits: Tensor) -> tuple[Opinion, Opinion]:  # noqa: ARG002
+    def opinions(self, logits: Tensor) -> tuple[Opinion, Opinion]:
         """Opinions of the templates [M, B, K] and the fused one [B, K].
 
         Raises:

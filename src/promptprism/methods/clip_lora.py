@@ -84,12 +84,7 @@ class ClipLora(Method):
         return Shape(image_learns=True)
 
     def forward(
-        self,
-        views: Tensor,
-        labels: Tensor,
-        texts: Texts,
-        epoch: int,
-        weights: Tensor | None = None,
+        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
     ) -> Tensor:
         """Cross-entropy."""
         if epoch != self._epoch:  # as a resumed run begins it
@@ -104,7 +99,7 @@ class ClipLora(Method):
         text = encode_text(adapted, texts.tokens, memory_mb=math.inf)
         return softmax_loss(self.backbone.logits(encode_image(adapted, views), text), labels, weights)
 
-    def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:  # noqa: ARG002
+    def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
         """Zero-shot CLIP with other weights."""
         backbone = self.backbone
         merged = backbone.with_towers(self.text.merge(backbone.text), self.vision.merge(backbone.vision))

@@ -31,12 +31,7 @@ class KgCoOp(CoOp):
     settings: KgCoOpSettings
 
     def forward(
-        self,
-        views: Tensor,
-        labels: Tensor,
-        texts: Texts,
-        epoch: int,  # noqa: ARG002
-        weights: Tensor | None = None,
+        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
     ) -> Tensor:
         """Cross-entropy + weight * mean over all classes of 1 - cosine (eq. 6)."""
         text = self.text_features(texts)

@@ -59,13 +59,13 @@ class LinearProbe(Method):
         """No: a class has a logit of the probe only where all classes were learned."""
         return False
 
-    def allot(self, classes: int, images: int) -> None:  # noqa: ARG002
+    def allot(self, classes: int, images: int) -> None:
         """Make the weights, at 0."""
         zeros = torch.zeros(classes, self.backbone.embed_dim, device=self.backbone.device)
         self.weight = torch.nn.Parameter(zeros)
         self.bias = torch.nn.Parameter(zeros[:, 0].clone())
 
-    def finish(self, texts: Texts, records: Records, validation: Records) -> None:  # noqa: ARG002
+    def finish(self, texts: Texts, records: Records, validation: Records) -> None:
         """Solve, for the strength that is best on the validation images."""
         features = frozen_features(self.backbone, records)
         labels, weights = labels_of(records, features.device), weights_of(records)

@@ -99,12 +99,7 @@ class Mmrl(Method):
         return encode_text(self.backbone, texts.tokens, tokens, insert_at=self.first_layer)
 
     def forward(
-        self,
-        views: Tensor,
-        labels: Tensor,
-        texts: Texts,
-        epoch: int,  # noqa: ARG002
-        weights: Tensor | None = None,
+        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
     ) -> Tensor:
         """Both cross-entropies, and the distances of both features to the frozen ones (eqs. 15-18)."""
         settings, learner, backbone = self.settings, self.learner, self.backbone

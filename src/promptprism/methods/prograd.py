@@ -79,12 +79,7 @@ class ProGrad(CoOp):
         return softmax_loss(logits, labels, weights), heat**2 * image_mean(general, weights)
 
     def forward(
-        self,
-        views: Tensor,
-        labels: Tensor,
-        texts: Texts,
-        epoch: int,  # noqa: ARG002
-        weights: Tensor | None = None,
+        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
     ) -> Tensor:
         """Cross-entropy, with a gradient that is `aligned`."""
         loss, general = self.losses(views, labels, texts, weights)

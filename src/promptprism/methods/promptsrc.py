@@ -74,7 +74,7 @@ class PromptSrc(Ivlp):
         """IVLP's, and frozen features of each image."""
         return replace(super().shape, plain_images=1)
 
-    def phrases(self, space: LabelSpace) -> tuple[str, ...]:  # noqa: ARG002
+    def phrases(self, space: LabelSpace) -> tuple[str, ...]:
         """Those of the settings."""
         return tuple(map(check_phrase, self.settings.frozen_phrases))
 
@@ -104,12 +104,7 @@ class PromptSrc(Ivlp):
         )
 
     def forward(
-        self,
-        views: Tensor,
-        labels: Tensor,
-        texts: Texts,
-        epoch: int,  # noqa: ARG002
-        weights: Tensor | None = None,
+        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
     ) -> Tensor:
         """Cross-entropy + weighted regularisers (eq. 6)."""
         loss, text, image, logits = self.losses(views, labels, texts, weights)
@@ -129,7 +124,7 @@ class PromptSrc(Ivlp):
         for name, value in self._averages().items():
             self.get_buffer(name).add_(value.detach(), alpha=weight)
 
-    def finish(self, texts: Texts, records: object, validation: object) -> None:  # noqa: ARG002
+    def finish(self, texts: Texts, records: object, validation: object) -> None:
         """Put the average in the place of the last prompts."""
         if self.settings.aggregate:
             for name, value in self._averages().items():

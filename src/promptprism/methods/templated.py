@@ -144,7 +144,7 @@ class TemplateMethod(Method):
         wanted = self.settings.class_offsets
         return self.backbone.few_names if wanted is None else wanted
 
-    def allot(self, classes: int, images: int) -> None:  # noqa: ARG002
+    def allot(self, classes: int, images: int) -> None:
         """Make room for the offsets."""
         if self.has_offsets:
             shape = self.settings.templates, classes, self.backbone.embed_dim
@@ -206,12 +206,7 @@ class TemplateMethod(Method):
         return F.normalize(text + offsets, dim=-1)
 
     def forward(
-        self,
-        views: Tensor,
-        labels: Tensor,
-        texts: Texts,
-        epoch: int,  # noqa: ARG002
-        weights: Tensor | None = None,
+        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
     ) -> Tensor:
         """Cross-entropy, averaged over templates and images."""
         text = self.with_offsets(self.text_features(texts), texts.space)

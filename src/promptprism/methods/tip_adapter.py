@@ -85,7 +85,7 @@ class TipAdapter(Method):
         """A label of each image."""
         return {"labels": (images,)}
 
-    def build(self, seed: int) -> None:  # noqa: ARG002
+    def build(self, seed: int) -> None:
         """Images count equally until there are weights."""
         self.register_buffer("weights", None)
 
@@ -93,7 +93,7 @@ class TipAdapter(Method):
         """Make room for a weight of each image."""
         self.weights = torch.zeros(images, device=self.backbone.device)
 
-    def allot(self, classes: int, images: int) -> None:  # noqa: ARG002
+    def allot(self, classes: int, images: int) -> None:
         """Make room for a key and a label of each image, and for alpha and beta."""
         settings, device = self.settings, self.backbone.device
         keys = torch.zeros(images, self.backbone.embed_dim, device=device)
@@ -104,7 +104,7 @@ class TipAdapter(Method):
         self.register_buffer("labels", torch.zeros(images, dtype=torch.long, device=device))
         self.register_buffer("alpha_beta", torch.tensor([settings.alpha, settings.beta], device=device))
 
-    def prepare(self, texts: Texts, records: Records) -> None:  # noqa: ARG002
+    def prepare(self, texts: Texts, records: Records) -> None:
         """Fill the cache."""
         features = [
             frozen_features(self.backbone, records, self.views[0], self.seed, epoch)
@@ -118,17 +118,12 @@ class TipAdapter(Method):
                 self.weights.copy_(torch.ones(len(records)) if weights is None else weights)
 
     def forward(
-        self,
-        views: Tensor,
-        labels: Tensor,
-        texts: Texts,
-        epoch: int,  # noqa: ARG002
-        weights: Tensor | None = None,
+        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
     ) -> Tensor:
         """Cross-entropy of the logits with alpha and beta as they were given."""
         return softmax_loss(self._classifier(texts, texts.space).logits(views), labels, weights)
 
-    def finish(self, texts: Texts, records: Records, validation: Records) -> None:  # noqa: ARG002
+    def finish(self, texts: Texts, records: Records, validation: Records) -> None:
         """Choose alpha and beta by validation images."""
         if not validation:
             warn(
