@@ -34,23 +34,13 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ray():
-    found = pytest.importorskip("ray")
+    pytest.importorskip("ray")
+    small = {"num_cpus": 2, "num_gpus": 1, "object_store_memory": 100 * 2**20}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
         patch.delenv("RAY_ADDRESS", raising=False)
-        for name, value in cluster.ENVIRONMENT.items():
-            patch.setenv(name, value)
-        found.init(
-            "local",
-            num_cpus=2,
-            num_gpus=1,
-            object_store_memory=100 * 2**20,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
-        yield found
-        found.shutdown()
+        with connected("local", **small) as found:
+            yield found
 
 
 @pytest.fixture
@@ -267,6 +257,7 @@ def test_ray_that_does_not_answer_is_named(monkeypatch):
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
     message = "no Ray cluster answers at 'ray://there:10001' (nobody at ray://there:10001): start one"
     with pytest.raises(PromptPrismError) as error, connected("ray://there:10001"):
         pass
