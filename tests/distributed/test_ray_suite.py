@@ -24,7 +24,6 @@ from promptprism.evaluation.store import read_failures
 from promptprism.evaluation.suites import Suite
 
 pytestmark = pytest.mark.slow
-SMALL = {"num_cpus": 2, "object_store_memory": 100 * 2**20, "include_dashboard": False}
 LONG = {"cdc": {"epochs": 40, "batch_size": 4, "lr": 0.01, "templates": 2}, "zero-shot": {}}
 
 
@@ -35,15 +34,13 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ray():
-    found = pytest.importorskip("ray")
+    pytest.importorskip("ray")
+    small = {"num_cpus": 2, "num_gpus": 1, "object_store_memory": 100 * 2**20}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
         patch.delenv("RAY_ADDRESS", raising=False)
-        for name, value in cluster.ENVIRONMENT.items():
-            patch.setenv(name, value)
-        found.init("local", num_gpus=1, log_to_driver=False, logging_level="ERROR", **SMALL)
-        yield found
-        found.shutdown()
+        with connected("local", **small) as found:
+            yield found
 
 
 @pytest.fixture
@@ -146,12 +143,10 @@ import sys
 sys.path[:0] = [{tests!r}]
 from conftest import make_tiny
 from pathlib import Path
-import ray
 from promptprism.distributed.ray_suite import RayEngine
 from promptprism.evaluation.run_suite import run_suite
 from promptprism.evaluation.suites import load_suite
 if __name__ == "__main__":
-    ray.init("local", log_to_driver=False, **{small!r})
     show = lambda state: print(state.done, flush=True)
     run_suite(load_suite({suite!r}), Path({out!r}), make_tiny(), show=show, engine=RayEngine())
 """
@@ -162,17 +157,15 @@ def test_a_killed_ray_driver_is_started_again_where_it_was(ray, tiny, data, tmp_
     (tmp_path / "suite.yaml").write_text(yaml.safe_dump(suite.model_dump(mode="json")))
     script = tmp_path / "driver.py"
     tests = str(Path(__file__).parents[1])
-    script.write_text(
-        DRIVER.format(tests=tests, small=SMALL, suite=str(tmp_path / "suite.yaml"), out=str(out))
-    )
-    driver = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    script.write_text(DRIVER.format(tests=tests, suite=str(tmp_path / "suite.yaml"), out=str(out)))
+    env = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    driver = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=env)
     for line in driver.stdout:
         if line.startswith("1"):
             break
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     driver.stdout.close()
-    time.sleep(1)  # the cluster that it had started ends with it
     finished = contents(out)
     assert 1 <= len(finished) < 4
     outcome = run_suite(suite, out, tiny, engine=RayEngine())
@@ -264,6 +257,7 @@ def test_ray_that_does_not_answer_is_named(monkeypatch):
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
     message = "no Ray cluster answers at 'ray://there:10001' (nobody at ray://there:10001): start one"
     with pytest.raises(PromptPrismError) as error, connected("ray://there:10001"):
         pass

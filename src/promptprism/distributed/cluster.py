@@ -17,15 +17,17 @@ from promptprism.errors import PromptPrismError, needs
 from promptprism.files import remove, write_bytes
 
 _EXTRA = f"pip install 'promptprism[parquet,ray]=={promptprism.__version__}'"
-#: What Ray reads when it starts: say nothing to its makers; be patient with a machine that is busy; let what
-#: runs out of memory fail after some tries, where Ray would try for ever.
-ENVIRONMENT = {
+# What Ray reads when it starts: say nothing to its makers; be patient with a machine that is busy; let what
+# runs out of memory fail after some tries, where Ray would try for ever.
+_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_agent_register_timeout_ms": "120000",
     "RAY_task_oom_retries": "3",
 }
 # Clocks may differ by so many seconds: the times of results are theirs.
 _APART = 60.0
+# How often Ray is started that takes too long.
+_STARTS = 3
 
 
 @dataclass(frozen=True)
@@ -64,25 +66,27 @@ class Node:
 
 
 @contextmanager
-def connected(address: str | None = None) -> Iterator[Any]:
+def connected(address: str | None = None, **more: Any) -> Iterator[Any]:
     """Ray, connected to a cluster; one that is connected already is taken, and left as it is.
 
     Args:
         address: ``ray://HOST:PORT``; None takes that of RAY_ADDRESS, else the cluster that this machine
-            belongs to, else starts one here that ends afterwards.
+            belongs to, else starts one here that ends afterwards; ``local`` always does that.
+        more: of ``ray.init``.
 
     Raises:
         PromptPrismError: Ray is missing, or no cluster answers.
     """
-    for name, value in ENVIRONMENT.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with needs("--engine ray", "ray"):
         ray = importlib.import_module("ray")
     if ray.is_initialized():
         yield ray
         return
+    options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"} | more
     try:
-        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        _init(ray, address, options)
     except Exception as error:  # each way to fail has its own
         given = address or os.environ.get("RAY_ADDRESS")
         where = f"no Ray cluster answers at '{given}'" if given else "Ray cannot be started on this machine"
@@ -94,6 +98,18 @@ def connected(address: str | None = None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _init(ray: Any, address: str | None, options: dict[str, Any]) -> None:
+    """Connect; on a busy machine Ray may not be up in the time that it gives itself."""
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(address, **options)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if not left or "timed out during startup" not in str(error):
+                raise
 
 
 @contextmanager
