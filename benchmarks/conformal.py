@@ -58,26 +58,23 @@ def tried(calibration: Calibration, logits: Tensor, labels: Tensor) -> dict[str,
 
     Args:
         calibration: found on others.
-        logits: log-probabilities [B, K]; another K has one quantile for all classes, or no figures of sets.
+        logits: log-probabilities [B, K]; of other classes only if there is one quantile for all.
         labels: [B].
     """
     shares = (logits / calibration.temperature).softmax(-1)
     confidence, answer = shares.max(-1)
     right = (answer == labels).double()
-    given = torch.ones(0) if calibration.threshold is None else right[confidence >= calibration.threshold]
-    row = {
+    given = right[confidence >= (2 if calibration.threshold is None else calibration.threshold)]
+    within = calibration.sets.of(shares)
+    covered = within.gather(-1, labels[:, None])[:, 0].double()
+    return {
         "accuracy": right.mean().item(),
+        "coverage": covered.mean().item(),
+        "worst_class": min(covered[labels == k].mean().item() for k in set(labels.tolist())),
+        "size": within.sum(-1).double().mean().item(),
         "answered": len(given) / len(labels),
-        "wrong": 1 - given.mean().item() if calibration.threshold is not None else math.nan,
-        **dict.fromkeys(("coverage", "worst_class", "size"), math.nan),
+        "wrong": 1 - given.mean().item() if len(given) else math.nan,
     }
-    sets = calibration.sets
-    if not sets.per_class or len(sets.quantiles) == shares.shape[1]:
-        within = sets.of(shares)
-        covered = within.gather(-1, labels[:, None])[:, 0].double()
-        row["coverage"], row["size"] = covered.mean().item(), within.sum(-1).double().mean().item()
-        row["worst_class"] = min(covered[labels == k].mean().item() for k in set(labels.tolist()))
-    return row
 
 
 def shifted(name: str, base: Dataset) -> dict[str, Records]:
@@ -133,6 +130,8 @@ def measure(
                 per_class=per_class,
             )
             for part, of in {"base": (logits[there], labels[there]), **others}.items():
+                if per_class and part == "new":
+                    continue  # its classes have no quantiles
                 found.setdefault((part, score, per_class), []).append(tried(calibration, *of))
     images = {"base": len(labels) - len(labels) // 2} | {part: len(of[1]) for part, of in others.items()}
     sizes = {part: of[0].shape[1] for part, of in {"base": (logits, labels), **others}.items()}
@@ -155,7 +154,6 @@ def measure(
             **machine(),
         }
         for (part, score, per_class), rows in found.items()
-        if not math.isnan(rows[0]["coverage"])
     ]
 
 

@@ -116,9 +116,7 @@ def test_a_grid_goes_over_methods_and_their_settings(probe):
     several = GridSearchCV(PromptPrism("zero-shot", probe.backbone), grid[1:], cv=FOLDS, refit=False)
     with pytest.warns(UserWarning, match="no validation images"):
         several.fit(X, Y)
-    assert (
-        len(several.cv_results_["params"]) == 3 and np.isfinite(several.cv_results_["mean_test_score"]).all()
-    )
+    assert np.isfinite(several.cv_results_["mean_test_score"]).tolist() == [True] * 3
 
 
 def test_a_pipeline_hands_it_the_column_of_a_frame(probe, paths):
@@ -141,13 +139,12 @@ def test_calibration_takes_its_probabilities(probe):
     assert list(calibrated.classes_) == sorted(DATA.class_names)
     assert found.shape == (12, 4) and found.sum(1) == pytest.approx(np.ones(12))
     assert len(calibrated.calibrated_classifiers_) == 2
-    # Whoever is overconfident on these photos is not afterwards.
+    # On the photos that a temperature is chosen by, it is not worse than none.
     sure = PromptPrism("linear-probe", probe.backbone, strength=1e4).fit(X[::4] + X[1::4], Y[::4] + Y[1::4])
     held = X[2::4], Y[2::4]
-    mended = CalibratedClassifierCV(FrozenEstimator(sure), method="isotonic", cv=2).fit(*held)
-    assert (
-        log_loss(held[1], mended.predict_proba(held[0])) <= log_loss(held[1], sure.predict_proba(held[0])) + 1
-    )
+    mended = CalibratedClassifierCV(FrozenEstimator(sure), method="temperature").fit(*held)
+    before, after = (log_loss(held[1], model.predict_proba(held[0])) for model in (sure, mended))
+    assert after < before - 1e-4
 
 
 def test_images_and_labels_may_come_in_any_column(probe, paths):
@@ -176,7 +173,7 @@ def test_images_and_labels_may_come_in_any_column(probe, paths):
     ("labels", "words"),
     [
         ([*Y[:3], None, *Y[4:]], r"1 of 16 labels are missing, first: label 3 is None"),
-        ([*Y[:15], float("nan")], r"label 15 is nan\. Give these images a label"),
+        ([*Y[:15], float("nan")], r"label 15 is nan\. Every image needs a label"),
         (
             pd.Series([*Y[:2], None, pd.NA, *Y[4:]], dtype="string"),
             "2 of 16 labels are missing, first: label 2",
@@ -190,6 +187,11 @@ def test_images_and_labels_may_come_in_any_column(probe, paths):
 def test_labels_that_are_none_are_named_by_their_place(probe, labels, words):
     with pytest.raises(PromptPrismError, match=words):
         probe.fit(X, labels)
+
+
+def test_images_that_are_missing_are_named_by_their_place(probe, paths):
+    with pytest.raises(PromptPrismError, match="1 of 16 images are missing, first: image 4 is nan"):
+        probe.fit(pd.Series([*paths[:4], None, *paths[5:]], dtype="str"), Y)
 
 
 def test_equal_weights_change_no_bit_and_one_of_zero_is_no_image(steps, probe):

@@ -10,6 +10,7 @@ from operator import getitem
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import huggingface_hub
 from pydantic import Field, ValidationError
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from promptprism.data.weights import ClassWeight
 from promptprism.drift import Reference
 from promptprism.errors import PromptPrismError
 from promptprism.files import (
+    check_place,
     check_regular,
     locked,
     read_tensors,
@@ -199,12 +201,26 @@ def write_card(path: Path, card: Card) -> None:
     write_text(path / CARD, sealed(whole.model_dump_json(indent=2) + "\n"))
 
 
+def check_own(path: Path) -> None:
+    """Refuse a card that must not be written: that cannot be, or of the hub's cache, which is others' too.
+
+    Raises:
+        PromptPrismError: see above.
+    """
+    if path.resolve().is_relative_to(Path(huggingface_hub.constants.HF_HUB_CACHE).resolve()):
+        raise PromptPrismError(
+            f"'{path}' is of the hub's cache and stays as it came: copy it (cp -rL) and give the copy"
+        )
+    check_place(path / CARD)
+
+
 def note(path: Path, found: Scored | Calibration) -> None:
     """Write what was found into an adapter's card, in the place of an earlier one of its kind.
 
     Raises:
-        PromptPrismError: the card cannot be read or written.
+        PromptPrismError: the card cannot be read or written, see `check_own`.
     """
+    check_own(path)
     with locked(path.with_name(f".{path.name}.lock"), wait=10.0):
         card = read_card(path)
         if isinstance(found, Calibration):

@@ -8,8 +8,9 @@ import pytest
 from shard_world import classifier, cut, rows, shards
 
 import promptprism
+from promptprism.distributed.cluster import Node
 from promptprism.distributed.naming import Failed, Named, Naming, name_shard
-from promptprism.distributed.ray_shards import Machine, check_machines, name_by_ray
+from promptprism.distributed.ray_shards import name_by_ray
 from promptprism.errors import PromptPrismError
 
 pytest.importorskip("pyarrow")
@@ -41,20 +42,15 @@ def test_ray_names_what_one_process_names_though_a_worker_is_killed(tiny, tmp_pa
     assert rows(tmp_path / "out") == rows(tmp_path / "alone")
 
 
-def test_ray_machines_that_cannot_do_their_share_are_named():
+def test_ray_nodes_say_what_is_wrong_with_them():
     here = promptprism.__version__
-    check_machines([Machine("a", here, "", True), Machine("b", here, "", True)], "out")
-    for machine, words in (
-        (
-            Machine("b", None, "ModuleNotFoundError: No module named 'promptprism'", True),
-            "cannot import promptprism",
-        ),
-        (Machine("b", "0.0.1", "", True), f"has promptprism 0.0.1, this is {here}: pip install"),
-        (Machine("b", here, "", False), "does not see the folder 'out': name one that all machines share"),
+    assert Node("a", here, "", True, 0.0).wrong("out") is None
+    for node, words in (
+        (Node("b", None, "ModuleNotFoundError: No module named 'x'", True, 0.0), "cannot import promptprism"),
+        (Node("b", "0.0.1", "", True, 0.0), f"has promptprism 0.0.1, this is {here}: pip install"),
+        (Node("b", here, "", False, 0.0), "does not see the folder 'out': name one that all nodes share"),
     ):
-        with pytest.raises(PromptPrismError, match=r"^node 'b' ") as refused:
-            check_machines([Machine("a", here, "", True), machine], "out")
-        assert words in str(refused.value)
+        assert str(node.wrong("out")).startswith(f"node 'b' {words}")
 
 
 def test_ray_that_is_missing_is_named(tiny, monkeypatch):

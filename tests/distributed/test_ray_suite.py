@@ -193,7 +193,7 @@ def test_ray_nodes_that_cannot_do_their_share_are_named(ray, tiny, data, tmp_pat
 
     with monkeypatch.context() as patch:
         patch.setattr(cluster.promptprism, "__version__", "9.9")
-        refused(" this is 9.9: pip install 'promptprism[ray]==")
+        refused(" this is 9.9: pip install 'promptprism[parquet,ray]==")
     with monkeypatch.context() as patch:
         patch.setattr(cluster, "write_bytes", lambda *_: None)
         refused(f"does not see the folder '{tmp_path}': name one that all nodes share")

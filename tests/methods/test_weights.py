@@ -143,9 +143,7 @@ def test_a_loss_without_weights_and_weights_that_are_none_are_refused(tiny, monk
     assert METHODS["coop"].weighs and not Plain.weighs and not METHODS["zero-shot"].weighs
     monkeypatch.setattr(METHODS, "own", {**METHODS.own, "coop": Plain})
     settings = make_settings("coop", epochs=1)
-    with pytest.raises(
-        PromptPrismError, match="method 'coop' cannot weigh images, its loss takes no weights"
-    ):
+    with pytest.raises(PromptPrismError, match="'coop' cannot weigh images, its loss takes no weights"):
         learn(settings, tiny, SPACE, weighted(1.0))
     assert not learn(settings, tiny, SPACE, DATA.train).training.weighted
     monkeypatch.undo()

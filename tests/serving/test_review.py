@@ -198,12 +198,40 @@ def test_browser_accepts_corrects_and_undoes_by_keys(chromium, served):
     waits(lambda: len(labels(review)) == 1)
     page.get_by_text("1 of 7 labelled").wait_for()
     page.keyboard.press("c")
+    page.keyboard.type("x")
+    page.keyboard.press("Enter")
+    page.get_by_text("No class begins with that").wait_for()
+    page.wait_for_timeout(1500)  # the page has asked for news meanwhile
+    assert page.locator("#hint").is_visible()
+    page.keyboard.press("Backspace")
     page.keyboard.type("gre")
     page.keyboard.press("Enter")
     waits(lambda: "green" in labels(review).values() and len(labels(review)) == 2)
     page.get_by_text("2 of 7 labelled").wait_for()
     page.keyboard.press("u")
     waits(lambda: len(labels(review)) == 1)
+    page.close()
+
+
+@pytest.mark.slow
+def test_browser_explains_on_demand(chromium, served):
+    page = opened(chromium, served.address)
+    page.wait_for_selector("#templates .bar")
+    assert page.locator("#templates .bar").count() == 2
+    page.keyboard.press("e")
+    waits(lambda: page.evaluate("document.getElementById('why').naturalWidth > 100"))
+    waits(lambda: page.locator("#waiting").text_content() == "")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#dialog", state="hidden")
+    page.close()
+
+
+@pytest.mark.slow
+def test_browser_offers_no_label_for_what_cannot_be_read(chromium, served):
+    page = opened(chromium, served.address)
+    page.get_by_label("bad.png").click()
+    page.get_by_text("Cannot be read").first.wait_for()
+    assert page.locator("#accept").is_disabled() and page.locator("#correct").is_disabled()
     page.close()
 
 
@@ -220,6 +248,10 @@ def test_browser_fits_every_width_and_names_every_control(chromium, served, sche
             "e => e.getAttribute('aria-label') || e.labels?.[0]?.textContent || e.textContent"
         )
         assert name.strip(), control.get_attribute("id")
+    if width == 360:  # the photo and what to do with it fit on a phone
+        page.wait_for_selector("#templates .bar")
+        accept = page.locator("#accept").bounding_box()
+        assert accept["y"] + accept["height"] < 740
     page.screenshot(path=tmp_path / f"{scheme}-{width}.png", full_page=True)
     page.close()
 

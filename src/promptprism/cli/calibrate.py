@@ -35,12 +35,11 @@ def calibrate(
     calibrated; and conformal sets, for predict --sets.
     """
     output = Output("calibrate", json_file)
-    from promptprism.adapter import CARD, note
+    from promptprism.adapter import check_own, note
     from promptprism.cli import tables
     from promptprism.evaluation.selective import fewest_answers
-    from promptprism.files import check_place
 
-    check_place(adapter / CARD)
+    check_own(adapter)
     dataset, model = reading.open(data, output), opening.open(adapter)
     found = model.calibrate(dataset, risk=risk, alpha=alpha, score=score, per_class=per_class)
     note(adapter, found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +14,7 @@ from promptprism.cli.options import (
     DataOptions,
     Device,
     Devices,
+    EarlierAdapter,
     Json,
     ModelOptions,
     OptionalData,
@@ -54,14 +55,7 @@ def fit(
             "the shots.",
         ),
     ] = None,
-    start: Annotated[
-        Path | None,
-        option(
-            "ADAPTER",
-            "Go on from what this adapter learned, with its method and settings; its classes stay.",
-            "--from",
-        ),
-    ] = None,
+    start: EarlierAdapter = None,
     reading: DataOptions,
     seed: Seed = 1,
     backbone: BackboneName = "auto",
@@ -78,6 +72,9 @@ def fit(
         list[str] | None, option("NAME=VALUE", "A setting of the method; may be repeated.", "--set")
     ] = None,
     allow_fewer: AllowFewer = False,
+    tensorboard: Annotated[
+        Path | None, option("FOLDER", "Write loss and rate of every epoch for TensorBoard there.")
+    ] = None,
     resume: Annotated[bool, flag("--resume", "Go on with an interrupted run.")] = False,
     json_file: Json = None,
 ) -> None:
@@ -92,6 +89,7 @@ def fit(
     from promptprism.cli.info import card_facts
     from promptprism.estimator import PromptPrism
     from promptprism.methods import make_settings
+    from promptprism.training.progress import tensorboard as to_tensorboard
 
     if start is not None:
         earlier = read_card(start)
@@ -123,9 +121,10 @@ def fit(
             progress=True,
             **chosen,
         )
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), ExitStack() as stack:
             warnings.simplefilter("ignore", CollapseWarning)  # told below, as an error
-            model.fit(dataset, corrections=corrections, start=before, checkpoint=checkpoint)
+            told = None if tensorboard is None else stack.enter_context(to_tensorboard(tensorboard))
+            model.fit(dataset, corrections=corrections, start=before, checkpoint=checkpoint, callback=told)
         if model.training_.collapsed:
             checkpoint.unlink(missing_ok=True)
             raise PromptPrismError(

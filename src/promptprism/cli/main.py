@@ -31,6 +31,7 @@ from promptprism.cli.info import datasets, info, methods
 from promptprism.cli.options import flag
 from promptprism.cli.output import tell, told_warnings
 from promptprism.cli.predict import predict
+from promptprism.cli.push import push
 from promptprism.cli.report import report
 from promptprism.cli.results import results_app
 from promptprism.cli.review import review
@@ -137,7 +138,7 @@ def _flowing(command: Callable[..., None]) -> str:
 _PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "First steps": (demo, datasets, methods, backbones, info),
     "Your images": (fit, predict, review, suggest, evaluate, calibrate, explain),
-    "Out of the notebook": (export, serve, drift),
+    "Out of the notebook": (export, serve, drift, push),
     "Experiments": (data_app, suite, results_app, report, figure_app, benchmark),
 }
 for panel, commands in _PANELS.items():

@@ -31,9 +31,9 @@ def flag(name: str, help: str) -> Any:
     return typer.Option(name, help=help)
 
 
-def argument(metavar: str, help: str) -> Any:
+def argument(metavar: str, help: str, **more: Any) -> Any:
     """An argument: what it is called in the help, and what it is."""
-    return typer.Argument(metavar=metavar, help=help)
+    return typer.Argument(metavar=metavar, help=help, **more)
 
 
 Root = Annotated[
@@ -75,6 +75,17 @@ AdapterSettings = Annotated[
         "--set",
     ),
 ]
+
+
+def _located(context: typer.Context, place: Path | None) -> Path | None:
+    """The folder of an adapter; one on the hub is fetched, but not while a shell asks what may follow."""
+    if place is None or context.resilient_parsing or not place.as_posix().startswith("hf:"):
+        return place
+    from promptprism import hub
+
+    return hub.fetch(place.as_posix())
+
+
 _DATA = argument(
     "DATA",
     "Folder with one subfolder per class (inside train/ and test/, or not), CSV of "
@@ -82,7 +93,24 @@ _DATA = argument(
 )
 Data = Annotated[str, _DATA]
 OptionalData = Annotated[str | None, _DATA]
-Adapter = Annotated[Path, argument("ADAPTER", "Folder that fit made.")]
+
+
+def adapter_argument(made_by: str) -> Any:
+    """The argument of an adapter: its folder, which a command has made, or its name on the hub."""
+    return argument("ADAPTER", f"Folder that {made_by} made, or hf:OWNER/NAME[@REVISION].", callback=_located)
+
+
+Adapter = Annotated[Path, adapter_argument("fit")]
+OptionalAdapter = Annotated[Path | None, adapter_argument("fit")]
+EarlierAdapter = Annotated[
+    Path | None,
+    option(
+        "ADAPTER",
+        "Go on from what this adapter learned, with its method and settings; its classes stay.",
+        "--from",
+        callback=_located,
+    ),
+]
 Photos = Annotated[
     list[str],
     argument(

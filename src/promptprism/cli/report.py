@@ -43,6 +43,10 @@ def report(
     ] = None,
     datasets: Annotated[str | None, option("A,B,...", "Only these data sets, separated by commas.")] = None,
     per_seed: Annotated[bool, flag("--per-seed", "Show every seed, collapsed ones too.")] = False,
+    against: Annotated[
+        str | None,
+        option("ROW", "Gains and intervals against this row of the table, instead of those of CDC."),
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Make a table or a plot of results.
@@ -73,7 +77,7 @@ def report(
     elif table:
         if out is not None:
             check_place(out)
-        made = make_table(found, table, chosen, per_seed)
+        made = make_table(found, table, chosen, per_seed, against)
         text = visible(write_table(made, table, form, found, chosen))
         if out is not None:
             write_text(out, text)

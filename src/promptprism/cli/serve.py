@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-from promptprism.cli.options import ModelOptions, Port, argument, grouped, option
+from promptprism.cli.options import ModelOptions, Port, adapter_argument, grouped, option
 from promptprism.cli.output import tell
 from promptprism.errors import needs
 
@@ -15,7 +15,7 @@ from promptprism.errors import needs
 @grouped
 def serve(
     *,
-    adapter: Annotated[Path, argument("ADAPTER", "Folder that fit or export made.")],
+    adapter: Annotated[Path, adapter_argument("fit or export")],
     host: Annotated[str, option("ADDRESS", "To listen at; 0.0.0.0 lets everybody in.")] = "127.0.0.1",
     port: Port = 8000,
     batch: Annotated[int, option("N", "Images that the model sees at once.", min=1)] = 32,

@@ -9,7 +9,6 @@ import typer
 
 from promptprism.cli.options import (
     Device,
-    Devices,
     Json,
     Root,
     Strategy,
@@ -44,7 +43,10 @@ def suite(
         Literal["all", "train", "test"], typer.Option(help="Only learn, only score, or both.")
     ] = "all",
     device: Device = "auto",
-    devices: Devices = None,
+    devices: Annotated[
+        int | None,
+        option("N", "GPUs, or cores of a CPU, that share each training step of a cell.", min=1),
+    ] = None,
     strategy: Strategy = "ddp",  # noqa: ARG001 - the one there is
     engine: Annotated[
         str,

@@ -36,8 +36,17 @@ def _column(values: Any, what: str) -> Any:
     return values
 
 
+def _check_there(values: list[Any], what: str) -> None:
+    """Refuse None, NaN, and the NA and NaT of pandas."""
+    missing = [place for place, value in enumerate(values) if _missing(value)]
+    if missing:
+        raise PromptPrismError(
+            f"{len(missing)} of {len(values)} {what}s are missing, first: {what} {missing[0]} is "
+            f"{values[missing[0]]!r}. Every image needs a label: give what is missing, or leave these out"
+        )
+
+
 def _missing(value: Any) -> bool:
-    """Whether a label is None, NaN, or the NA or NaT of pandas."""
     if isinstance(value, float | np.floating):
         return bool(np.isnan(value))
     return value is None or type(value).__name__ in ("NAType", "NaTType")
@@ -91,11 +100,8 @@ def label_images(
     values: list[Any] = [labels] if isinstance(labels, str | int) else list(labels)
     if len(values) != len(sources):
         raise PromptPrismError(f"there are {len(sources)} images but {len(values)} labels: give one for each")
-    if missing := [place for place, value in enumerate(values) if _missing(value)]:
-        raise PromptPrismError(
-            f"{len(missing)} of {len(values)} labels are missing, first: label {missing[0]} is "
-            f"{values[missing[0]]!r}. Give these images a label, or leave them out"
-        )
+    _check_there(sources, "image")
+    _check_there(values, "label")
     shares = [1.0] * len(values) if weights is None else check_weights(weights, len(values)).tolist()
     if not all(shares):
         sources, values = (list(compress(both, shares)) for both in (sources, values))

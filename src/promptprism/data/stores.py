@@ -7,7 +7,7 @@ import importlib
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +26,11 @@ def is_remote(place: str) -> bool:
 def local(place: str) -> Path:
     """A place of this machine as a path."""
     return Path(place.removeprefix(_HERE))
+
+
+def absolute(place: str) -> str:
+    """A place as every process names it, wherever it works."""
+    return place if is_remote(place) else os.path.abspath(local(place))  # noqa: PTH100 - links stay
 
 
 def joined(folder: str, *names: str) -> str:
@@ -163,7 +168,10 @@ def check_folder(folder: str) -> None:
     if is_remote(folder):
         with written(mark) as file:
             file.write_bytes(b"")
-        with _store(mark) as (store, path):
+        with (
+            suppress(PromptPrismError),
+            _store(mark) as (store, path),
+        ):  # who may write need not be let remove
             store.rm_file(path)
         return
     if local(folder).exists() and not local(folder).is_dir():

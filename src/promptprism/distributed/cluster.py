@@ -16,7 +16,7 @@ import promptprism
 from promptprism.errors import PromptPrismError, needs
 from promptprism.files import remove, write_bytes
 
-_EXTRA = f"pip install 'promptprism[ray]=={promptprism.__version__}'"
+_EXTRA = f"pip install 'promptprism[parquet,ray]=={promptprism.__version__}'"
 #: What Ray reads when it starts: say nothing to its makers; be patient with a machine that is busy; let what
 #: runs out of memory fail after some tries, where Ray would try for ever.
 ENVIRONMENT = {
@@ -144,14 +144,16 @@ def check_nodes(ray: Any, mark: Path | None, folder: Path | str, needs: dict[str
         PromptPrismError: which node, what is wrong there, and the remedy.
     """
     affinity = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
-    ask = ray.remote(looker()).options(num_cpus=0)
+    ask = ray.remote(looker())
     able = [
         node["NodeID"]
         for node in ray.nodes()
         if node["Alive"] and all(node["Resources"].get(name, 0) >= least for name, least in needs.items())
     ]
     place, before = mark and str(mark), time.time()
-    asked = [ask.options(scheduling_strategy=affinity(node, soft=False)).remote(place) for node in able]
+    asked = [
+        ask.options(num_cpus=0, scheduling_strategy=affinity(node, soft=False)).remote(place) for node in able
+    ]
     for one in asked:
         try:
             node = Node(*ray.get(one))

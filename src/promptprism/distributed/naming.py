@@ -25,7 +25,17 @@ from typing import Any
 from promptprism.data.growing import Line, arrow, schema_of, text_of
 from promptprism.data.images import ImageSource
 from promptprism.data.shards import Member, images_of
-from promptprism.data.stores import fetched, is_remote, joined, local, names_in, opened, size_of, written
+from promptprism.data.stores import (
+    absolute,
+    fetched,
+    is_remote,
+    joined,
+    local,
+    names_in,
+    opened,
+    size_of,
+    written,
+)
 from promptprism.errors import PromptPrismError
 from promptprism.inference.answers import Row, answers
 from promptprism.inference.conformal import Sets
@@ -332,5 +342,4 @@ def _read(naming: Naming, shard: str) -> Named:
 
 
 def _identity(shard: str) -> str:
-    path = shard if is_remote(shard) else os.path.abspath(local(shard))  # noqa: PTH100 - links stay
-    return "/".join(path.split("/")[-2:])
+    return "/".join(absolute(shard).split("/")[-2:])

@@ -58,13 +58,21 @@ class RayEngine:
         device: that a cell runs on; auto is a GPU if it has one or a part.
 
     Raises:
-        PromptPrismError: when it is called: no cluster, or a node that cannot do its share.
+        PromptPrismError: no such part of a core or GPU; when it is called, no cluster, or a node that cannot
+            do its share.
     """
 
     address: str | None = None
     cpus: float = 1
     gpus: float = 0
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for value, name in ((self.cpus, "cpus"), (self.gpus, "gpus")):
+            if not 0 <= value < 1 and not float(value).is_integer():
+                raise PromptPrismError(
+                    f"--{name}-per-cell {value:g}: Ray gives a part of one, or whole ones: give 0.25, 1 or 2"
+                )
 
     def __call__(self, work: Work, cells: Sequence[Cell]) -> Generator[tuple[Cell, Settled | None]]:
         """Run cells, see `promptprism.evaluation.run_suite.Engine`."""

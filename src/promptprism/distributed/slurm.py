@@ -68,10 +68,9 @@ def write_script(
             written.
     """
     for value, what in ((cpus, "cpus"), (gpus, "gpus")):
-        if value != int(value):
+        if not float(value).is_integer():
             raise PromptPrismError(
-                f"--{what}-per-cell {value:g}: Slurm gives whole ones only; give 1 or more, or take "
-                "--engine ray"
+                f"--{what}-per-cell {value:g}: Slurm gives whole ones only; give 1 or 2, or take --engine ray"
             )
     if comma := [text for row, cell in cells for text in (row, cell.data) if "," in text]:
         raise PromptPrismError(f"'{comma[0]}' has a comma, which separates names in the script: rename it")

@@ -11,7 +11,7 @@ from promptprism.methods import MethodSettings, make_settings
 
 
 class Conventions:
-    """Parameters are those of ``__init__``, and beside them the settings of the method, in ``settings``."""
+    """Parameters are those of ``__init__``, and beside them the method's own, which are in ``settings``."""
 
     method: str
     settings: dict[str, Any]

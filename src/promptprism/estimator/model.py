@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,9 +24,11 @@ from promptprism.drift import Reference
 from promptprism.errors import CollapseWarning, PromptPrismError
 from promptprism.estimator.conventions import whole
 from promptprism.estimator.fitted import Fitted
+from promptprism.hub import located, push
 from promptprism.inference.conformal import Calibration
 from promptprism.inference.doubt import held_out, reference_of
 from promptprism.methods import make_settings
+from promptprism.training.checkpoint import Epoch
 from promptprism.training.loop import Trained, learn
 
 
@@ -95,6 +98,7 @@ class PromptPrism(Fitted):
         corrections: str | Path | None = None,
         start: PromptPrism | None = None,
         checkpoint: str | Path | None = None,
+        callback: Callable[[Epoch], None] | None = None,
     ) -> Self:
         """Learn from labelled images.
 
@@ -112,6 +116,7 @@ class PromptPrism(Fitted):
             start: a fitted model to go on from: same method and backbone; its classes stay.
             checkpoint: a file to keep the state in after every epoch; a fit that finds its own goes on from
                 there.
+            callback: called with each `Epoch` when it is done: its number, steps, rate, loss and seconds.
 
         Raises:
             PromptPrismError: unusable images, labels, class names or settings, or a picture under two labels.
@@ -147,6 +152,7 @@ class PromptPrism(Fitted):
             start=start.trained_ if start else None,
             checkpoint=Path(checkpoint) if checkpoint is not None else None,
             progress=self.progress,
+            callback=callback,
             devices=devices,
         )
         if why := trained.training.collapsed:
@@ -196,6 +202,16 @@ class PromptPrism(Fitted):
         save_adapter(Path(path), self.method_, card)
         return Path(path)
 
+    def push_to_hub(self, repo_id: str, **how: Any) -> str:
+        """Save to ``owner/name`` on the Hugging Face hub; arguments are those of `promptprism.hub.push`."""
+        with tempfile.TemporaryDirectory() as place:
+            return push(self.save(Path(place, "adapter")), repo_id, **how)
+
+    @staticmethod
+    def from_pretrained(name: str | Path, **how: Any) -> PromptPrism:
+        """Open an adapter of the hub, ``hf:owner/name[@revision]``, or a folder, by `load_model`."""
+        return load_model(name, **how)
+
     def _set_fitted(self, trained: Trained, space: LabelSpace, data: DataSummary | None) -> None:
         self.classifier_ = trained.classifier(space)
         self.trained_, self.training_ = trained, trained.training
@@ -228,7 +244,7 @@ def load_model(
     """Read an adapter folder that `PromptPrism.save` wrote; nothing is unpickled.
 
     Args:
-        path: the folder.
+        path: the folder, or ``hf:owner/name[@revision]``, which is fetched from the Hugging Face hub.
         backbone: the frozen model, if it is at hand, or its name; None loads the one that the card names.
         pretrained: where its weights are on this machine, if not where the card says.
         precision: of the backbone; what the adapter was learned in does not bind.
@@ -240,11 +256,11 @@ def load_model(
         PromptPrismError: anything missing, damaged, of another format or of another backbone, or a setting
             that was learned with.
     """
-    chosen = None
+    path, chosen = located(path), None
     if settings:
-        card = read_card(Path(path))
+        card = read_card(path)
         chosen = make_settings(card.method, **card.settings | settings)
-    trained, card = load_adapter(Path(path), backbone, pretrained, precision, device, trust_backbone, chosen)
+    trained, card = load_adapter(path, backbone, pretrained, precision, device, trust_backbone, chosen)
     model = PromptPrism(
         card.method,
         backbone or card.backbone.name,

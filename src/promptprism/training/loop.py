@@ -94,6 +94,7 @@ def learn(
     checkpoint: Path | None = None,
     progress: bool = False,
     after_epoch: Callable[[int, Method], None] | None = None,
+    callback: Callable[[Epoch], None] | None = None,
     devices: int | None = None,
 ) -> Trained:
     """Learn a label space from labelled images; the last epoch counts.
@@ -117,6 +118,8 @@ def learn(
         after_epoch: called with the number of each epoch (from 0) when it is done, and the method; it must
             leave the method as it found it. What it takes counts as training in the seconds. Not with
             ``devices``.
+        callback: called with each epoch when it is done and, with a checkpoint, kept: what it raises ends the
+            run, and resuming goes on behind that epoch. Epochs of an earlier sitting are not told again.
         devices: GPUs of this machine, or cores of its CPU, that share each step as processes, see
             `promptprism.training.devices`; None takes this process, as does what takes no steps.
 
@@ -158,7 +161,9 @@ def learn(
         if checkpoint and run and checkpoint.exists():
             history, seconds = load_checkpoint(checkpoint, run, method, optimizer)
             meter.add(seconds)
-        training = Training(method, texts, records, optimizer, history, meter, run, checkpoint, progress)
+        training = Training(
+            method, texts, records, optimizer, history, meter, run, checkpoint, progress, callback
+        )
         if devices and len(history) < epochs:
             share(training, devices, space)
         else:
@@ -197,6 +202,7 @@ class Training:
         run: what makes it the same run.
         checkpoint: where its state is kept after every epoch, if anywhere.
         progress: show a bar on standard error.
+        callback: called with each epoch that is done.
     """
 
     method: Method
@@ -208,6 +214,7 @@ class Training:
     run: Run | None
     checkpoint: Path | None
     progress: bool
+    callback: Callable[[Epoch], None] | None = None
 
     def go(self, after_epoch: Callable[[int, Method], None] | None = None) -> None:
         """Train to the last epoch; what is in `history` is behind already."""
@@ -226,6 +233,8 @@ class Training:
                     self.history = done
                     if after_epoch:
                         after_epoch(epoch, method)
+                    if self.callback:
+                        self.callback(done[-1])
         except KeyboardInterrupt:
             raise KeyboardInterrupt(interrupted(len(self.history), epochs, self.checkpoint)) from None
 
