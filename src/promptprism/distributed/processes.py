@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from pickle import PicklingError
+from typing import Any
 
 import torch
 
@@ -84,7 +85,7 @@ def name_by_processes(
         if device.type == "cuda":
             devices = torch.cuda.device_count()
         threads = max(1, torch.get_num_threads() // workers)
-        context = get_context(START)
+        context: Any = get_context(START)  # not every one has processes
         context.set_forkserver_preload([__name__])
 
         def start(number: int) -> _Worker:
