@@ -240,7 +240,7 @@ class Training:
         labels = torch.tensor([record.label for record in self.records])
         weights = weights_of(self.records)
         if weights is not None:
-            weights = weights / weights.mean()
+            weights = (weights / weights.mean()).float()
         batches = own = self._batches(epoch)
         if ranks:
             backbone.ranks = ranks = ranks.of(batches[0])
