@@ -70,7 +70,7 @@ def tried(calibration: Calibration, logits: Tensor, labels: Tensor) -> dict[str,
     return {
         "accuracy": right.mean().item(),
         "coverage": covered.mean().item(),
-        "worst_class": min(covered[labels == k].mean().item() for k in set(labels.tolist())),
+        "worst_class": min(covered[labels == k].mean().item() for k in {*labels.tolist()}),
         "size": within.sum(-1).double().mean().item(),
         "answered": len(given) / len(labels),
         "wrong": 1 - given.mean().item() if len(given) else math.nan,

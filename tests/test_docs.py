@@ -1,3 +1,4 @@
+import csv
 import json
 import re
 import shlex
@@ -161,6 +162,19 @@ def test_the_short_table_of_photos_is_of_the_results():
     pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/results.md")]
     tables = [table for page in pages for table in re.findall(below, page, re.MULTILINE)]
     assert tables and all(table == made for table in tables), made
+
+
+def test_the_table_of_suggested_labels_is_that_of_the_benchmark():
+    with (ROOT / "benchmarks/results/suggest.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    told: dict[tuple[str, str], list[str]] = {}
+    for row in sorted(rows, key=lambda row: row["chosen"], reverse=True):  # suggest, random
+        figure = f"{100 * float(row['accuracy']):.1f} ± {100 * float(row['deviation']):.1f}"
+        told.setdefault((row["data"], row["labels"]), []).append(figure)
+    page = (ROOT / "docs/how-to/learn-again.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- suggest: begin -->")[2].partition("<!-- suggest: end -->")[0]
+    lines = [f"| {' | '.join([*place, *figures])} |" for place, figures in told.items()]
+    assert table.strip().splitlines()[2:] == lines
 
 
 def test_the_tutorial_tells_what_few_photos_gave():

@@ -1,8 +1,10 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -217,3 +219,12 @@ def test_a_card_keeps_answers_about_photos_that_were_not_learned_from(tiny, tmp_
     assert not shift["shifted"]
     PromptPrism("cdc", tiny, epochs=1).fit(data).save(tmp_path / "all")
     assert read_card(tmp_path / "all").reference is None
+
+
+def test_onnx_image_of_docker_installs_what_the_extras_ask_for():
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    serve = project["optional-dependencies"]["serve"]
+    asked = {*project["dependencies"], *project["optional-dependencies"]["onnx"], *serve}
+    installed = set(re.findall(r'"([\w-]+>=[\d.]+)"', (root / "docker/Dockerfile").read_text()))
+    assert installed <= asked and set(serve) <= installed and "onnxruntime>=1.18" in installed

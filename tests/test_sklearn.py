@@ -18,7 +18,7 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
-from sklearn.utils import get_tags
+from sklearn.utils import check_array, get_tags
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import check_is_fitted
@@ -285,10 +285,10 @@ class Rows(PromptPrism):
 
     @staticmethod
     def drawn(rows):
-        rows = np.asarray(rows, float)
+        rows = check_array(rows, dtype=float)
         stripes = rows[:, np.arange(32) * rows.shape[1] // 32]
         grey = (255 / (1 + np.exp(-stripes))).astype(np.uint8)
-        return np.ascontiguousarray(np.broadcast_to(grey[:, None, :, None], (len(rows), 32, 32, 3)))
+        return np.broadcast_to(grey[:, None, :, None], (len(rows), 32, 32, 3)).copy()
 
     def fit(self, X, y, sample_weight=None):
         labels, places = np.unique(np.asarray(y), return_inverse=True)
@@ -306,18 +306,38 @@ class Rows(PromptPrism):
         return float(np.average(self.predict(X) == y, weights=sample_weight))
 
 
-#: What of scikit-learn's checks does not hold, and why.
+#: What of scikit-learn's checks does not hold, and why; docs/how-to/sklearn.md tells it.
+NO_VALUE_ERROR = "what cannot be used is a PromptPrismError, and no ValueError or NotFittedError of scikit-learn"
+AT_ONCE = "a method or setting that there is not is refused when it is given"
+SINGLE = "float32: the last digits depend on what is in the batch"
 NOT_SO = {
     "check_no_attributes_set_in_init": "settings of the method are parameters too, kept in `settings`",
+    "check_do_not_raise_errors_in_init_or_set_params": AT_ONCE,
+    "check_set_params": AT_ONCE,
+    "check_estimators_unfitted": NO_VALUE_ERROR,
+    "check_all_zero_sample_weights_error": NO_VALUE_ERROR,
+    "check_sample_weights_shape": NO_VALUE_ERROR,
+    "check_classifiers_one_label": NO_VALUE_ERROR,
+    "check_classifiers_one_label_sample_weights": NO_VALUE_ERROR,
+    "check_class_weight_classifiers": "classes have names, and class_weight goes by them",
+    "check_sample_weight_equivalence_on_dense_data": SINGLE,
+    "check_methods_subset_invariance": SINGLE,
+    "check_methods_sample_order_invariance": SINGLE,
 }
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_sklearns_own_checks_fail_where_images_differ_from_rows(tiny):
-    found = check_estimator(Rows("linear-probe", tiny, strength=1.0), on_fail=None, on_skip=None)
+def test_sklearns_own_checks_hold_but_for_those_that_are_listed(tiny):
+    model = Rows("linear-probe", tiny, strength=1.0)
+    found = check_estimator(model, on_fail=None, on_skip=None, expected_failed_checks=NOT_SO)
     failed = {one["check_name"]: repr(one["exception"]) for one in found if one["status"] == "failed"}
-    assert failed.keys() == NOT_SO.keys(), failed
-    assert sum(one["status"] == "passed" for one in found) >= 40
+    assert not failed, failed
+    assert {one["check_name"] for one in found if one["expected_to_fail"]} == NOT_SO.keys()
+    holds = {one["check_name"] for one in found if one["status"] == "passed" and one["expected_to_fail"]}
+    assert {name for name in holds if NOT_SO[name] != SINGLE} == set()
+    assert sum(one["status"] == "passed" for one in found) >= 35
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "sklearn.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`(check_\w+)` \|", page)) == NOT_SO.keys()
 
 
 @pytest.mark.filterwarnings("ignore")

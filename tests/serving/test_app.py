@@ -142,6 +142,8 @@ def test_serve_refuses_ten_thousand_classes(serve):
     names = [f"class {number}" for number in range(10_000)]
     answer = serve().post("/classes", json={"classes": names})
     assert answer.status_code == 413 and "10000 classes are more than the 1000" in answer.json()["error"]
+    answer = serve().post("/predict", files=files("red"), data={"classes": names})
+    assert answer.status_code == 413 and "1001: send them in several" in answer.json()["error"]
 
 
 def test_serve_chooses_among_other_classes(serve):

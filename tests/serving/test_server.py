@@ -51,6 +51,41 @@ def test_serve_keeps_texts_of_few_label_spaces_and_refuses_bad_names(model):
         engine.prepare(("owl", "owl"))
 
 
+WITHOUT_TORCH = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        heavy = "torch torchvision torchmetrics open_clip timm safetensors huggingface_hub matplotlib yaml"
+        if name.partition(".")[0] in heavy.split():
+            raise ImportError(f"{name} is not here")
+sys.meta_path.insert(0, Block())
+from promptprism.cli import app
+app(["serve", sys.argv[1], "--port", "0"])
+"""
+
+
+@pytest.mark.slow
+def test_serve_of_an_exported_folder_needs_no_torch(model, tmp_path):
+    model.save(tmp_path / "adapter")
+    export_onnx(model.classifier_, tmp_path / "onnx", read_card(tmp_path / "adapter"))
+    server = subprocess.Popen(
+        [sys.executable, "-c", WITHOUT_TORCH, str(tmp_path / "onnx")],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(SRC)},
+    )
+    try:
+        place = re.search(r"http://[\d.]+:\d+", server.stderr.readline())[0]
+        Image.fromarray(picture("green", 1)).save(tmp_path / "green.png")
+        sent = [("images", ("green.png", (tmp_path / "green.png").read_bytes()))]
+        (row,) = httpx.post(f"{place}/predict", files=sent, timeout=60).json()["predictions"]
+        assert row["class"] == model.predict([tmp_path / "green.png"])[0]
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(30) == 0
+    finally:
+        server.kill()
+
+
 @pytest.mark.slow
 def test_serve_as_a_process_answers_16_clients_and_stops_when_all_is_answered(tmp_path):
     PromptPrism("zero-shot", "mini", precision="float32").fit("mini/mammals").save(tmp_path / "adapter")

@@ -19,12 +19,14 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from pickle import PicklingError
+from typing import Any
 
 import torch
 
 from promptprism.distributed.naming import Failed, Named, Naming, attempt
 from promptprism.errors import PromptPrismError
 from promptprism.methods import Classifier
+from promptprism.training.devices import START
 
 #: How often a shard is tried whose process dies.
 TRIES = 3
@@ -83,7 +85,8 @@ def name_by_processes(
         if device.type == "cuda":
             devices = torch.cuda.device_count()
         threads = max(1, torch.get_num_threads() // workers)
-        context = get_context("spawn")
+        context: Any = get_context(START)  # not every one has processes
+        context.set_forkserver_preload([__name__])
 
         def start(number: int) -> _Worker:
             ours, theirs = context.Pipe()

@@ -41,7 +41,7 @@ def held_out(dataset: Dataset, learned: Records) -> tuple[str, list[ImageSource]
 
 
 def reference_of(classifier: Classifier, what: str, photos: Sequence[ImageSource]) -> Reference | None:
-    """Answers about photos that were not learned from, of at most 256 that lie evenly among them.
+    """Answers about photos that were not learned from, of at most 512 that lie evenly among them.
 
     None without at least 20 that can be read.
     """

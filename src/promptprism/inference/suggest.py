@@ -74,8 +74,8 @@ def pool_of(classifier: Classifier, sources: Iterable[ImageSource], most: int = 
             parts = ([probabilities[best]], [features[best]])
     if not kept and reasons:
         raise none_read(reasons)
-    shares, features = (torch.cat(part) if kept else torch.empty(0) for part in parts)
-    return Pool(kept, shares, features, images, reasons)
+    probabilities, features = (torch.cat(part) if part else torch.empty(0) for part in parts)
+    return Pool(kept, probabilities, features, images, reasons)
 
 
 def _pull(probabilities: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def frozen_features(
 
 
 def weights_of(records: Sequence[Record]) -> Tensor | None:
-    """Weights [N], float32, or None where all are 1, so that nothing is multiplied."""
+    """Weights [N], float64, or None where all are 1, so that nothing is multiplied."""
     if all(record.weight == 1 for record in records):
         return None
-    return torch.tensor([record.weight for record in records])
+    return torch.tensor([record.weight for record in records], dtype=torch.float64)

@@ -138,7 +138,7 @@ def solve(
     bias = torch.zeros(classes, dtype=kind, device=features.device, requires_grad=True)
     share, total = None, float(len(features))
     if weights is not None:
-        total = weights.double().sum().item()
+        total = weights.sum().item()
         share = weights.to(features) / total
     optimizer = torch.optim.LBFGS(
         [weight, bias],

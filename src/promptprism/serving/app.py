@@ -295,8 +295,8 @@ async def _http_failure(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     told = {404: "there is nothing at this address: see /docs", 405: "another method is meant: see /docs"}
     status, what = error.status_code, told.get(error.status_code, str(error.detail))
-    if "Too many files" in what:
-        status, what = 413, f"{what}: send them in several requests"
+    if what.startswith("Too many"):  # files, or names of classes
+        status, what = 413, f"{what.rstrip('.')}: send them in several requests, or fewer"
     return JSONResponse({"error": what}, status, error.headers)
 
 

@@ -34,9 +34,9 @@ from promptprism.training.checkpoint import Epoch, Run, load_checkpoint, save_ch
 from promptprism.training.loop import Training, interrupted
 from promptprism.training.schedule import make_optimizer
 
-# A server that has imported everything once starts the processes of this training and of the next; where
-# there is none, each imports for itself.
-_START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+#: A server that has imported everything once starts the processes of this training and of the next; where
+#: there is none, each imports for itself.
+START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 # A process that loses another one hears of it in its next sum; that other one is to be told of, not this.
 _AFTER_THE_DEAD = 10.0
 # Seconds between looks at what the processes tell.
@@ -145,14 +145,14 @@ def _join(task: _Task, kind: str, callback: Callable[[Epoch], None] | None) -> f
     """
     multiprocessing.set_forkserver_preload([__name__, "lightning_fabric"])
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells whom it ends
-    context = multiprocessing.get_context(_START)
+    context = multiprocessing.get_context(START)
     peak, told = context.Value("d", 0.0), context.SimpleQueue()
     processes: Any = None
     try:
         # By value: what torch sends itself takes a file descriptor for every tensor.
         content = pickle.dumps(task)
         processes = multiprocessing.start_processes(  # type: ignore[attr-defined, no-untyped-call]
-            _work, (content, kind, peak, told), task.size, join=False, start_method=_START
+            _work, (content, kind, peak, told), task.size, join=False, start_method=START
         )
         ended = False
         while not ended:

@@ -249,7 +249,7 @@ class Training:
         labels = labels_of(self.records)
         weights = weights_of(self.records)
         if weights is not None:
-            weights = weights / weights.mean()
+            weights = (weights / weights.mean()).float()
         batches = own = self._batches(epoch)
         if ranks:
             backbone.ranks = ranks = ranks.of(batches[0])
