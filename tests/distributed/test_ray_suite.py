@@ -264,6 +264,16 @@ def test_ray_that_does_not_answer_is_named(monkeypatch):
     assert str(error.value).startswith(message)
 
 
+def test_ray_leaves_the_end_by_sigterm_as_it_was(monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda *_, **__: signal.signal(signal.SIGTERM, lambda *_: None))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    before = signal.getsignal(signal.SIGTERM)
+    with connected():
+        assert signal.getsignal(signal.SIGTERM) is before
+
+
 @pytest.mark.parametrize(
     ("kind", "text", "said"),
     [

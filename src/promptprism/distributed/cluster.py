@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -84,6 +86,7 @@ def connected(address: str | None = None, **more: Any) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    ends = signal.getsignal(signal.SIGTERM)
     options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"} | more
     try:
         _init(ray, address, options)
@@ -95,6 +98,10 @@ def connected(address: str | None = None, **more: Any) -> Iterator[Any]:
             "--engine ray://HOST:10001; what a cluster that died has left, ray stop takes away"
         ) from error
     try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(
+                signal.SIGTERM, ends
+            )  # Ray has put its own there, which says nothing of what is kept
         yield ray
     finally:
         ray.shutdown()
