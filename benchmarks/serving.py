@@ -6,13 +6,16 @@ CDC with four templates, not trained, on drawn photos of 640 x 480 pixels in JPE
 `offline` is `predict` of all photos, in batches of 32. Then `promptprism serve` answers clients that each
 send one photo after the other, by keep-alive connections; the clients share the machine's cores with it.
 Each is measured in turn, in several rounds, and the median counts. `cold_start` is the whole command for
-one photo, from its start to its answer.
+one photo, from its start to its answer. `of_offline` compares images per second; `cpu_of_offline` the
+processor's seconds of the server alone, which other work on the machine hardly changes (Linux only).
 """
 
 from __future__ import annotations
 
 import http.client
+import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -58,8 +61,8 @@ def body(photo: Path) -> bytes:
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[tuple[str, int]]:
-    """`promptprism serve`, and where it answers."""
+def server(folder: Path) -> Iterator[tuple[tuple[str, int], int]]:
+    """`promptprism serve`: where it answers, and its process."""
     command = [sys.executable, "-m", "promptprism", "serve", str(folder), "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -69,7 +72,7 @@ def server(folder: Path) -> Iterator[tuple[str, int]]:
                 said = process.stderr.readline()
                 if not said:
                     raise RuntimeError("the server did not start")
-            yield place[1], int(place[2])
+            yield (place[1], int(place[2])), process.pid
         finally:
             process.terminate()
 
@@ -97,7 +100,16 @@ def load(place: tuple[str, int], bodies: list[bytes], clients: int, seconds: flo
         times = sorted(one for part in pool.map(client, range(clients)) for one in part)
     took = time.perf_counter() - began
     p50, p99 = (1000 * times[min(len(times) - 1, int(share * len(times)))] for share in (0.5, 0.99))
-    return {"images_per_second": len(times) / took, "p50_ms": p50, "p99_ms": p99}
+    return {"images": len(times), "images_per_second": len(times) / took, "p50_ms": p50, "p99_ms": p99}
+
+
+def cpu_seconds_of(pid: int) -> float | None:
+    """The processor's seconds that a process has taken so far; None where /proc does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def seconds_of(work: Callable[[], Any]) -> float:
@@ -114,13 +126,22 @@ def measure(
     bodies = [body(photo) for photo in photos]
     predict(photos[:32])
     offline: list[float] = []
+    offline_cpu: list[float] = []
     loads: dict[int, list[dict[str, float]]] = {clients: [] for clients in CLIENTS}
-    with server(folder) as place:
+    with server(folder) as (place, pid):
         load(place, bodies, 4, 1.0)
         for _ in range(rounds):
+            before = time.process_time()
             offline.append(len(photos) / seconds_of(lambda: predict(photos)))
+            offline_cpu.append((time.process_time() - before) / len(photos))
             for clients, found in loads.items():
-                found.append(load(place, bodies, clients, 3.0))
+                started = cpu_seconds_of(pid)
+                row = load(place, bodies, clients, 3.0)
+                images, ended = row.pop("images"), cpu_seconds_of(pid)
+                if started is not None and ended is not None:
+                    row["cpu_of_offline"] = offline_cpu[-1] * images / (ended - started)
+                found.append(row)
+    before = _children()
     cold = [
         seconds_of(lambda: subprocess.run([*command, str(photos[0])], check=True, capture_output=True))
         for _ in range(rounds)
@@ -132,9 +153,17 @@ def measure(
         served.append({"clients": clients, **row, "of_offline": row["images_per_second"] / base})
     return {
         "offline_images_per_second": base,
+        "offline_cpu_ms": 1000 * statistics.median(offline_cpu),
         "cold_start_seconds": statistics.median(cold),
+        "cold_start_cpu_seconds": (_children() - before) / rounds,
         "served": served,
     }
+
+
+def _children() -> float:
+    """The processor's seconds of processes that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main(

@@ -303,7 +303,9 @@ class Rows(PromptPrism):
 
 
 #: What of scikit-learn's checks does not hold, and why; docs/how-to/sklearn.md tells it.
-NO_VALUE_ERROR = "what cannot be used is a PromptPrismError, and no ValueError or NotFittedError of scikit-learn"
+NO_VALUE_ERROR = (
+    "what cannot be used is a PromptPrismError, and no ValueError or NotFittedError of scikit-learn"
+)
 AT_ONCE = "a method or setting that there is not is refused when it is given"
 SINGLE = "float32: the last digits depend on what is in the batch"
 NOT_SO = {

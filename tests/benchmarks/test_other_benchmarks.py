@@ -1,5 +1,8 @@
 import csv
+import json
 import math
+import os
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -7,7 +10,7 @@ import pytest
 import torch
 from toys import colours
 
-from benchmarks import anytime, conformal, evaluation, late_prompts, picture, suggest
+from benchmarks import anytime, conformal, evaluation, late_prompts, picture, serving, suggest
 from benchmarks.measure import write_rows
 from promptprism import PromptPrism
 from promptprism.data.images import load_image
@@ -199,3 +202,26 @@ def test_conformal_sets_are_tried_on_base_and_new_classes_once(tiny, monkeypatch
     new = [row for row in rows if row["part"] == "new"]
     assert len(rows) == 5 and {row["images"] for row in new} == {"24"} and rows[0]["images"] == "12"
     assert all(0 <= float(row["coverage"]) <= 1 <= float(row["size"]) <= 2 for row in rows)
+
+
+def test_the_processors_seconds_of_a_process_are_its_own():
+    until, before = time.process_time() + 0.2, serving.cpu_seconds_of(os.getpid())
+    while time.process_time() < until:
+        pass
+    assert serving.cpu_seconds_of(os.getpid()) - before == pytest.approx(0.2, abs=0.15)
+    assert serving.cpu_seconds_of(2**30) is None
+
+
+@pytest.mark.slow
+def test_a_server_is_measured_beside_offline_batches(monkeypatch, tmp_path):
+    monkeypatch.setattr(serving, "CLIENTS", (2,))
+    monkeypatch.setattr(serving, "_PHOTOS", 8)
+    serving.main(str(tmp_path / "serving.json"), backbone="mini", rounds=1)
+    found = json.loads((tmp_path / "serving.json").read_text())
+    for kind in ("torch", "onnx"):
+        (row,) = found[kind]["served"]
+        assert row["clients"] == 2 and 0 < row["p50_ms"] <= row["p99_ms"]
+        offline = found[kind]["offline_images_per_second"]
+        assert row["of_offline"] == pytest.approx(row["images_per_second"] / offline)
+        assert row["cpu_of_offline"] > 0 and found[kind]["cold_start_cpu_seconds"] > 0.1
+    assert found["onnx"]["cold_start_cpu_seconds"] < found["torch"]["cold_start_cpu_seconds"]
