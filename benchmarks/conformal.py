@@ -7,13 +7,15 @@ what is promised does not depend on how good the model is. Again and again a hal
 classes, drawn at random, calibrates, as the command does it. What was found is tried on the other half (part
 base), and on what it promises nothing of: test images of the classes that were not learned, among these
 (new), and images of the base classes from shifted domains, where there are some. Rows are written after each
-data set; one that the file has is not measured again. Photos (caltech101, eurosat) lie below --root; a folder
-with train/ and test/ can be given too.
+data set; one that the file has is not measured again. At the end it prints the table of
+docs/how-to/calibrate.md. Photos (caltech101, eurosat) lie below --root; a folder with train/ and test/ can be
+given too.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -23,7 +25,7 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.measure import CsvFile, append_rows, called, is_there, machine
+from benchmarks.measure import CsvFile, append_rows, called, is_there, machine, read_rows
 from promptprism.backbones import as_backbone
 from promptprism.data.batches import labels_of
 from promptprism.data.miniworld import REPORTED, SHIFTS
@@ -41,6 +43,9 @@ from promptprism.training.loop import learn
 
 Answers = tuple[Tensor, Tensor]
 _KINDS: tuple[tuple[Score, bool], ...] = (("lac", False), ("aps", False), ("lac", True))
+_HEAD = (
+    "| data | photos of | classes | accuracy | LAC: covered | size | APS: covered | size | answered | wrong |"
+)
 _FIGURES = ("accuracy", "coverage", "worst_class", "size", "answered", "wrong")
 
 
@@ -157,6 +162,28 @@ def measure(
     ]
 
 
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows of the file as Markdown, in per cent: a line for each data set and part."""
+    lines = [_HEAD, "|" + _HEAD.count(" | ") * "---|" + "---|"]
+    parts: dict[tuple[str, str], dict[str, Mapping[str, str]]] = {}
+    for row in rows:
+        if row["per_class"] == "False":
+            parts.setdefault((row["data"], row["part"]), {})[row["score"]] = row
+    for (data, part), of in parts.items():
+        cells = [data, part, of["lac"]["classes"], _percent(of["lac"]["accuracy"])]
+        for row in (of.get(score) for score in ("lac", "aps")):
+            covered = row and f"{_percent(row['coverage'])} ± {_percent(row['coverage_deviation'])}"
+            cells += [covered or "–", f"{float(row['size']):.2f}" if row else "–"]
+        lines.append(
+            f"| {' | '.join(cells)} | {_percent(of['lac']['answered'])} | {_percent(of['lac']['wrong'])} |"
+        )
+    return "\n".join(lines)
+
+
+def _percent(share: str) -> str:
+    return f"{100 * float(share):.1f}" if share else "–"
+
+
 def _mean(values: list[float]) -> float | str:
     there = [value for value in values if not math.isnan(value)]
     return round(mean(there), 4) if there else ""
@@ -180,6 +207,8 @@ def main(
             typer.echo(", ".join(f"{head} {row[head]}" for head in ("data", "part", "score", *_FIGURES)))
         if csv_file:
             append_rows(csv_file, rows)
+    if csv_file:
+        typer.echo(table(read_rows(csv_file)))
 
 
 if __name__ == "__main__":

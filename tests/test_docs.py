@@ -1,4 +1,3 @@
-import csv
 import json
 import re
 import shlex
@@ -14,6 +13,8 @@ from PIL import Image
 from toys import picture
 from typer.testing import CliRunner
 
+from benchmarks import conformal
+from benchmarks.measure import read_rows
 from promptprism.cli import app
 from promptprism.evaluation.store import read_results
 from promptprism.evaluation.suites import load_suite
@@ -165,8 +166,7 @@ def test_the_short_table_of_photos_is_of_the_results():
 
 
 def test_the_table_of_suggested_labels_is_that_of_the_benchmark():
-    with (ROOT / "benchmarks/results/suggest.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(ROOT / "benchmarks/results/suggest.csv")
     told: dict[tuple[str, str], list[str]] = {}
     for row in sorted(rows, key=lambda row: row["chosen"], reverse=True):  # suggest, random
         figure = f"{100 * float(row['accuracy']):.1f} ± {100 * float(row['deviation']):.1f}"
@@ -175,6 +175,12 @@ def test_the_table_of_suggested_labels_is_that_of_the_benchmark():
     table = page.partition("<!-- suggest: begin -->")[2].partition("<!-- suggest: end -->")[0]
     lines = [f"| {' | '.join([*place, *figures])} |" for place, figures in told.items()]
     assert table.strip().splitlines()[2:] == lines
+
+
+def test_the_table_of_conformal_sets_is_that_of_the_benchmark():
+    page = (ROOT / "docs/how-to/calibrate.md").read_text(encoding="utf-8")
+    told = page.partition("<!-- conformal: begin -->")[2].partition("<!-- conformal: end -->")[0]
+    assert told.strip() == conformal.table(read_rows(ROOT / "benchmarks/results/conformal.csv"))
 
 
 def test_the_tutorial_tells_what_few_photos_gave():

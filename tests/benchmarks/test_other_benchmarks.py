@@ -201,6 +201,11 @@ def test_conformal_sets_are_tried_on_base_and_new_classes_once(tiny, monkeypatch
     ]
     new = [row for row in rows if row["part"] == "new"]
     assert len(rows) == 5 and {row["images"] for row in new} == {"24"} and rows[0]["images"] == "12"
+    head, _, base, last = conformal.table(rows).splitlines()
+    assert head.count("|") == base.count("|") and base.startswith("| mini/toy | base | 2 | ")
+    assert f"| {100 * float(new[0]['coverage']):.1f} ± " in last and last.startswith(
+        "| mini/toy | new | 2 | "
+    )
     assert all(0 <= float(row["coverage"]) <= 1 <= float(row["size"]) <= 2 for row in rows)
 
 

@@ -95,14 +95,15 @@ def nonconformity(probabilities: Tensor, score: Score) -> Tensor:
     """How little each class fits each photo, float64 [B, K] of probabilities [B, K].
 
     - lac: 1 - p_k (Sadinle et al., JASA 2019).
-    - aps: the sum of the probabilities from the largest down to p_k (Romano et al., NeurIPS 2020), without
-      their random part: coverage is 1 - alpha or more.
+    - aps: the sum of the probabilities before p_k, from the largest down (Romano et al., NeurIPS 2020, with
+      their random number at 1). The most probable class has 0, so that no set is empty; with p_k in the sum
+      a model that is sure and right would have large sets of more photos than was asked for.
     """
     probabilities = probabilities.double()
     if score == "lac":
         return 1 - probabilities
     ordered, places = probabilities.sort(dim=-1, descending=True, stable=True)
-    sums = ordered.cumsum(-1)
+    sums = ordered.cumsum(-1) - ordered
     return torch.empty_like(sums).scatter(-1, places, sums)
 
 
