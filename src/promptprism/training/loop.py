@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import Field
 
 from promptprism.backbones import Backbone, fingerprint_of
 from promptprism.data.batches import labels_of, shuffled_batches, view_batches
@@ -55,7 +56,9 @@ class TrainResult(Facts):
     accuracy: float | None
     collapsed: str | None
     cost: Cost
-    weighted: bool = False
+    weighted: bool = Field(
+        default=False, exclude_if=lambda weighted: not weighted
+    )
 
 
 @dataclass(frozen=True, eq=False)
