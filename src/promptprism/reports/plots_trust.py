@@ -10,11 +10,12 @@ from matplotlib.figure import Figure as Drawing
 from promptprism.evaluation.evaluate import Evaluation
 from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
-from promptprism.reports.drawing import BLUE, GREY, VERMILION, looks, new_figure
+from promptprism.reports.drawing import BLUE, GREY, VERMILION, looks, new_figure, styled
 from promptprism.reports.results import Row, Run
 from promptprism.reports.trust import parts_of, runs_of, trusted
 
 
+@styled()
 def reliability_diagram(results: Iterable[CellResult], suite: Suite | None = None) -> Drawing:
     """Accuracy against confidence: a column for each row of results, a line for each part.
 
@@ -45,6 +46,7 @@ def reliability_diagram(results: Iterable[CellResult], suite: Suite | None = Non
     return drawing
 
 
+@styled()
 def risk_coverage(results: Iterable[CellResult], suite: Suite | None = None) -> Drawing:
     """Share of wrong answers against the share of images answered, a panel for each part.
 

@@ -56,9 +56,7 @@ class TrainResult(Facts):
     accuracy: float | None
     collapsed: str | None
     cost: Cost
-    weighted: bool = Field(
-        default=False, exclude_if=lambda weighted: not weighted
-    )
+    weighted: bool = Field(default=False, exclude_if=lambda weighted: not weighted)
 
 
 @dataclass(frozen=True, eq=False)
