@@ -32,7 +32,7 @@ from promptprism.files import (
 )
 from promptprism.inference.conformal import Calibration
 from promptprism.methods import METHODS, Method, MethodSettings, build_method, make_settings
-from promptprism.provenance import BackboneFacts, Facts
+from promptprism.provenance import BackboneFacts, Facts, Scored
 from promptprism.training.loop import Trained, TrainResult
 
 TENSORS, CARD = "adapter.safetensors", "card.json"
@@ -70,28 +70,6 @@ class DataSummary(Facts):
     def seen(self) -> frozenset[str]:
         """The pictures that were learned from, see `picture_id`."""
         return frozenset(self.pictures[at : at + 12] for at in range(0, len(self.pictures), 12))
-
-
-class Scored(Facts):
-    """What one evaluation of an adapter found.
-
-    Attributes:
-        data: name of the data.
-        split: test, or all.
-        images: how many were scored.
-        learned_from: how many of them it had learned from; None if that is not known.
-        accuracy: share of right answers.
-        ece: expected calibration error.
-        date: in UTC.
-    """
-
-    data: str
-    split: str
-    images: int
-    learned_from: int | None
-    accuracy: float
-    ece: float
-    date: str
 
 
 class Card(Facts):
