@@ -189,7 +189,9 @@ def main(
             "onnx": measure(exported, runtime.predict, onnx_command, photos, rounds),
         }
     text = to_json(
-        document("benchmarks/serving", backbone=backbone, rounds=rounds, photos=_PHOTOS, **machine(), **found)
+        document(
+            "benchmarks/serving", backbone=backbone, rounds=rounds, photos=_PHOTOS, **machine(), engines=found
+        )
     )
     if json_file == "-":
         sys.stdout.write(text)

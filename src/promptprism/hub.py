@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCardData
-from huggingface_hub.utils import (
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
@@ -102,7 +103,9 @@ def push(
     text = model_card(card, repo_id, license)
     with _explained(repo_id, f"cannot push to '{repo_id}'"):
         api = HfApi(endpoint=huggingface_hub.constants.ENDPOINT, token=token)
-        place = api.create_repo(repo_id, exist_ok=True, **({"private": True} if private else {}))
+        # Where it is not asked for, an organisation's own rule decides.
+        hidden: dict[str, Any] = {"private": True} if private else {}
+        place = api.create_repo(repo_id, exist_ok=True, **hidden)
         if private and not api.model_info(repo_id).private:
             raise PromptPrismError(
                 f"'{repo_id}' is there and everybody can see it: make it private on its page, choose another "
@@ -123,6 +126,7 @@ def model_card(card: Card, repo_id: str, license: str | None = None) -> str:
     """A model card, Markdown with the hub's metadata, of an adapter's card."""
     backbone, names = card.backbone, card.class_names
     base = backbone.name.removeprefix(HUB) if backbone.name.startswith(HUB) else None
+    scores: list[tuple[str, str | None, int | None, float, float]]
     scores = [(one.data, one.split, one.images, one.accuracy, one.ece) for one in card.evaluations]
     scores += [
         (name, None, None, found["cls/accuracy"], found["cal/ece"])

@@ -176,7 +176,7 @@ def test_a_server_is_measured_beside_offline_batches(monkeypatch, tmp_path):
     monkeypatch.setattr(serving, "CLIENTS", (2,))
     monkeypatch.setattr(serving, "_PHOTOS", 8)
     serving.main(str(tmp_path / "serving.json"), backbone="mini", rounds=1)
-    found = json.loads((tmp_path / "serving.json").read_text())
+    found = json.loads((tmp_path / "serving.json").read_text())["engines"]
     for kind in ("torch", "onnx"):
         (row,) = found[kind]["served"]
         assert row["clients"] == 2 and 0 < row["p50_ms"] <= row["p99_ms"]
