@@ -166,6 +166,21 @@ def _children() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def table(found: dict[str, Any]) -> str:
+    """Markdown of what was served, beside offline batches."""
+    lines = [
+        "| model | clients | photos/s | of offline batches | the same in processor's time | p50, ms | p99, ms |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind in ("torch", "onnx"):
+        for row in found[kind]["served"]:
+            figures = f"{row['images_per_second']:.0f} | {row['of_offline']:.2f} | {row['cpu_of_offline']:.2f}"
+            lines.append(
+                f"| {kind} | {row['clients']} | {figures} | {row['p50_ms']:.0f} | {row['p99_ms']:.0f} |"
+            )
+    return "\n".join(lines)
+
+
 def main(
     json_file: Annotated[str, typer.Option("--json", help="A file, or - for standard output.")] = "-",
     backbone: Annotated[str, typer.Option(help="mini or photo.")] = "photo",
@@ -190,7 +205,7 @@ def main(
         }
     text = to_json(
         document(
-            "benchmarks/serving", backbone=backbone, rounds=rounds, photos=_PHOTOS, **machine(), engines=found
+            "benchmarks/serving", backbone=backbone, rounds=rounds, photos=_PHOTOS, machine=machine(), **found
         )
     )
     if json_file == "-":

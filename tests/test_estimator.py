@@ -233,7 +233,7 @@ def test_the_estimator_imports_little_beside_torch_and_open_clip():
 import sys, torch, open_clip
 there = set(sys.modules)
 from promptprism import PromptPrism
-late = {"torchmetrics", "scipy", "matplotlib", "sqlite3", "rich", "typer", "datasets", "pandas"}
+late = {"torchmetrics", "scipy", "matplotlib", "sqlite3", "rich", "typer", "datasets", "pandas", "sklearn"}
 print(sorted(late & (set(sys.modules) - there)))
 """
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -17,6 +17,7 @@ from torch import Tensor
 import promptprism
 from promptprism.backbones import Backbone, Precision, check_trusted, load_backbone
 from promptprism.data.names import LabelSpace
+from promptprism.data.weights import ClassWeight
 from promptprism.drift import Reference
 from promptprism.errors import PromptPrismError
 from promptprism.files import (
@@ -31,7 +32,7 @@ from promptprism.files import (
 )
 from promptprism.inference.conformal import Calibration
 from promptprism.methods import METHODS, Method, MethodSettings, build_method, make_settings
-from promptprism.provenance import BackboneFacts, Facts
+from promptprism.provenance import BackboneFacts, Facts, Scored
 from promptprism.training.loop import Trained, TrainResult
 
 TENSORS, CARD = "adapter.safetensors", "card.json"
@@ -47,6 +48,7 @@ class DataSummary(Facts):
         images: of each class.
         shots: drawn per class; None took all.
         seed: of the draw.
+        class_weight: how much the images of each class counted; None is the same.
         corrections: how many of the images a person had corrected.
         left_out: training images of the data that were not learned from.
         started_from: fingerprint of what was learned before, where training went on from it.
@@ -58,6 +60,7 @@ class DataSummary(Facts):
     images: dict[str, int]
     shots: int | None
     seed: int
+    class_weight: ClassWeight = None
     corrections: int = 0
     left_out: int = 0
     started_from: str | None = None
@@ -67,28 +70,6 @@ class DataSummary(Facts):
     def seen(self) -> frozenset[str]:
         """The pictures that were learned from, see `picture_id`."""
         return frozenset(self.pictures[at : at + 12] for at in range(0, len(self.pictures), 12))
-
-
-class Scored(Facts):
-    """What one evaluation of an adapter found.
-
-    Attributes:
-        data: name of the data.
-        split: test, or all.
-        images: how many were scored.
-        learned_from: how many of them it had learned from; None if that is not known.
-        accuracy: share of right answers.
-        ece: expected calibration error.
-        date: in UTC.
-    """
-
-    data: str
-    split: str
-    images: int
-    learned_from: int | None
-    accuracy: float
-    ece: float
-    date: str
 
 
 class Card(Facts):
@@ -361,6 +342,8 @@ def load_adapter(
         )
     method = build_method(settings, backbone, card.seed)
     method.allot(len(card.learned_space), card.training.images)
+    if card.training.weighted:
+        method.weigh(card.training.images)
     learned = method.state_dict()
     for name in sorted(learned.keys() ^ tensors.keys()):
         how = "lacks" if name in learned else "has an unknown"

@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCardData
-from huggingface_hub.utils import (  # type: ignore[attr-defined]
+from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
@@ -103,9 +102,7 @@ def push(
     text = model_card(card, repo_id, license)
     with _explained(repo_id, f"cannot push to '{repo_id}'"):
         api = HfApi(endpoint=huggingface_hub.constants.ENDPOINT, token=token)
-        # Where it is not asked for, an organisation's own rule decides.
-        hidden: dict[str, Any] = {"private": True} if private else {}
-        place = api.create_repo(repo_id, exist_ok=True, **hidden)
+        place = api.create_repo(repo_id, exist_ok=True, private=private or None)
         if private and not api.model_info(repo_id).private:
             raise PromptPrismError(
                 f"'{repo_id}' is there and everybody can see it: make it private on its page, choose another "

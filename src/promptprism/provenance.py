@@ -64,6 +64,28 @@ class BackboneFacts(Facts):
         )
 
 
+class Scored(Facts):
+    """What one evaluation of an adapter found.
+
+    Attributes:
+        data: name of the data.
+        split: test, or all.
+        images: how many were scored.
+        learned_from: how many of them it had learned from; None if that is not known.
+        accuracy: share of right answers.
+        ece: expected calibration error.
+        date: in UTC.
+    """
+
+    data: str
+    split: str
+    images: int
+    learned_from: int | None
+    accuracy: float
+    ece: float
+    date: str
+
+
 class Meter:
     """Measures from the moment it is made until `cost` is called, which may be more than once."""
 

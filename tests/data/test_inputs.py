@@ -69,7 +69,7 @@ def test_labels_are_names_or_indices():
     [
         (["a", "b"], None, "3 images but 2 labels"),
         ([0, 1, 0], None, "give class_names"),
-        ([None] * 3, None, "all class names or all indices"),
+        ([None] * 3, None, "3 of 3 labels are missing, first: label 0 is None"),
         (["a", "b", "c"], ["a", "b"], "label 'c' is none of the 2 class names"),
         (["a", "b", "c"], "abc", "must be a list of at least one name, got 'abc'"),
         ([0, 1, 2], ["a", "b"], "label 2 "),

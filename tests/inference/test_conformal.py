@@ -25,7 +25,7 @@ def drawn(n, classes, seed):
 
 def test_scores_in_closed_form():
     assert nonconformity(ROW, "lac").tolist() == [[0.5, 0.875, 0.75, 0.875]]
-    assert nonconformity(ROW, "aps").tolist() == [[0.5, 0.875, 0.75, 1.0]]  # equal ones in their order
+    assert nonconformity(ROW, "aps").tolist() == [[0.0, 0.75, 0.5, 0.875]]  # equal ones in their order
 
 
 def test_the_quantile_is_the_smallest_that_enough_scores_reach():
@@ -75,6 +75,17 @@ def test_over_all_ways_to_choose_the_new_photo_coverage_is_at_least_stated(n, al
     assert held >= (1 - alpha) * (n + 1) - 1e-9
 
 
+def test_a_model_that_is_sure_has_small_sets_all_the_same():
+    generator = torch.Generator().manual_seed(1)
+    logits = 4 * torch.randn(4000, 10, generator=generator)
+    labels = logits.softmax(-1).multinomial(1, generator=generator)[:, 0]  # right in 3 of 4
+    shares = logits.softmax(-1)
+    sets = fit_sets(shares[:2000], labels[:2000], 0.1, "aps", False)
+    within = sets.of(shares[2000:])
+    covered = within.gather(-1, labels[2000:, None]).float().mean()
+    assert 0.88 < covered < 0.92 and within.sum(-1).float().mean() < 1.7
+
+
 @pytest.mark.parametrize("score", ["lac", "aps"])
 def test_within_each_class_coverage_is_at_least_stated_on_many_new_photos(score):
     held = torch.zeros(4)
@@ -115,11 +126,11 @@ def test_mapie_gives_the_same_sets(score, alpha, monkeypatch):
     probabilities = probabilities.double()
     probabilities = probabilities / probabilities.sum(-1, keepdim=True)
     extra = {}
-    if score == "aps":  # without its random part
+    if score == "aps":  # with 1 for each random number
         aps = pytest.importorskip("mapie.conformity_scores.sets.aps")
-        zeros = SimpleNamespace(uniform=lambda size: np.zeros(size))
-        monkeypatch.setattr(aps, "check_random_state", lambda _: zeros)
-        extra = {"conformity_score_params": {"include_last_label": False}}
+        ones = SimpleNamespace(uniform=lambda size: np.ones(size))
+        monkeypatch.setattr(aps, "check_random_state", lambda _: ones)
+        extra = {"conformity_score_params": {"include_last_label": True}}
     theirs = classification.SplitConformalClassifier(
         Scores(6), confidence_level=1 - alpha, conformity_score=score, prefit=True
     ).conformalize(probabilities[:300].numpy(), labels[:300].numpy())

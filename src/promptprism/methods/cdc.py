@@ -17,10 +17,12 @@ from promptprism.evidence import (
     EvidenceKind,
     FusionRule,
     Opinion,
+    PartOfOpinion,
     distance_factors,
     to_evidence,
     trusted_cross_entropy,
 )
+from promptprism.evidence.fusion import find_fusion
 from promptprism.methods.base import MethodSettings
 from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.objectives import (
@@ -29,9 +31,11 @@ from promptprism.methods.objectives import (
     DiversityLevel,
     consistency_loss,
     diversity_loss,
+    image_mean,
     logit_consistency_loss,
+    softmax_loss,
 )
-from promptprism.methods.templated import TemplateMethod, TemplateSettings, softmax_loss
+from promptprism.methods.templated import TemplateMethod, TemplateSettings
 from promptprism.prompts import encode_image
 
 
@@ -119,21 +123,25 @@ class Cdc(TemplateMethod):
         """Whether the logit of a class is the same in every label space."""
         return not self.settings.distance_aware
 
-    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:
+    def forward(
+        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
+    ) -> Tensor:
         """Trusted loss + beta * diversity + gamma * consistency."""
         settings = self.settings
         image, text = self.image_features(views), self.text_features(texts)
         logits = self.backbone.logits(image, self.with_offsets(text, texts.space))
         if settings.head == "evidential":
-            loss = self._trusted_loss(logits, labels, epoch)
+            loss = self._trusted_loss(logits, labels, epoch, weights)
         else:
-            loss = softmax_loss(logits, labels)
+            loss = softmax_loss(logits, labels, weights)
         if settings.diversity_weight:
             vectors = self._diversity_vectors(image, text, texts)
-            diversity = diversity_loss(vectors, settings.diversity_form, settings.diversity_margin)
+            form = settings.diversity_form, settings.diversity_margin
+            of_images = weights if settings.diversity_level == "image" else None
+            diversity = diversity_loss(vectors, *form, of_images)
             loss = loss + settings.diversity_weight * diversity
         if settings.consistency_weight:
-            loss = loss + settings.consistency_weight * self._consistency(views, text, logits, texts)
+            loss = loss + settings.consistency_weight * self._consistency(views, text, logits, texts, weights)
         return loss
 
     def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
@@ -150,15 +158,15 @@ class Cdc(TemplateMethod):
             return CdcClassifier(**parts, settings=settings, factors=factors)
         return CdcClassifier(**parts, settings=settings, factors=factors, fusion=settings.fusion)
 
-    def _trusted_loss(self, logits: Tensor, labels: Tensor, epoch: int) -> Tensor:
+    def _trusted_loss(self, logits: Tensor, labels: Tensor, epoch: int, weights: Tensor | None) -> Tensor:
         settings = self.settings
         opinions, fused = form_opinions(logits, settings)
         kl_weight = settings.kl_weight * min(1.0, (epoch + 1) / settings.anneal)
         loss = logits.new_zeros(())
         if settings.loss_on != "fused":
-            loss = loss + trusted_cross_entropy(opinions, labels, kl_weight).mean()
+            loss = loss + image_mean(trusted_cross_entropy(opinions, labels, kl_weight), weights)
         if settings.loss_on != "templates":
-            loss = loss + trusted_cross_entropy(fused, labels, kl_weight).mean()
+            loss = loss + image_mean(trusted_cross_entropy(fused, labels, kl_weight), weights)
         return loss
 
     def _diversity_vectors(self, image: Tensor, text: Tensor, texts: Texts) -> Tensor:
@@ -169,13 +177,15 @@ class Cdc(TemplateMethod):
             return image
         return text - texts.zero_shot_features if level == "text_centered" else text
 
-    def _consistency(self, views: Tensor, text: Tensor, logits: Tensor, texts: Texts) -> Tensor:
+    def _consistency(
+        self, views: Tensor, text: Tensor, logits: Tensor, texts: Texts, weights: Tensor | None
+    ) -> Tensor:
         anchor = texts.zero_shot_features
         if self.settings.consistency_form != "kl":
             return consistency_loss(text, anchor, self.settings.consistency_form)
         with torch.no_grad():
             zero_shot = self.backbone.logits(encode_image(self.backbone, views), anchor)
-        return logit_consistency_loss(logits, zero_shot)
+        return logit_consistency_loss(logits, zero_shot, weights)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -189,6 +199,12 @@ class CdcClassifier(Classifier):
 
     settings: CdcSettings
     factors: Tensor | None
+
+    @property
+    def by_class(self) -> bool:
+        """Whether a part of the classes can be asked for; the factors take the leading one of all."""
+        fusion = None if self.fusion is None else find_fusion(self.fusion)
+        return self.factors is None and (fusion is None or fusion.by_class)
 
     def logits(self, views: Tensor) -> Tensor:
         """Logits [M, B, K] of views [M or 1, B, 3, H, W]."""
@@ -204,6 +220,15 @@ class CdcClassifier(Classifier):
     def opinions(self, logits: Tensor) -> tuple[Opinion, Opinion]:
         """Opinions of the templates [M, B, K] and the fused one [B, K]."""
         return form_opinions(logits, self.settings) if self.evidential else super().opinions(logits)
+
+    def part_of_opinions(
+        self, logits: Tensor, mean: Callable[[], Tensor], strength: Callable[[], Tensor]
+    ) -> PartOfOpinion:
+        """Opinions [M, B, k] of the templates on some of the classes."""
+        settings, classes = self.settings, len(self.space)
+        centre = mean() if settings.evidence == "exp_centered" else None
+        evidence = to_evidence(logits, settings.evidence, settings.temperature, centre)
+        return PartOfOpinion(torch.log1p(evidence / classes), classes, strength)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Class probabilities [B, K]: the fused opinion's expected ones, at the temperature."""

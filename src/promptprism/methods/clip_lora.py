@@ -23,7 +23,7 @@ from promptprism.methods.base import (
     WeightDecay,
 )
 from promptprism.methods.classifier import Classifier, Texts
-from promptprism.methods.templated import softmax_loss
+from promptprism.methods.objectives import softmax_loss
 from promptprism.prompts import encode_image, encode_text
 from promptprism.prompts.learner import local_generator
 from promptprism.prompts.low_rank import LowRankLearner, check_blocks
@@ -83,7 +83,9 @@ class ClipLora(Method):
         """Gradients go through both towers."""
         return Shape(image_learns=True)
 
-    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:
+    def forward(
+        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
+    ) -> Tensor:
         """Cross-entropy."""
         if epoch != self._epoch:  # as a resumed run begins it
             self._epoch = epoch
@@ -95,9 +97,9 @@ class ClipLora(Method):
         )
         # What is computed a second time in the backward pass would leave out something else.
         text = encode_text(adapted, texts.tokens, memory_mb=math.inf)
-        return softmax_loss(self.backbone.logits(encode_image(adapted, views), text), labels)
+        return softmax_loss(self.backbone.logits(encode_image(adapted, views), text), labels, weights)
 
-    def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:  # noqa: ARG002
+    def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
         """Zero-shot CLIP with other weights."""
         backbone = self.backbone
         merged = backbone.with_towers(self.text.merge(backbone.text), self.vision.merge(backbone.vision))

@@ -11,8 +11,7 @@ from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
 from promptprism.methods.base import Epochs, LearningRate, Method, MethodSettings, Optimizer, Shape, Views
 from promptprism.methods.classifier import Classifier, Texts
-from promptprism.methods.objectives import consistency_loss
-from promptprism.methods.templated import softmax_loss
+from promptprism.methods.objectives import consistency_loss, softmax_loss
 from promptprism.prompts import encode_image, encode_text
 from promptprism.prompts.representation import RepresentationLearner, both_features
 
@@ -99,15 +98,19 @@ class Mmrl(Method):
         tokens, _ = self.learner()
         return encode_text(self.backbone, texts.tokens, tokens, insert_at=self.first_layer)
 
-    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
+    def forward(
+        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
+    ) -> Tensor:
         """Both cross-entropies, and the distances of both features to the frozen ones (eqs. 15-18)."""
         settings, learner, backbone = self.settings, self.learner, self.backbone
         text, (_, tokens) = self.text_features(texts), learner()
         image, own = both_features(backbone, views, tokens, self.first_layer, learner.projection)
         with torch.no_grad():
             frozen = encode_image(backbone, views)
-        losses = [softmax_loss(backbone.logits(features, text), labels) for features in (image, own)]
-        distance = consistency_loss(image, frozen) + consistency_loss(text, texts.zero_shot_features)
+        losses = [softmax_loss(backbone.logits(features, text), labels, weights) for features in (image, own)]
+        distance = consistency_loss(image, frozen, weights=weights) + consistency_loss(
+            text, texts.zero_shot_features
+        )
         return (
             settings.alpha * losses[0] + (1 - settings.alpha) * losses[1] + settings.regularisation * distance
         )

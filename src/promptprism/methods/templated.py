@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -10,13 +9,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from promptprism.data.batches import labels_of
 from promptprism.data.names import LabelSpace
 from promptprism.data.records import Records
 from promptprism.data.views import view_names
-from promptprism.errors import PromptPrismWarning
+from promptprism.errors import warn
 from promptprism.methods.base import Method, MethodSettings, Shape
 from promptprism.methods.classifier import Classifier, Texts
-from promptprism.methods.frozen import frozen_features, labels_of
+from promptprism.methods.frozen import frozen_features, weights_of
+from promptprism.methods.objectives import softmax_loss
 from promptprism.prompts import PromptLearner, encode_image, encode_text
 from promptprism.prompts.text import TEXT_MEMORY_MB
 
@@ -118,11 +119,9 @@ class TemplateMethod(Method):
         coupled = settings.coupled
         if coupled and not backbone.vision_layers and not self.needs_vision_prompts:
             coupled = False
-            warnings.warn(
+            warn(
                 f"the image tower of backbone {backbone.name!r} has no tokens that prompts may join: the "
                 f"templates of {self.name!r} live in the text alone, as with coupled=False",
-                PromptPrismWarning,
-                stacklevel=2,
             )
         self.learner = PromptLearner(
             backbone,
@@ -145,7 +144,7 @@ class TemplateMethod(Method):
         wanted = self.settings.class_offsets
         return self.backbone.few_names if wanted is None else wanted
 
-    def allot(self, classes: int, images: int) -> None:  # noqa: ARG002
+    def allot(self, classes: int, images: int) -> None:
         """Make room for the offsets."""
         if self.has_offsets:
             shape = self.settings.templates, classes, self.backbone.embed_dim
@@ -157,8 +156,10 @@ class TemplateMethod(Method):
             return
         with torch.inference_mode(False), torch.no_grad():
             images = F.normalize(frozen_features(self.backbone, records), dim=-1)
+            if (weights := weights_of(records)) is not None:
+                images = images * weights.to(images).unsqueeze(-1)
             sums = images.new_zeros(len(texts.space), images.shape[1])
-            sums.index_add_(0, labels_of(records, images), images)
+            sums.index_add_(0, labels_of(records, images.device), images)
             self.offsets.copy_(F.normalize(sums, dim=-1) - self.text_features(texts))
 
     @property
@@ -200,15 +201,16 @@ class TemplateMethod(Method):
         if offsets is None:
             return text
         if learned is not None:
-            places = {key: place for place, key in enumerate(learned.keys)}
-            rows = torch.tensor([places.get(key, -1) for key in space.keys], device=text.device)
+            rows = torch.tensor(learned.places(space), device=text.device)
             offsets = offsets[:, rows] * (rows >= 0).unsqueeze(-1)
         return F.normalize(text + offsets, dim=-1)
 
-    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
+    def forward(
+        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
+    ) -> Tensor:
         """Cross-entropy, averaged over templates and images."""
         text = self.with_offsets(self.text_features(texts), texts.space)
-        return softmax_loss(self.backbone.logits(self.image_features(views), text), labels)
+        return softmax_loss(self.backbone.logits(self.image_features(views), text), labels, weights)
 
     def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
         """M text classifiers on image features under the M templates, softmax head."""
@@ -226,8 +228,3 @@ class TemplateMethod(Method):
             "first_layer": self.settings.vision_from,
             "pool_prompts": self.settings.pool_prompts,
         }
-
-
-def softmax_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of logits [M, B, K] with labels [B], averaged over templates and images."""
-    return F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))

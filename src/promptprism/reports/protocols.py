@@ -187,8 +187,7 @@ def _transfer(runs: Runs, published: Published, against: str | None) -> Made:
         gain = gains(averages, against, {method: figures[-1] for method, figures in theirs.items()})
         for row, figures, mark in found:
             lines.append(Line(data, row.label, (*figures, averages[row], gain.get(row)), mark))
-    for method, known_figures in theirs.items():
-        lines.append(Line("imagenet", method, (*known_figures, None), published=True))
+    lines += [Line("imagenet", one, (*theirs[one], None), published=True) for one in theirs]
     return (*parts, "average", "gain"), lines
 
 

@@ -1,10 +1,8 @@
 """One training over several devices of this machine: a process for each, started here, that share every step.
 
-Each process runs the one loop on its share of a step's images and texts; see
-`promptprism.backbones.ranks`. What
-is learned does not depend on their number: views depend on (seed, epoch, index, template) only, and every
-process
-has the gradients of the whole step. On a CPU a device is a process of one thread.
+Each process runs the one loop on its share of a step's images and texts; see `promptprism.backbones.ranks`.
+What is learned does not depend on their number: views depend on (seed, epoch, index, template) only, and
+every process has the gradients of the whole step. On a CPU a device is a process of one thread.
 """
 
 from __future__ import annotations
@@ -36,14 +34,15 @@ from promptprism.training.checkpoint import Epoch, Run, load_checkpoint, save_ch
 from promptprism.training.loop import Training, interrupted
 from promptprism.training.schedule import make_optimizer
 
-# A server that has imported everything once starts the processes of this training and of the next; where
-# there is
-# none, each imports for itself.
-_START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+#: A server that has imported everything once starts the processes of this training and of the next; where
+#: there is none, each imports for itself.
+START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 # A process that loses another one hears of it in its next sum; that other one is to be told of, not this.
 _AFTER_THE_DEAD = 10.0
 # Seconds between looks at what the processes tell.
 _LOOK = 0.5
+# More processes a core than anybody means.
+_A_CORE = 4
 
 
 def check_devices(devices: int, method: Method) -> None:
@@ -58,6 +57,12 @@ def check_devices(devices: int, method: Method) -> None:
     if find_spec("lightning_fabric") is None:
         raise PromptPrismError(
             f"devices={devices} needs Lightning Fabric: pip install 'promptprism[distributed]'"
+        )
+    cores = os.cpu_count() or 1
+    if kind == "cpu" and devices > _A_CORE * cores:
+        raise PromptPrismError(
+            f"devices={devices}, and this machine has {cores} cores; each device is a process of one thread: "
+            f"give {cores} or less"
         )
     there = torch.cuda.device_count() if kind == "cuda" else 1 if kind == "mps" else devices
     if devices > there:
@@ -140,14 +145,14 @@ def _join(task: _Task, kind: str, callback: Callable[[Epoch], None] | None) -> f
     """
     multiprocessing.set_forkserver_preload([__name__, "lightning_fabric"])
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells whom it ends
-    context = multiprocessing.get_context(_START)
+    context = multiprocessing.get_context(START)
     peak, told = context.Value("d", 0.0), context.SimpleQueue()
     processes: Any = None
     try:
         # By value: what torch sends itself takes a file descriptor for every tensor.
         content = pickle.dumps(task)
         processes = multiprocessing.start_processes(  # type: ignore[attr-defined, no-untyped-call]
-            _work, (content, kind, peak, told), task.size, join=False, start_method=_START
+            _work, (content, kind, peak, told), task.size, join=False, start_method=START
         )
         ended = False
         while not ended:
@@ -192,6 +197,8 @@ def _work(rank: int, content: bytes, kind: str, peak_memory_mb: Any, told: Any) 
     backbone, first = task.backbone.to(fabric.device), rank == 0
     method = build_method(task.settings, backbone, task.run.seed)
     method.allot(len(task.space), len(task.records))
+    if task.run.weights_digest:
+        method.weigh(len(task.records))
     optimizer, meter = make_optimizer(task.settings, method.parameters()), Meter(fabric.device)
     history, seconds = load_checkpoint(task.start, task.run, method, optimizer)
     meter.add(seconds)

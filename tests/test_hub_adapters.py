@@ -15,10 +15,11 @@ from toys import colours, picture
 from typer.testing import CliRunner
 
 from promptprism import PromptPrism, load_model
-from promptprism.adapter import CARD, TENSORS, Scored, note, read_card
+from promptprism.adapter import CARD, TENSORS, note, read_card
 from promptprism.cli import app
 from promptprism.errors import PromptPrismError
 from promptprism.hub import fetch, model_card, push
+from promptprism.provenance import Scored
 
 SRC = Path(__file__).parents[1] / "src"
 pytestmark = pytest.mark.filterwarnings("ignore:the run collapsed")
