@@ -1,7 +1,6 @@
 """What a second process is worth, what an engine costs, and what very large work would cost by that.
 
     python -m benchmarks.scale --json -
-    python -m benchmarks.scale --json benchmarks/results/scale.json --page docs/explanation/scale.md
 
 One process against two on two cores, each of one thread: photos of MiniWorld in shards, the cells of a suite,
 and training with 1,000 classes (`--devices`). Shards and cells are measured at two sizes each, and
