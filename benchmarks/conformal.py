@@ -171,9 +171,9 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
             parts.setdefault((row["data"], row["part"]), {})[row["score"]] = row
     for (data, part), of in parts.items():
         cells = [data, part, of["lac"]["classes"], _percent(of["lac"]["accuracy"])]
-        for row in (of.get(score) for score in ("lac", "aps")):
-            covered = row and f"{_percent(row['coverage'])} ± {_percent(row['coverage_deviation'])}"
-            cells += [covered or "–", f"{float(row['size']):.2f}" if row else "–"]
+        for one in (of.get(score) for score in ("lac", "aps")):
+            covered = one and f"{_percent(one['coverage'])} ± {_percent(one['coverage_deviation'])}"
+            cells += [covered or "–", f"{float(one['size']):.2f}" if one else "–"]
         lines.append(
             f"| {' | '.join(cells)} | {_percent(of['lac']['answered'])} | {_percent(of['lac']['wrong'])} |"
         )

@@ -15,7 +15,7 @@ from promptprism.reports.results import Row, Run
 from promptprism.reports.trust import parts_of, runs_of, trusted
 
 
-@styled()
+@styled()  # type: ignore[untyped-decorator]
 def reliability_diagram(results: Iterable[CellResult], suite: Suite | None = None) -> Drawing:
     """Accuracy against confidence: a column for each row of results, a line for each part.
 
@@ -46,7 +46,7 @@ def reliability_diagram(results: Iterable[CellResult], suite: Suite | None = Non
     return drawing
 
 
-@styled()
+@styled()  # type: ignore[untyped-decorator]
 def risk_coverage(results: Iterable[CellResult], suite: Suite | None = None) -> Drawing:
     """Share of wrong answers against the share of images answered, a panel for each part.
 
