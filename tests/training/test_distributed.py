@@ -119,6 +119,13 @@ def test_a_killed_distributed_process_is_named_and_another_number_goes_on(tiny, 
 
 
 @pytest.mark.slow
+def test_representation_tokens_of_cdc_on_patches_apart_are_split_too(tiny):
+    settings = {"learner": "mmrl", "templates": 2, "width": 8, "decoupling": "patches"}
+    one, two = (tensors(train(tiny, "cdc", count, settings=settings)) for count in (1, 2))
+    assert one["learner.tokens"].shape == (2, 5, 8) and farthest(one, two) == 0
+
+
+@pytest.mark.slow
 def test_distributed_training_says_why_it_fails(tiny):
     with pytest.raises(PromptPrismError, match=r"^device \d of 2 failed: maple diverged: .*try a smaller lr"):
         train(tiny, "maple", 2, settings={"lr": 1e30})
@@ -126,12 +133,13 @@ def test_distributed_training_says_why_it_fails(tiny):
 
 
 def test_distributed_training_is_refused_before_it_starts(tiny, monkeypatch):
-    def refused(message, method="coop", devices=2):
+    def refused(message, method="coop", devices=2, **settings):
         with pytest.raises(PromptPrismError, match=message):
-            train(tiny, method, devices)
+            train(tiny, method, devices, settings=settings)
 
     refused("devices is 0: give 1 or more", devices=0)
     refused("steps of method 'clip-lora' cannot be shared", "clip-lora")
+    refused("steps of learner 'lora' of method 'cdc' cannot be shared", "cdc", learner="lora")
     cuda = SimpleNamespace(device=torch.device("cuda"))
     method = SimpleNamespace(name="coop", splits=True, settings=make_settings("coop"), backbone=cuda)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

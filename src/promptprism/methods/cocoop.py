@@ -13,7 +13,8 @@ from promptprism.backbones import Backbone
 from promptprism.data.names import LabelSpace
 from promptprism.methods.base import Epochs, LearningRate, Method, MethodSettings, Shape
 from promptprism.methods.classifier import Classifier, Texts
-from promptprism.methods.templated import InitialPhrase, softmax_loss
+from promptprism.methods.learner import softmax_loss
+from promptprism.methods.templated import InitialPhrase
 from promptprism.prompts import PromptLearner, encode_image, encode_text
 from promptprism.prompts.learner import linear_start, local_generator
 

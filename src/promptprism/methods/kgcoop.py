@@ -8,8 +8,8 @@ from torch import Tensor
 from promptprism.methods.base import BatchSize, Epochs, MethodSettings
 from promptprism.methods.classifier import Texts
 from promptprism.methods.coop import CoOp, CoOpSettings
+from promptprism.methods.learner import softmax_loss
 from promptprism.methods.objectives import consistency_loss
-from promptprism.methods.templated import softmax_loss
 
 
 class KgCoOpSettings(CoOpSettings):

@@ -13,7 +13,8 @@ from promptprism.data.names import check_phrase
 from promptprism.methods.base import Epochs, MethodSettings, Shape
 from promptprism.methods.classifier import Texts
 from promptprism.methods.coop import CoOp, CoOpSettings
-from promptprism.methods.templated import NoOffsets, softmax_loss
+from promptprism.methods.learner import softmax_loss
+from promptprism.methods.templated import NoOffsets
 
 
 class ProGradSettings(CoOpSettings):

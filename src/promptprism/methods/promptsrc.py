@@ -14,8 +14,9 @@ from promptprism.errors import PromptPrismError
 from promptprism.methods.base import MethodSettings, Shape
 from promptprism.methods.classifier import Texts
 from promptprism.methods.ivlp import Ivlp, IvlpSettings
+from promptprism.methods.learner import softmax_loss
 from promptprism.methods.objectives import logit_consistency_loss
-from promptprism.methods.templated import NoOffsets, softmax_loss
+from promptprism.methods.templated import NoOffsets
 from promptprism.prompts import encode_image
 
 #: The 60 phrases that the public code averages for every data set, of CLIP's 80 for ImageNet.

@@ -26,7 +26,7 @@ from promptprism.methods.base import (
 )
 from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.frozen import frozen_features, labels_of
-from promptprism.methods.templated import softmax_loss
+from promptprism.methods.learner import softmax_loss
 from promptprism.prompts import encode_image
 
 
