@@ -77,8 +77,8 @@ class Mmrl(LearnerMethod):
         if not (backbone.text.causal and vision.reads_one and vision.norm is not None):
             raise PromptPrismError(
                 f"{self.label.capitalize()} needs a causal text tower and an image tower of plain blocks "
-                f"that is read at its class token, as CLIP's own; backbone {backbone.name!r} has others. Take a "
-                "CLIP ViT, or learn prompts (maple, coop)."
+                f"that is read at its class token, as CLIP's own; backbone {backbone.name!r} has others. Take "
+                "a CLIP ViT, or learn prompts (maple, coop)."
             )
         layers = backbone.prompt_layers
         first = max(2, layers // 2) if settings.first_layer is None else settings.first_layer
