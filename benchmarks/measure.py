@@ -37,6 +37,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+def called(data: str) -> str:
+    """What the rows call data: of a folder its own name."""
+    return Path(data).name if Path(data).is_dir() else data
+
+
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Rows of a CSV file; none if there is no file."""
     if not path.exists():

@@ -6,12 +6,12 @@
 One labelled image per class to begin with; each round adds as many labels as there are classes. The learner
 is logistic regression on the frozen image features (linear-probe), which takes seconds where training takes
 minutes; images are chosen from the training images, and accuracy is that on the test images. Data
-with a backbone of its own kind: the one for drawings, or the one for photos.
+with a backbone of its own kind: the one for drawings, or the one for photos. Rows are written after each data
+set; one that the file has is not measured again.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Annotated, Any
 
@@ -20,12 +20,13 @@ import typer
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.measure import CsvFile, append_rows, machine
+from benchmarks.measure import CsvFile, append_rows, called, is_there, machine
 from promptprism.backbones import as_backbone
+from promptprism.data.batches import labels_of
 from promptprism.data.registry import load_data
 from promptprism.data.splits import few_shot
 from promptprism.inference.suggest import worth_labelling
-from promptprism.methods.frozen import frozen_features, labels_of
+from promptprism.methods.frozen import frozen_features
 from promptprism.methods.linear_probe import solve
 
 _STRENGTH = 0.316  # CLIP's own, and linear-probe's where there are no validation images
@@ -77,7 +78,7 @@ def measure(data: str, rounds: int, seeds: int) -> list[dict[str, Any]]:
     dataset = load_data(data)
     backbone = as_backbone("auto", dataset.name, None, "auto", "auto")
     train, test = (frozen_features(backbone, records) for records in (dataset.train, dataset.test))
-    labels, truth = labels_of(dataset.train, train), labels_of(dataset.test, test)
+    labels, truth = labels_of(dataset.train, train.device), labels_of(dataset.test, test.device)
     place = {id(record): number for number, record in enumerate(dataset.train)}
     rows = []
     for chosen in ("suggest", "random"):
@@ -88,7 +89,7 @@ def measure(data: str, rounds: int, seeds: int) -> list[dict[str, Any]]:
             curves.append(accuracies(train, labels, test, truth, start, rounds, suggested, seed))
         rows += [
             {
-                "data": Path(data).name if Path(data).is_dir() else data,
+                "data": called(data),
                 "backbone": backbone.name,
                 "chosen": chosen,
                 "labels": (number + 1) * len(dataset.class_names),
@@ -111,6 +112,8 @@ def main(
 ) -> None:
     """Measure how accuracy grows with labels."""
     for name in data:
+        if is_there(csv_file, {"data": called(name)}):
+            continue
         rows = measure(name, rounds, seeds)
         for row in rows:
             typer.echo(f"{row['data']} {row['chosen']} {row['labels']}: {row['accuracy']:.4f}")

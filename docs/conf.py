@@ -103,7 +103,8 @@ def _python() -> str:
     for name in sorted(names, key=lambda name: (name != "PromptPrism", name)):
         found = getattr(promptprism, name)
         kind = "autoexception" if name.endswith("Error") else kinds[isinstance(found, type)]
-        lines += [f"## {name}\n", f"```{{eval-rst}}\n.. {kind}:: promptprism.{name}\n```\n"]
+        whole = "\n   :inherited-members:" if name == "PromptPrism" else ""
+        lines += [f"## {name}\n", f"```{{eval-rst}}\n.. {kind}:: promptprism.{name}{whole}\n```\n"]
     return "\n".join(lines)
 
 

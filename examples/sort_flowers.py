@@ -78,10 +78,12 @@ def main(
     asked: Annotated[int, typer.Option("--review", help="Photos that somebody looks at.")] = 60,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Settings of the method.")] = None,
     backbone: Annotated[str, typer.Option(help="See promptprism fit.")] = "auto",
+    method: Annotated[str, typer.Option(help="See promptprism fit.")] = "cdc",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write what came of it here.")] = None,
 ) -> None:
     """Go the whole way, and print the accuracy before and after."""
     data = data or Path(os.environ.get("PROMPTPRISM_DATA", ".")) / "flowers12"
-    options = ["--shots", "all", "--backbone", backbone]
+    options = ["--shots", "all", "--backbone", backbone, "--method", method]
     options += [word for one in settings or () for word in ("--set", one)]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -97,6 +99,9 @@ def main(
             found = work / f"{name}.json"
             promptprism("evaluate", work / name, work / "rest", "--json", found)
             accuracy[name] = json.loads(found.read_text())["accuracy"]
+    if json_file:
+        facts = {"data": data.name, "method": method, "shots": shots, "photos": len(truth), "reviewed": asked}
+        json_file.write_text(json.dumps(facts | accuracy, indent=2) + "\n")
     print(
         f"\n{len(truth)} photos answered, {asked} looked at. Accuracy on other photos: "
         f"{accuracy['before']:.1%} before, {accuracy['after']:.1%} after"

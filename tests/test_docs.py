@@ -1,9 +1,12 @@
+import csv
 import json
 import re
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import typer
@@ -106,7 +109,8 @@ def commands():
 
 
 @pytest.mark.parametrize("line", list(commands()))
-def test_commands_in_the_documentation_exist_with_their_options(line):
+def test_commands_in_the_documentation_exist_with_their_options(line, monkeypatch):
+    monkeypatch.setattr("promptprism.hub.fetch", Path)  # an example's owner is nobody
     _, *words = shlex.split(line, comments=True)
     command = typer.main.get_command(app)
     while hasattr(command, "commands"):
@@ -158,6 +162,39 @@ def test_the_short_table_of_photos_is_of_the_results():
     pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/results.md")]
     tables = [table for page in pages for table in re.findall(below, page, re.MULTILINE)]
     assert tables and all(table == made for table in tables), made
+
+
+def test_the_table_of_suggested_labels_is_that_of_the_benchmark():
+    with (ROOT / "benchmarks/results/suggest.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    told: dict[tuple[str, str], list[str]] = {}
+    for row in sorted(rows, key=lambda row: row["chosen"], reverse=True):  # suggest, random
+        figure = f"{100 * float(row['accuracy']):.1f} ± {100 * float(row['deviation']):.1f}"
+        told.setdefault((row["data"], row["labels"]), []).append(figure)
+    page = (ROOT / "docs/how-to/learn-again.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- suggest: begin -->")[2].partition("<!-- suggest: end -->")[0]
+    lines = [f"| {' | '.join([*place, *figures])} |" for place, figures in told.items()]
+    assert table.strip().splitlines()[2:] == lines
+
+
+def test_the_tutorial_tells_what_few_photos_gave():
+    every = [
+        result
+        for result in read_results(ROOT / "results/photos.jsonl")
+        if (result.cell.protocol, result.cell.data) == ("few-shot", "eurosat")
+    ]
+
+    def figures(method, shots):
+        runs = [one for one in every if (one.cell.method, one.cell.shots) == (method, shots)]
+        right = [100 * run.scores["test"].accuracy for run in runs]
+        return fmean(right), fmean(run.training.cost.seconds for run in runs), runs[0].training.images
+
+    text = " ".join((ROOT / "docs/tutorials/own-photos.md").read_text(encoding="utf-8").split())
+    one, four, (sixteen, seconds, images) = (figures("cdc", shots) for shots in (1, 4, 16))
+    told = f"{one[0]:.1f} % right after one photo of each, {four[0]:.1f} % after four and {sixteen:.1f} %"
+    assert told in text and f"{images} photos of EuroSAT took {seconds:.0f} s" in text
+    right, seconds, _ = figures("linear-probe", 16)
+    assert f"`--method linear-probe` {seconds:.0f} s" in text and f"({right:.1f} %)" in text
 
 
 @pytest.mark.parametrize(
@@ -220,11 +257,16 @@ def every_command():
 @pytest.mark.parametrize(("name", "command"), every_command(), ids=[name for name, _ in every_command()])
 def test_help_reads_well_in_80_columns(name, command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
     shown = CliRunner().invoke(app, [*name.split()[1:], "--help"], prog_name="promptprism")
     assert shown.exit_code == 0
     lines = shown.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert not any(line.rstrip(" │").endswith("…") for line in lines)  # nothing is cut off
+    said = [line.strip() for line in shown.stdout.split("╭")[0].splitlines()]
+    # Each line of a paragraph is as long as it can be.
+    for line, following in pairwise(said):
+        assert not line or not following or len(line) + len(following.split()[0]) >= 77, line
     context = command.make_context(name, [], resilient_parsing=True)
     silent = [parameter.name for parameter in command.get_params(context) if not parameter.help]
     assert not silent and command.help

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import subprocess
@@ -112,11 +113,16 @@ def test_onnx_graph_says_what_it_is(exported):
 
 
 def test_onnx_with_8_bits_says_what_it_costs(tiny, tmp_path):
-    facts = export(fitted(tiny), tmp_path / "model", int8=True, check=colours(test=8))
-    cost = facts["int8"]
+    model, check = fitted(tiny), colours(test=8)
+    told = dataclasses.replace(check, class_names=tuple(name.upper() for name in check.class_names))
+    cost = export(model, tmp_path / "model", int8=True, check=told)["int8"]
     assert cost["images"] == 32 and cost["data"] == "colours"
     assert 0.9 <= cost["agreement"] <= 1 and 0 < cost["largest_difference"] < 0.1
     assert abs(cost["accuracy"] - cost["accuracy_float32"]) <= 1 - cost["agreement"]
+    assert cost["accuracy_float32"] == pytest.approx(model.score(check))
+    others = dataclasses.replace(check, class_names=("red", "green", "blue", "cat"))
+    with pytest.raises(PromptPrismError, match="1 classes that the model does not know, first: 'cat'"):
+        export(model, tmp_path / "other", int8=True, check=others)
 
 
 def test_onnx_export_refuses_what_cannot_be(tiny, tiny_factory, tmp_path):

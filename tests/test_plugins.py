@@ -154,8 +154,10 @@ def test_plugin_method_works_in_every_command(installed, monkeypatch):
         "datasets: [mini/food]\nshots: [1]\nseeds: [1]\n"
     )
     promptprism("suite", "small.yaml", "--out", "R")
-    rows = promptprism("report", "R", "--table", "base-to-new")["rows"]
+    rows = promptprism("report", "R", "--table", "base-to-new", "--against", "taskres")["rows"]
     assert [method for _, method, *_ in rows] == ["zero-shot", "taskres"]
+    (hm, gain), (own, none) = ((row[4]["mean"], row[5]) for row in rows)
+    assert float(gain) == pytest.approx(100 * (hm - own), abs=0.006) and none is None
 
 
 def test_plugin_example_is_what_its_paper_says(installed, monkeypatch):

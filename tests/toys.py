@@ -37,6 +37,16 @@ def colours(classes: int = 4, train: int = 4, test: int = 3) -> Dataset:
     return Dataset("colours", names, train=records(range(train)), test=records(range(train, train + test)))
 
 
+def colour_folder(root: Path) -> str:
+    """Four colours as a folder: four images of each to train on, three to test."""
+    for name in list(COLOURS)[:4]:
+        for split, numbers in (("train", range(4)), ("test", range(4, 7))):
+            (root / split / name).mkdir(parents=True)
+            for number in numbers:
+                Image.fromarray(picture(name, number)).save(root / split / name / f"{number}.png")
+    return str(root)
+
+
 def quick(method, **settings):
     """Settings of training, for a method that takes steps; none for one that does not."""
     if method == "promptsrc" and settings.get("epochs") == 1:

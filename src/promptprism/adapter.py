@@ -10,15 +10,18 @@ from operator import getitem
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import huggingface_hub
 from pydantic import Field, ValidationError
 from torch import Tensor
 
 import promptprism
 from promptprism.backbones import Backbone, Precision, check_trusted, load_backbone
 from promptprism.data.names import LabelSpace
+from promptprism.data.weights import ClassWeight
 from promptprism.drift import Reference
 from promptprism.errors import PromptPrismError
 from promptprism.files import (
+    check_place,
     check_regular,
     locked,
     read_tensors,
@@ -45,6 +48,7 @@ class DataSummary(Facts):
         images: of each class.
         shots: drawn per class; None took all.
         seed: of the draw.
+        class_weight: how much the images of each class counted; None is the same.
         corrections: how many of the images a person had corrected.
         left_out: training images of the data that were not learned from.
         started_from: fingerprint of what was learned before, where training went on from it.
@@ -56,6 +60,7 @@ class DataSummary(Facts):
     images: dict[str, int]
     shots: int | None
     seed: int
+    class_weight: ClassWeight = None
     corrections: int = 0
     left_out: int = 0
     started_from: str | None = None
@@ -196,12 +201,26 @@ def write_card(path: Path, card: Card) -> None:
     write_text(path / CARD, sealed(whole.model_dump_json(indent=2) + "\n"))
 
 
+def check_own(path: Path) -> None:
+    """Refuse a card that must not be written: that cannot be, or of the hub's cache, which is others' too.
+
+    Raises:
+        PromptPrismError: see above.
+    """
+    if path.resolve().is_relative_to(Path(huggingface_hub.constants.HF_HUB_CACHE).resolve()):
+        raise PromptPrismError(
+            f"'{path}' is of the hub's cache and stays as it came: copy it (cp -rL) and give the copy"
+        )
+    check_place(path / CARD)
+
+
 def note(path: Path, found: Scored | Calibration) -> None:
     """Write what was found into an adapter's card, in the place of an earlier one of its kind.
 
     Raises:
-        PromptPrismError: the card cannot be read or written.
+        PromptPrismError: the card cannot be read or written, see `check_own`.
     """
+    check_own(path)
     with locked(path.with_name(f".{path.name}.lock"), wait=10.0):
         card = read_card(path)
         if isinstance(found, Calibration):
@@ -345,6 +364,8 @@ def load_adapter(
         )
     method = build_method(settings, backbone, card.seed)
     method.allot(len(card.learned_space), card.training.images)
+    if card.training.weighted:
+        method.weigh(card.training.images)
     learned = method.state_dict()
     for name in sorted(learned.keys() ^ tensors.keys()):
         how = "lacks" if name in learned else "has an unknown"

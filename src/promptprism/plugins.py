@@ -1,12 +1,11 @@
 """What installed packages add to ours by entry points: methods, backbones, data sets, rules of fusion."""
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
-from promptprism.errors import PromptPrismWarning
+from promptprism.errors import warn
 
 T = TypeVar("T")
 
@@ -65,8 +64,6 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def _warn(self, point: EntryPoint, why: str) -> None:
         package = point.dist.name if point.dist else "an unknown package"
-        warnings.warn(
+        warn(
             f"'{point.name}' of package '{package}' ({self.group}) is left out: {why}",
-            PromptPrismWarning,
-            stacklevel=4,
         )

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 import promptprism
 from promptprism.data.images import ImageSource, seen_pixels
 from promptprism.drift import Reference
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, needs
 from promptprism.files import check_regular, sha256_of
 
 #: Version of the folder's layout and of the graph's inputs and outputs.
@@ -119,13 +119,8 @@ class Runtime:
         reference = self.facts.get("reference")
         self.reference = None if reference is None else Reference(**reference)
         graph = Path(folder) / GRAPH
-        try:
+        with needs("an exported model", "onnx", ", or onnxruntime alone"):
             import onnxruntime
-        except ImportError as error:
-            raise PromptPrismError(
-                "an exported model runs by onnxruntime, which is not installed: pip install onnxruntime, or "
-                "'promptprism[onnx]'"
-            ) from error
         try:
             check_regular(graph)
             if sha256_of(graph) != self.facts["graph"]:

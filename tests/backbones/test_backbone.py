@@ -69,7 +69,7 @@ def test_quick_gelu_is_folded_and_the_model_stays_the_same():
 def test_tokenize_marks_the_end_and_refuses_what_is_too_long(tiny):
     tokens = tiny.tokenize(["a photo of a cat.", "日本語 🦊"])
     assert tokens.shape == (2, 40)
-    assert tiny.end_positions(tokens).tolist()[0] == 7
+    assert tiny.text.end(tokens).tolist()[0] == 7
     fits = " ".join(["a"] * 38)
     assert tiny.tokenize([fits]).ne(0).all()
     with pytest.raises(PromptPrismError, match=r"'a a a .*40 tokens of backbone 'tiny'"):
@@ -79,7 +79,7 @@ def test_tokenize_marks_the_end_and_refuses_what_is_too_long(tiny):
 def test_eos_pooling_of_custom_text_models(tiny, tiny_factory):
     custom = tiny_factory(custom_text=True, text_cfg={"pool_type": "eos", "eos_id": 49407})
     tokens = tiny.tokenize(["a cat", "a photo of a dog"])
-    assert custom.end_positions(tokens).equal(tiny.end_positions(tokens))
+    assert custom.text.end(tokens).equal(tiny.text.end(tokens))
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ import pytest
 import torch
 from toys import colours
 
-from benchmarks import anytime, evaluation, late_prompts, picture, suggest
+from benchmarks import anytime, conformal, evaluation, late_prompts, picture, suggest
 from benchmarks.measure import write_rows
 from promptprism import PromptPrism
 from promptprism.data.images import load_image
 from promptprism.errors import PromptPrismError
 from promptprism.evidence import Opinion
+from promptprism.inference.conformal import Calibration, Sets
 
 pytestmark = pytest.mark.filterwarnings("ignore:the run collapsed")  # random weights see little
 
@@ -158,3 +159,43 @@ def test_labels_are_added_by_suggestion_and_at_random(tiny, monkeypatch, tmp_pat
     ]
     # They begin with the same images, and end with all there are.
     assert all(rows[at]["accuracy"] == rows[at + 4]["accuracy"] for at in (0, 3))
+
+
+def test_coverage_sizes_and_errors_by_hand():
+    shares = torch.tensor([[0.9, 0.1, 0.0], [0.5, 0.45, 0.05], [0.6, 0.1, 0.3], [0.2, 0.3, 0.5]])
+    labels = torch.tensor([0, 1, 1, 2])
+    found = Calibration(
+        temperature=1,
+        risk=0.3,
+        threshold=0.6,
+        answered=0.5,
+        sets=Sets(score="lac", alpha=0.1, quantiles=(0.6,), n=9),  # p of 0.4 or more is in a set
+        data="made up",
+        n=9,
+    )
+    row = conformal.tried(found, shares.log(), labels)
+    assert row["accuracy"] == 0.5 and row["answered"] == 0.5 and row["wrong"] == 0.5
+    assert row["coverage"] == 0.75 and row["size"] == 1.25 and row["worst_class"] == 0.5
+    by_class = found.model_copy(update={"sets": Sets(score="lac", alpha=0.1, quantiles=(0.6, 1, 0), n=9)})
+    row = conformal.tried(by_class, shares.log(), labels)  # any 1 is in a set, no 2 unless it is first
+    assert row["coverage"] == 1 and row["size"] == 2
+    none = conformal.tried(found.model_copy(update={"threshold": None}), shares.log(), labels)
+    assert none["answered"] == 0 and math.isnan(none["wrong"])
+
+
+@pytest.mark.slow
+def test_conformal_sets_are_tried_on_base_and_new_classes_once(tiny, monkeypatch, tmp_path):
+    monkeypatch.setattr(conformal, "load_data", lambda *_: colours(4, train=16, test=12))
+    monkeypatch.setattr(conformal, "as_backbone", lambda *_: tiny)
+    table = tmp_path / "conformal.csv"
+    for _ in range(2):
+        conformal.main(data=["mini/toy"], epochs=1, draws=5, alpha=0.4, csv_file=table)
+    rows = read(table)
+    assert [(row["part"], row["score"], row["per_class"]) for row in rows if row["part"] == "base"] == [
+        ("base", "lac", "False"),
+        ("base", "aps", "False"),
+        ("base", "lac", "True"),
+    ]
+    new = [row for row in rows if row["part"] == "new"]
+    assert len(rows) == 5 and {row["images"] for row in new} == {"24"} and rows[0]["images"] == "12"
+    assert all(0 <= float(row["coverage"]) <= 1 <= float(row["size"]) <= 2 for row in rows)

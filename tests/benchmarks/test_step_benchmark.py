@@ -58,6 +58,6 @@ def test_arithmetic_is_the_closed_form(tiny):
     assert image_flops(tiny, prompts=2) == 2 * patches * 3 * 64 * width + tower
     tokens = tiny.tokenize(["a photo of a cat.", "a photo of a red fox."])
     width, layers = tiny.text_width, tiny.text_layers
-    own = (tiny.end_positions(tokens) - 4).tolist()
+    own = (tiny.text.end(tokens) - 4).tolist()
     pairs = 25 + sum(length * (length + 5) for length in own)
     assert text_flops(tiny, tokens) == layers * (24 * (5 + sum(own)) * width**2 + 4 * pairs * width)

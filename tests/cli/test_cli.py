@@ -2,10 +2,9 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import typer
+from called import DOCUMENTED, HEAD, documented, run
 from PIL import Image
 from toys import COLOURS, picture
 from typer.testing import CliRunner
@@ -22,9 +21,7 @@ from promptprism.methods import METHODS, Cdc
 from promptprism.reports.formats import FORMATS
 from promptprism.training import loop
 
-DOCUMENTED = Path(__file__).parents[2] / "docs" / "reference" / "cli-json.md"
 QUICK = [x for pair in ("epochs=4", "lr=0.008", "depth=2", "templates=2") for x in ("--set", pair)]
-HEAD = {"schema", "schema_version", "promptprism"}
 
 
 @pytest.fixture(autouse=True)
@@ -45,18 +42,6 @@ def data(tmp_path_factory):
     return root
 
 
-def run(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output + result.stderr
-    return result
-
-
-def documented(command, table=0):
-    """Names in the first column of a table of a command's section."""
-    section = DOCUMENTED.read_text().split(f"\n## {command}\n")[1].split("\n## ")[0]
-    return set(re.findall(r"^\| `(\w+)` \|", section.split("|---|---|\n")[table + 1], re.MULTILINE))
-
-
 @pytest.fixture(scope="module")
 def fitted(data, tiny, tmp_path_factory):
     out = tmp_path_factory.mktemp("adapters") / "colours"
@@ -71,24 +56,6 @@ def test_help_does_not_wait_for_torch():
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
     assert "evaluate" in run("--help").output
     assert run("--version").output.strip() == promptprism.__version__
-
-
-def every_help(command, words=()):
-    yield words, command
-    for name, one in getattr(command, "commands", {}).items():
-        yield from every_help(one, (*words, name))
-
-
-def test_every_help_text_fits_80_columns(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("TERMINAL_WIDTH", "80")
-    for words, command in every_help(typer.main.get_command(app)):
-        shown = run(*words, "--help").output
-        assert max(map(len, shown.splitlines())) <= 80 and "…" not in shown
-        lines = [" ".join(line.strip("│ ").split()) for line in shown.splitlines()]
-        for name, one in getattr(command, "commands", {}).items():
-            summary = one.help.partition("\n\n")[0]
-            assert f"{name} {summary}" in lines  # on one line
 
 
 def test_completion_knows_the_formats():

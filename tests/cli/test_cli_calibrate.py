@@ -3,28 +3,18 @@
 import csv
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+from called import HEAD, documented, run
 from PIL import Image
 from toys import picture
-from typer.testing import CliRunner
 
 from promptprism import PromptPrism, PromptPrismError, load_model
 from promptprism.adapter import CARD, read_card
-from promptprism.cli.main import app
 from promptprism.data.registry import load_data
 
-DOCUMENTED = Path(__file__).parents[2] / "docs" / "reference" / "cli-json.md"
-HEAD = {"schema", "schema_version", "promptprism"}
 COLOURS = ("red", "green", "blue")
-
-
-def run(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output + repr(result.exception)
-    return result
 
 
 def words(result):
@@ -55,8 +45,7 @@ def calibrated(place):
 
 def test_calibrate_writes_what_it_found_into_the_card(calibrated):
     adapter, content = calibrated
-    section = DOCUMENTED.read_text().split("\n## calibrate\n")[1].split("\n## ")[0]
-    assert set(content) - HEAD == set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    assert content.keys() == documented("calibrate") | HEAD
     kept = read_card(adapter).calibration.model_dump(mode="json")
     assert kept.items() <= content.items() and kept["n"] == 36 and kept["sets"]["n"] == 36
     assert "calibrated by" in words(run("info", adapter))
@@ -169,3 +158,14 @@ def test_calibrating_again_begins_from_the_model_as_it_was_learned(place, calibr
         load_model(place / "saved").predict_sets(place / "data/test/red/4.png"),
         model.predict_sets(place / "data/test/red/4.png"),
     )
+
+
+def test_answers_of_another_calibration_are_not_gone_on_with(place, calibrated, tmp_path):
+    load_model(calibrated[0]).save(tmp_path / "a")
+    photos, table = place / "data/test/red", tmp_path / "answers.csv"
+    run("predict", tmp_path / "a", photos, "--out", table)
+    before = table.read_bytes()
+    assert "16 were answered before" in words(run("predict", tmp_path / "a", photos, "--out", table))
+    run("calibrate", tmp_path / "a", place / "data", "--alpha", "0.2")
+    said = words(run("predict", tmp_path / "a", photos, "--out", table, code=2))
+    assert "holds answers of another adapter" in said and table.read_bytes() == before

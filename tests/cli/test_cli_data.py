@@ -7,20 +7,13 @@ import sys
 import warnings
 
 import pytest
+from called import run
 from PIL import Image
 from toys import put
-from typer.testing import CliRunner
 
-from promptprism.cli import app
-from promptprism.cli.options import make_reading, split_names
+from promptprism.cli.options import DataOptions, split_names
 from promptprism.cli.output import told_warnings
 from promptprism.errors import DataWarning, PromptPrismError
-
-
-def run(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output + result.stderr
-    return result
 
 
 @pytest.fixture
@@ -58,13 +51,10 @@ def test_check_of_a_csv_by_its_own_names(photos):
 
 
 def test_splits_are_named_in_pairs():
-    assert make_reading(["Train=a=b", "test=c"], None, "path", "label", "split").splits == {
-        "train": "a=b",
-        "test": "c",
-    }
+    assert DataOptions(splits=["Train=a=b", "test=c"]).parse().splits == {"train": "a=b", "test": "c"}
     for pair in ("train", "train=", "holdout=x"):
         with pytest.raises(PromptPrismError, match=r"--split 'train=?' names no split|no split 'holdout'"):
-            make_reading([pair], None, "path", "label", "split")
+            DataOptions(splits=[pair]).parse()
 
 
 def test_classes_may_stand_in_a_file(tmp_path):

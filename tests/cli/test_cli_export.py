@@ -58,4 +58,4 @@ def test_drift_asks_for_photos_to_compare_with_if_the_card_has_none(tiny, tmp_pa
     assert alone.exit_code == 2 and "--reference DATA" in alone.stderr
     (tmp_path / "empty").mkdir()
     empty = run("drift", tmp_path / "adapter", tmp_path, "--reference", tmp_path / "empty")
-    assert empty.exit_code == 2 and "has no image in it" in empty.stderr
+    assert empty.exit_code == 2 and "holds no images" in empty.stderr

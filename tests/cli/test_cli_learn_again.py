@@ -2,25 +2,14 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
+from called import HEAD, documented, run
 from PIL import Image
 from toys import picture
-from typer.testing import CliRunner
 
 from promptprism import PromptPrism
 from promptprism.adapter import read_card
-from promptprism.cli.main import app
-
-DOCUMENTED = Path(__file__).parents[2] / "docs" / "reference" / "cli-json.md"
-HEAD = {"schema", "schema_version", "promptprism"}
-
-
-def run(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output + repr(result.exception)
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +32,7 @@ def test_suggest_writes_what_fit_reads(place, tmp_path):
     out = tmp_path / "next.csv"
     result = run("suggest", place / "a", place / "data", "--next", 4, "--out", out, "--json", "-", code=1)
     content = json.loads(result.stdout)
-    section = DOCUMENTED.read_text().split("\n## suggest\n")[1].split("\n## ")[0]
-    assert set(content) - HEAD == set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    assert content.keys() == documented("suggest") | HEAD
     assert len(content["suggestions"]) == 4 and content["learned_from"] == 6 and content["images"] == 22
     assert len(content["unread"]) == 1 and "broken.png" in content["unread"][0]
     (place / "data" / "test" / "red" / "broken.png").unlink()
@@ -103,3 +91,27 @@ def test_scores_that_cannot_be_kept_are_still_told(place, monkeypatch):
 def test_others_of_the_same_classes_are_refused(place):
     result = run("evaluate", place / "a", place / "data", "--others", place / "data", code=2)
     assert "give photos of other classes" in " ".join(result.output.split())
+
+
+def test_labels_come_from_label_studio(place, tmp_path):
+    photos, review, tasks = place / "data" / "test", tmp_path / "review.csv", tmp_path / "tasks.json"
+    options = ("review", place / "a", photos, "--corrections", review)
+    assert "9 tasks are in" in run(*options, "--export-label-studio", tasks).output
+    assert not review.exists()
+    content = json.loads(tasks.read_text())
+    for task in content:  # as people answer there, and as it writes addresses of local files
+        (predicted,) = task["predictions"]
+        assert 0 < predicted["score"] <= 1
+        name = task["data"]["image"]
+        (result,) = predicted["result"]
+        task["annotations"] = [{"result": [{**result, "value": {"choices": [name.split("/")[0].title()]}}]}]
+        task["data"]["image"] = f"/data/local-files/?d={name}"
+    tasks.write_text(json.dumps(content))
+    again = tmp_path / "again.json"
+    run(*options, "--import-label-studio", tasks, "--export-label-studio", again)
+    labels = [
+        task["annotations"][0]["result"][0]["value"]["choices"] for task in json.loads(again.read_text())
+    ]
+    assert labels == [[colour] for colour in ("blue", "green", "red") for _ in range(3)]
+    arguments = ("--from", place / "a", "--corrections", review, "--set", "epochs=1", "--out", tmp_path / "b")
+    assert json.loads(run("fit", *arguments, "--json", "-").stdout)["data"]["corrections"] == 9

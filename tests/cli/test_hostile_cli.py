@@ -10,23 +10,18 @@ from pathlib import Path
 
 import pytest
 import typer
+from called import run
 from PIL import Image
 from toys import COLOURS, picture
 from typer.testing import CliRunner
 
-from promptprism.cli import app, main
+from promptprism.cli import main
 from promptprism.cli.output import Output, terminal, to_json, visible
 from promptprism.errors import PromptPrismError
 from promptprism.files import locked
 
 FORMAT_1 = Path(__file__).parents[1] / "adapters" / "format-1"
 SOURCE = Path(__file__).parents[2] / "src"
-
-
-def run(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output + result.stderr
-    return result
 
 
 def start(*arguments, **environment):

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from promptprism import adapter
 from promptprism.backbones import load_backbone
 from promptprism.cli import app
-from promptprism.cli import predict as command
+from promptprism.inference import lines as lines_module
 
 FORMAT_1 = Path(__file__).parents[1] / "adapters" / "format-1"
 CLASSES = ("--classes", "red,blue,green")
@@ -80,7 +80,7 @@ def test_a_run_that_was_stopped_is_gone_on_with(heap, monkeypatch, ending):
     if ending == "parquet":
         pytest.importorskip("pyarrow")
     options = (FORMAT_1, "heap", *CLASSES, "--sort-into", "sorted")
-    added, lines_of = [], command._line_of
+    added, lines_of = [], lines_module.line_of
 
     def stopped(row, abstained):
         if len(added) == 7:
@@ -88,12 +88,12 @@ def test_a_run_that_was_stopped_is_gone_on_with(heap, monkeypatch, ending):
         added.append(row["image"])
         return lines_of(row, abstained)
 
-    monkeypatch.setattr(command, "_line_of", stopped)
+    monkeypatch.setattr(lines_module, "line_of", stopped)
     out = f"a.{ending}"
     said = run(*options, "--out", out, code=130)
     assert f"'{out}' and 'sorted': the same command goes on from here" in said.stderr.replace("\n    ", " ")
     assert len(lines("sorted/sorted.csv")) == 8  # sorted before the answer is written
-    monkeypatch.setattr(command, "_line_of", lambda *of: added.append(of[0]["image"]) or lines_of(*of))
+    monkeypatch.setattr(lines_module, "line_of", lambda *of: added.append(of[0]["image"]) or lines_of(*of))
     (heap / "0" / "broken.png").unlink()
     content = json.loads(run(*options, "--out", out, "--json", "-").stdout)
     assert content["answered_before"] == 7 and len(content["predictions"]) == 24

@@ -30,7 +30,7 @@ def test_tasks_come_back_as_they_were_written(tmp_path):
             }
         ],
     }
-    assert read_tasks(file, tmp_path) == [Correction(tmp_path / "a.jpg", "iris")]
+    assert read_tasks(file, tmp_path, ["Iris"]) == [Correction(tmp_path / "a.jpg", "Iris")]
 
 
 def test_what_is_no_export_is_refused(tmp_path):
@@ -45,9 +45,10 @@ def test_what_is_no_export_is_refused(tmp_path):
         ("[1]", "export as JSON"),
         (task("a.jpg", ["x", "y"]), "2 choices"),
         (task("../a.jpg", ["x"]), "which is not in"),
+        (task("a.jpg", ["z"]), "'z', which is none of the 2 classes"),
     ):
         file.write_text(content)
         with pytest.raises(PromptPrismError, match=words):
-            read_tasks(file, tmp_path)
+            read_tasks(file, tmp_path, ["x", "y"])
     file.write_text(task("/data/local-files/?d=1/a%20b.jpg", ["x"]))
-    assert read_tasks(file, tmp_path) == [Correction(tmp_path / "1/a b.jpg", "x")]
+    assert read_tasks(file, tmp_path, ["x"]) == [Correction(tmp_path / "1/a b.jpg", "x")]

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from PIL import Image
-from toys import COLOURS, base_to_new, picture
+from toys import base_to_new, colour_folder
 from typer.testing import CliRunner
 
 import promptprism.backbones
@@ -36,13 +35,7 @@ METHODS = {"zero-shot": {}, "cdc": {**QUICK, "templates": 2}, "two": {"method": 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("suite") / "colours"
-    for name in list(COLOURS)[:4]:
-        for split, numbers in (("train", range(4)), ("test", range(4, 7))):
-            (root / split / name).mkdir(parents=True)
-            for number in numbers:
-                Image.fromarray(picture(name, number)).save(root / split / name / f"{number}.png")
-    return str(root)
+    return colour_folder(tmp_path_factory.mktemp("suite") / "colours")
 
 
 def make(data, **changes):

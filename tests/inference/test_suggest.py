@@ -1,10 +1,16 @@
 """What to label next, and labels that look wrong, by probabilities whose answer is known."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from toys import COLOURS, picture
 
-from promptprism.inference.suggest import label_issues, worth_labelling
+from promptprism.data.names import LabelSpace
+from promptprism.errors import PromptPrismError
+from promptprism.inference import suggest
+from promptprism.inference.suggest import label_issues, pool_of, worth_labelling
+from promptprism.methods import build_method, make_settings
 
 
 def test_doubtful_and_unlike_each_other():
@@ -38,3 +44,22 @@ def test_confident_learning_by_hand():
     # Usual: (0.9 + 0.8 + 0.1 + 0.4) / 4 = 0.55 of the first, (0.8 + 0.7 + 0.05) / 3 = 0.517 of the second.
     assert label_issues(probabilities, labels) == [6, 2, 3]
     assert label_issues(probabilities[:2], labels[:2]) == []
+
+
+def test_a_pool_holds_the_most_doubtful_of_all_that_were_looked_at(tiny, monkeypatch):
+    method = build_method(make_settings("coop"), tiny)
+    classifier = method.classifier(LabelSpace(tuple(COLOURS)[:3]))
+    sources = [picture(tuple(COLOURS)[number % 3], number) for number in range(9)]
+    whole = pool_of(classifier, [*sources[:4], "missing.jpg", *sources[4:]])
+    assert whole.images == 10 and len(whole.sources) == 9 and "missing.jpg" in whole.unread[0]
+    pull = whole.probabilities - torch.eye(3)[whole.probabilities.argmax(-1)]
+    lengths = pull.norm(dim=-1) * whole.features.norm(dim=-1)
+    assert torch.allclose(whole.features.norm(dim=-1), torch.ones(9))
+    monkeypatch.setattr(suggest, "_CHUNK", 2)
+    pool = pool_of(classifier, iter(sources), most=4)
+    best = lengths.topk(4).indices.sort().values
+    assert [id(one) for one in pool.sources] == [id(sources[place]) for place in best.tolist()]
+    assert torch.allclose(pool.probabilities, whole.probabilities[best], atol=1e-5)
+    assert torch.allclose(pool.features, whole.features[best], atol=1e-5)
+    with pytest.raises(PromptPrismError, match="none of 2 images can be read"):
+        pool_of(classifier, ["missing.jpg", "none.jpg"])

@@ -1,7 +1,9 @@
 """CDC over any learner: with one template it is the method of that learner, and M are M of them."""
 
 import json
+import pickle
 import warnings
+from copy import deepcopy
 
 import pytest
 import torch
@@ -149,6 +151,15 @@ def test_what_was_learned_is_loaded_again_and_bound_by_its_settings(tiny, tmp_pa
     card_file.write_text(json.dumps(content))
     with pytest.raises(PromptPrismError, match=r"card's settings need 1000000000 x .*belong together"):
         load_adapter(tmp_path / "A", tiny)
+
+
+@every_learner
+def test_it_is_pickled_and_copied_as_what_it_is(tiny, learner):
+    cdc = move(make("cdc", tiny, learner=learner, templates=2))
+    logits = cdc.classifier(SPACE).logits(pixels())
+    for again in (pickle.loads(pickle.dumps(cdc)), deepcopy(cdc)):
+        assert type(again) is type(cdc) and again.settings == cdc.settings
+        assert again.classifier(SPACE).logits(pixels()).equal(logits)
 
 
 def test_settings_are_the_learners_and_are_read_again(tiny):

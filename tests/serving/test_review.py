@@ -61,7 +61,9 @@ def test_labels_are_on_the_disk_at_once_and_can_be_taken_back(client, review, mo
     (bad,) = (photo for photo in state["photos"] if "reason" in photo)
     assert bad["name"] == "bad.png"
     first = next(photo for photo in state["photos"] if photo["name"] == "0/0.png")
-    assert len(first["templates"]) == 2 and 0 <= first["disagreement"] <= 1
+    answer = client.get(f"/api/answer/{first['id']}").json()
+    assert len(answer["templates"]) == 2 and answer["class"] == first["class"] == answer["top"][0]["class"]
+    assert 0 <= first["disagreement"] <= 1 and "templates" not in first
     since = state["version"]
     state = client.post("/api/label", json={"number": first["id"], "label": "blue", "since": since}).json()
     assert [photo["label"] for photo in state["photos"]] == ["blue"]
@@ -74,10 +76,27 @@ def test_labels_are_on_the_disk_at_once_and_can_be_taken_back(client, review, mo
         read_corrections(review.corrections) == {}
         and client.post("/api/undo", json={}).json()["undone"] is None
     )
-    assert client.post("/api/label", json={"number": 0, "label": "cat"}).status_code == 409
+    assert client.post("/api/label", json={"number": first["id"], "label": "cat"}).status_code == 409
+    unreadable = client.post("/api/label", json={"number": bad["id"], "label": "red"})
+    assert unreadable.status_code == 409 and "cannot be read" in unreadable.text
     assert client.post("/api/label", json={"number": 99, "label": "red"}).status_code == 409
     assert client.get(f"/api/photo/{first['id']}").content[:3] == b"\xff\xd8\xff"
     assert client.get(f"/api/explain/{first['id']}").content[:4] == b"\x89PNG"
+
+
+def test_corrections_that_cannot_be_added_to_are_refused_at_once(model, folder):
+    corrections = folder.parent / "odd.csv"
+    for content, words in (
+        ("path,label\nphotos/0/0.png,red\n".encode("utf-16"), "save it as UTF-8"),
+        (b"path,label\nphotos/0/0.png,cat\n", "'cat', which is none of the 3 classes"),
+        (b"file,label\n", "must name the columns path and label"),
+    ):
+        corrections.write_bytes(content)
+        with pytest.raises(PromptPrismError, match=words):
+            Review(model, folder, corrections)
+        assert corrections.read_bytes() == content
+    with pytest.raises(PromptPrismError, match="it is a folder"):
+        Review(model, folder, folder)
 
 
 def test_only_who_has_the_token_gets_in_and_from_no_other_page(client):
@@ -102,11 +121,23 @@ def test_a_folder_grows_and_vanishes(review, folder):
     shutil.rmtree(folder)
     review.answer()
     assert "is gone" in review.state(0)["problem"]
-    review.label(0, "red")
+    review.label(1, "red")
     with pytest.warns(DataWarning, match="are not there"):
         assert len(read_corrections(review.corrections)) == 1
     with pytest.raises(PromptPrismError, match="no such folder"):
         Review(review.model, folder, review.corrections)
+
+
+def test_a_page_is_told_of_many_photos_in_pieces(review, monkeypatch):
+    monkeypatch.setattr("promptprism.serving.review._PIECE", 3)
+    review.label(1, "red")  # is told of last
+    told, since, more = [], 0, True
+    while more:
+        state = review.state(since)
+        told += [photo["id"] for photo in state["photos"]]
+        since, more = state["version"], state["more"]
+    assert told == [0, 2, 3, 4, 5, 6, 1] and since == review.version
+    assert review.state(since)["photos"] == [] and len(review.state(since + 9)["photos"]) == 3
 
 
 class Served:
@@ -167,12 +198,40 @@ def test_browser_accepts_corrects_and_undoes_by_keys(chromium, served):
     waits(lambda: len(labels(review)) == 1)
     page.get_by_text("1 of 7 labelled").wait_for()
     page.keyboard.press("c")
+    page.keyboard.type("x")
+    page.keyboard.press("Enter")
+    page.get_by_text("No class begins with that").wait_for()
+    page.wait_for_timeout(1500)  # the page has asked for news meanwhile
+    assert page.locator("#hint").is_visible()
+    page.keyboard.press("Backspace")
     page.keyboard.type("gre")
     page.keyboard.press("Enter")
     waits(lambda: "green" in labels(review).values() and len(labels(review)) == 2)
     page.get_by_text("2 of 7 labelled").wait_for()
     page.keyboard.press("u")
     waits(lambda: len(labels(review)) == 1)
+    page.close()
+
+
+@pytest.mark.slow
+def test_browser_explains_on_demand(chromium, served):
+    page = opened(chromium, served.address)
+    page.wait_for_selector("#templates .bar")
+    assert page.locator("#templates .bar").count() == 2
+    page.keyboard.press("e")
+    waits(lambda: page.evaluate("document.getElementById('why').naturalWidth > 100"))
+    waits(lambda: page.locator("#waiting").text_content() == "")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#dialog", state="hidden")
+    page.close()
+
+
+@pytest.mark.slow
+def test_browser_offers_no_label_for_what_cannot_be_read(chromium, served):
+    page = opened(chromium, served.address)
+    page.get_by_label("bad.png").click()
+    page.get_by_text("Cannot be read").first.wait_for()
+    assert page.locator("#accept").is_disabled() and page.locator("#correct").is_disabled()
     page.close()
 
 
@@ -189,6 +248,10 @@ def test_browser_fits_every_width_and_names_every_control(chromium, served, sche
             "e => e.getAttribute('aria-label') || e.labels?.[0]?.textContent || e.textContent"
         )
         assert name.strip(), control.get_attribute("id")
+    if width == 360:  # the photo and what to do with it fit on a phone
+        page.wait_for_selector("#templates .bar")
+        accept = page.locator("#accept").bounding_box()
+        assert accept["y"] + accept["height"] < 740
     page.screenshot(path=tmp_path / f"{scheme}-{width}.png", full_page=True)
     page.close()
 

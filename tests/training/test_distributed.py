@@ -14,12 +14,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import distributed
-from toys import colours
+from toys import colour_folder, colours
 from typer.testing import CliRunner
 
 from promptprism.backbones.ranks import Ranks
 from promptprism.cli import app
 from promptprism.errors import PromptPrismError
+from promptprism.evaluation.run_suite import run_suite
+from promptprism.evaluation.suites import Suite
 from promptprism.methods import build_method, make_settings
 from promptprism.training import devices as devices_module
 from promptprism.training.loop import learn
@@ -138,6 +140,7 @@ def test_distributed_training_is_refused_before_it_starts(tiny, monkeypatch):
             train(tiny, method, devices, settings=settings)
 
     refused("devices is 0: give 1 or more", devices=0)
+    refused(r"devices=9999, and this machine has \d+ cores; .*: give \d+ or less", devices=9999)
     refused("steps of method 'clip-lora' cannot be shared", "clip-lora")
     refused("steps of learner 'lora' of method 'cdc' cannot be shared", "cdc", learner="lora")
     cuda = SimpleNamespace(device=torch.device("cuda"))
@@ -153,6 +156,21 @@ def test_what_takes_no_steps_needs_no_distributed_processes(tiny):
     assert learn(make_settings("zero-shot"), tiny, DATA.label_space, (), devices=2).training.steps == 0
     probe = learn(make_settings("linear-probe", strength=1.0), tiny, DATA.label_space, DATA.train, devices=2)
     assert probe.training.accuracy is not None
+
+
+@pytest.mark.slow
+def test_distributed_cells_of_suites_are_the_same_cells(tiny, tmp_path):
+    fields = {
+        "name": "s",
+        "protocol": "base-to-new",
+        "methods": {"maple": SHORT},
+        "shots": (2,),
+        "seeds": (1,),
+    }
+    suite = Suite.model_validate(fields | {"datasets": (colour_folder(tmp_path / "colours"),)})
+    one, two = (run_suite(suite, tmp_path / str(n), tiny, devices=n).results[0] for n in (1, 2))
+    assert one.key == two.key and one.training.history[-1].loss == two.training.history[-1].loss
+    assert all(one.scores[part].metrics == two.scores[part].metrics for part in ("base", "new"))
 
 
 @pytest.mark.slow

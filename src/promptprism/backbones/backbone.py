@@ -59,6 +59,7 @@ class Backbone(nn.Module):
         logit_scale: factor from cosine to logit (100 in CLIP).
         logit_bias: added to all logits; 0 but for models that were trained with a sigmoid loss (SigLIP).
         few_names: whether the text tower was taught so few names that classes had better learn their place.
+        dtype: what the matrix products run in.
         activation: `"quick_gelu"` (OpenAI's weights) or `"gelu"`.
         stems: those that are kept, where views repeat; None keeps none.
         ranks: the processes that its work in a training step is split over, if there are several.
@@ -110,20 +111,15 @@ class Backbone(nn.Module):
         self.activation = "quick_gelu" if _fold_quick_gelu(model) else "gelu"
         # Cast once here, not by autocast in every step: frozen weights need no float32 copy.
         chosen = choose_precision(precision, torch.device(device), self.width)
-        self._dtype: torch.dtype = getattr(torch, chosen)
-        self.vision.cast(self._dtype)
-        self.text.cast(self._dtype)
+        self.dtype: torch.dtype = getattr(torch, chosen)
+        self.vision.cast(self.dtype)
+        self.text.cast(self.dtype)
         self.to(device)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return cast(Tensor, self.model.logit_scale).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the matrix products run in."""
-        return self._dtype
 
     @property
     def width(self) -> int:
@@ -181,10 +177,6 @@ class Backbone(nn.Module):
                 )
         return wide[:-1, :length].to(self.device)
 
-    def end_positions(self, tokens: Tensor) -> Tensor:
-        """Position of the last token that the text feature depends on: [N] from tokens [N, L]."""
-        return self.text.end(tokens)
-
     @cached_property
     def first_word(self) -> int:
         """Position of the first word's token in a text: 1 behind a start token, 0 where there is none."""
@@ -203,6 +195,10 @@ class Backbone(nn.Module):
         tokenizer: Any = self.tokenizer
         decode = tokenizer.decode if hasattr(tokenizer, "decode") else tokenizer.tokenizer.decode
         return str(decode([token])).strip()
+
+    def __sklearn_clone__(self) -> Backbone:
+        """It is frozen: clones of an estimator share it."""
+        return self
 
     def extra_repr(self) -> str:
         """One line for people."""

@@ -48,6 +48,8 @@ class AdaptedBlock:
 
     def __getattr__(self, name: str) -> Any:
         """All else is the frozen block's."""
+        if "block" not in self.__dict__:  # while it is unpickled
+            raise AttributeError(name)
         return getattr(self.block, name)
 
 

@@ -1,6 +1,5 @@
 """Which backbone is meant: by name, by the data, or by a card that somebody else may have written."""
 
-import warnings
 from typing import Any
 
 import open_clip
@@ -8,7 +7,7 @@ import open_clip
 from promptprism.backbones.backbone import Backbone
 from promptprism.backbones.loading import HUB, LOCAL, SHIPPED, load_backbone
 from promptprism.backbones.precision import Precision, warn_if_slow
-from promptprism.errors import PromptPrismError, PromptPrismWarning
+from promptprism.errors import PromptPrismError, warn
 
 
 def as_backbone(
@@ -33,10 +32,8 @@ def as_backbone(
     suited = backbone_for(data)
     name = suited if chosen == "auto" else chosen
     if name == "mini" != suited:
-        warnings.warn(
+        warn(
             f"backbone 'mini' knows MiniWorld's drawings, and '{data}' is none: for photos take '{suited}'",
-            PromptPrismWarning,
-            stacklevel=3,
         )
     backbone = load_backbone(name, pretrained, precision=precision, device=device)
     if precision == "float32":  # `load_backbone` warns about others

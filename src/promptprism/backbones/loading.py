@@ -82,7 +82,7 @@ def _fetch(name: str, pretrained: str | None = None) -> tuple[nn.Module, Tokeniz
     wanted, remedy = _check_request(name, pretrained)
     quick_gelu = open_clip.get_pretrained_cfg(name, pretrained or "").get("quick_gelu", False)
     try:
-        with _quiet_and_quick_to_fail(name, pretrained):
+        with quick_to_fail(_asks_hub(name, pretrained)):
             config = _config(name)
             own = config["text_cfg"].get("hf_tokenizer_name")
             if own:
@@ -131,7 +131,7 @@ def sized_backbone(name: str, pretrained: str | None = None) -> Backbone:
     if name in SHIPPED or name.startswith(LOCAL):
         return load_backbone(name, precision="float32", device="cpu")
     try:
-        with _quiet_and_quick_to_fail(name, "tag"):
+        with quick_to_fail(_asks_hub(name, "tag")):
             config = _config(name)
             with torch.device("meta"):
                 model = build_model(config)
@@ -300,16 +300,17 @@ def _tokenizer(source: str, config: dict[str, Any]) -> Tokenizer:
 
 
 @contextmanager
-def _quiet_and_quick_to_fail(source: str, pretrained: str | None) -> Iterator[None]:
+def quick_to_fail(asks_hub: bool) -> Iterator[None]:
     """Keep other libraries' logs off the screen, and the hub from retrying for a minute without a network.
 
-    What lies on this disk asks no resolver, which may take seconds.
+    What lies on this disk asks no resolver, which may take seconds. The hub is told of no one's habits.
     """
     constants = huggingface_hub.constants
-    before = logging.root.manager.disable, constants.HF_HUB_OFFLINE
+    before = logging.root.manager.disable, constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_TELEMETRY
     logging.disable(logging.CRITICAL)
+    constants.HF_HUB_DISABLE_TELEMETRY = True
     try:
-        if _asks_hub(source, pretrained) and not (constants.HF_HUB_OFFLINE or getproxies()):
+        if asks_hub and not (constants.HF_HUB_OFFLINE or getproxies()):
             try:
                 socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
             except OSError:
@@ -317,7 +318,7 @@ def _quiet_and_quick_to_fail(source: str, pretrained: str | None) -> Iterator[No
         yield
     finally:
         logging.disable(before[0])
-        constants.HF_HUB_OFFLINE = before[1]
+        constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_TELEMETRY = before[1:]
 
 
 def _asks_hub(source: str, pretrained: str | None) -> bool:

@@ -4,14 +4,13 @@ float16 is never chosen: CLIP's activations overflow it.
 """
 
 import time
-import warnings
 from functools import cache
 from typing import Literal
 
 import torch
 from torch.nn import functional as F
 
-from promptprism.errors import PromptPrismError, PromptPrismWarning
+from promptprism.errors import PromptPrismError, warn
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Chosen = Literal["float32", "bfloat16"]
@@ -58,11 +57,9 @@ def warn_if_slow(precision: Precision, device: torch.device, width: int) -> None
     seconds = product_seconds(width)
     other: Chosen = "bfloat16" if precision == "float32" else "float32"
     if seconds[precision] > _SLOW * seconds[other]:
-        warnings.warn(
+        warn(
             f"products in {precision} take {seconds[precision] / seconds[other]:.0f} times as long as in "
             f"{other} on this processor: leave precision at 'auto', unless results must be equal to others'",
-            PromptPrismWarning,
-            stacklevel=3,
         )
 
 

@@ -155,10 +155,6 @@ class HuggingFaceText(TextTower):
         self.reads = "class token" if type(text.pooler).__name__.startswith("Cls") else "mean"
         self._lock = threading.RLock()
 
-    def cast(self, dtype: torch.dtype) -> None:
-        """Run the matrix products in this precision."""
-        self.dtype = dtype
-
     def run(self, tokens: Tensor, prompts: Tensor | None, first: int) -> Tensor:
         """Features [N, D] of tokens [N, L]."""
 

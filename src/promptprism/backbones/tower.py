@@ -51,9 +51,9 @@ class Tower(ABC):
         parameters = self.blocks[0].parameters() if self.blocks else ()
         return sum(value.numel() for value in parameters if value.ndim > 1)
 
-    @abstractmethod
     def cast(self, dtype: torch.dtype) -> None:
         """Run the matrix products in this precision from now on; norms and states stay float32."""
+        self.dtype = dtype
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """Where a model's own modules run in the tower's precision, with weights that are float32."""

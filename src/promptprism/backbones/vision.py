@@ -143,10 +143,6 @@ class TimmVit(VisionTower):
         else:
             self.door = self.blocks[-1].norm1
 
-    def cast(self, dtype: torch.dtype) -> None:
-        """Run the matrix products in this precision."""
-        self.dtype = dtype
-
     def stem(self, images: Tensor) -> Tensor:
         """States [N, S, D]: class and register tokens, if any, then patches."""
         trunk = self._trunk
@@ -208,10 +204,6 @@ class Whole(VisionTower):
 
     def __init__(self, visual: nn.Module) -> None:
         self._visual = visual
-
-    def cast(self, dtype: torch.dtype) -> None:
-        """Run the matrix products in this precision."""
-        self.dtype = dtype
 
     def stem(self, images: Tensor) -> Tensor:
         """Features [N, 1, D]."""

@@ -96,32 +96,18 @@ def _load(name: str, pretrained: str | None, precision: Products, device: str) -
 
 
 def _table(rows: list[Speed]) -> Table:
-    from rich import box
-    from rich.table import Table
+    from rich.table import Column
 
-    from promptprism.cli.tables import duration
+    from promptprism.cli.tables import duration, grid, numbers
 
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
+    training = numbers("\nlearned", "GFLOP\n/step", "steps\n/s", "\nMiB")
+    prediction = numbers("GFLOP\n/image", "images\n/s", "\nMiB", "\ntext")
+    table = grid(
+        Column("\nM", justify="right", style="bold", no_wrap=True),
+        *(*training, *prediction),
         caption="M = 0: zero-shot CLIP. MiB: on top of the weights",
-        caption_justify="left",
-        caption_style="dim",
     )
-    table.add_column("\nM", justify="right", style="bold", no_wrap=True)
-    heads = (
-        "\nlearned",
-        "GFLOP\n/step",
-        "steps\n/s",
-        "\nMiB",
-        "GFLOP\n/image",
-        "images\n/s",
-        "\nMiB",
-        "\ntext",
-    )
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
+    table.collapse_padding = True
     for row in rows:
         table.add_row(
             str(row.templates),

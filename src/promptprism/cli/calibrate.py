@@ -6,53 +6,26 @@ from typing import Annotated, Literal
 
 import typer
 
-from promptprism.cli.options import (
-    Adapter,
-    AdapterBackbone,
-    Data,
-    Device,
-    Json,
-    LabelColumn,
-    Names,
-    PathColumn,
-    Pretrained,
-    Root,
-    SplitColumn,
-    Splits,
-    TrustBackbone,
-    make_reading,
-    open_adapter,
-    open_data,
-)
+from promptprism.cli.options import Adapter, Data, DataOptions, Json, ModelOptions, flag, grouped, option
 from promptprism.cli.output import Output
 
 
+@grouped
 def calibrate(
+    *,
     adapter: Adapter,
     data: Data,
-    risk: Annotated[
-        float, typer.Option(metavar="SHARE", help="Wrong answers that the threshold allows.")
-    ] = 0.05,
-    alpha: Annotated[
-        float, typer.Option(metavar="SHARE", help="Photos whose class may be missing in their set.")
-    ] = 0.1,
+    risk: Annotated[float, option("SHARE", "Wrong answers that the threshold allows.")] = 0.05,
+    alpha: Annotated[float, option("SHARE", "Photos whose class may be missing in their set.")] = 0.1,
     score: Annotated[
         Literal["lac", "aps"],
         typer.Option(help="lac: small sets; aps: sets that grow where a photo is hard."),
     ] = "lac",
     per_class: Annotated[
-        bool, typer.Option("--per-class", help="Keep alpha within each class; takes photos of each.")
+        bool, flag("--per-class", "Keep alpha within each class; takes photos of each.")
     ] = False,
-    root: Root = None,
-    splits: Splits = None,
-    names: Names = None,
-    path_column: PathColumn = "path",
-    label_column: LabelColumn = "label",
-    split_column: SplitColumn = "split",
-    backbone: AdapterBackbone = None,
-    pretrained: Pretrained = None,
-    trust_backbone: TrustBackbone = False,
-    device: Device = "auto",
+    reading: DataOptions,
+    opening: ModelOptions,
     json_file: Json = None,
 ) -> None:
     """Learn from held-out photos how far to trust an adapter.
@@ -62,15 +35,12 @@ def calibrate(
     calibrated; and conformal sets, for predict --sets.
     """
     output = Output("calibrate", json_file)
-    from promptprism.adapter import CARD, note
+    from promptprism.adapter import check_own, note
     from promptprism.cli import tables
     from promptprism.evaluation.selective import fewest_answers
-    from promptprism.files import check_place
 
-    check_place(adapter / CARD)
-    reading = make_reading(splits, names, path_column, label_column, split_column)
-    dataset = open_data(data, output, root, reading)
-    model = open_adapter(adapter, backbone, pretrained, trust_backbone, device, None)
+    check_own(adapter)
+    dataset, model = reading.open(data, output), opening.open(adapter)
     found = model.calibrate(dataset, risk=risk, alpha=alpha, score=score, per_class=per_class)
     note(adapter, found)
     content = found.model_dump(mode="json")

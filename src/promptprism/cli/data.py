@@ -9,18 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from promptprism.cli.options import (
-    Json,
-    LabelColumn,
-    Names,
-    PathColumn,
-    Root,
-    SplitColumn,
-    Splits,
-    argument,
-    make_reading,
-    option,
-)
+from promptprism.cli.options import DataOptions, Json, Root, argument, flag, grouped, option
 from promptprism.cli.output import Output, terminal, visible
 
 if TYPE_CHECKING:
@@ -42,9 +31,8 @@ def list_data(root: Root = None, json_file: Json = None) -> None:
     output = Output("data-list", json_file)
     rows: list[dict[str, Any]] = []
     caption = f"lists and layout: {GUIDE}\nwithout the canonical split: {', '.join(ALTERNATIVES)}"
-    table = Table(box=None, caption=caption, caption_justify="left")
-    for column in ("name", "classes", "images", "below the root", "to be had"):
-        table.add_column(column)
+    columns = ("name", "classes", "images", "below the root", "to be had")
+    table = Table(*columns, box=None, caption=caption, caption_justify="left")
     for entry in CATALOG.values():
         here = None if root is None else (root / entry.folder).is_dir()
         rows.append(
@@ -75,15 +63,12 @@ def list_data(root: Root = None, json_file: Json = None) -> None:
 
 
 @data_app.command()
+@grouped
 def check(
+    *,
     data: Annotated[str, argument("DATA", "Name such as caltech101, folder, CSV or hf:NAME.")],
-    root: Root = None,
-    splits: Splits = None,
-    names: Names = None,
-    path_column: PathColumn = "path",
-    label_column: LabelColumn = "label",
-    split_column: SplitColumn = "split",
-    quick: Annotated[bool, typer.Option("--quick", help="Do not decode the images.")] = False,
+    reading: DataOptions,
+    quick: Annotated[bool, flag("--quick", "Do not decode the images.")] = False,
     json_file: Json = None,
 ) -> None:
     """Compare files with lists, decode every image, say what to do."""
@@ -92,12 +77,12 @@ def check(
     from promptprism.data.published import find_root
 
     output = Output("data-check", json_file)
-    reading = make_reading(splits, names, path_column, label_column, split_column)
+    how = reading.parse()
     with _progress() as step:
         if data in CATALOG or data in ALTERNATIVES:
-            report = check_data(find_dataset(data), find_root(root, data), not quick, step)
+            report = check_data(find_dataset(data), find_root(reading.root, data), not quick, step)
         else:
-            report = check_own(data, reading, not quick, step)
+            report = check_own(data, how, not quick, step)
     _show(output, report)
     if not report.usable:
         raise typer.Exit(1)
@@ -146,9 +131,9 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 def _show(output: Output, report: DataReport, **more: Any) -> None:
     from rich.table import Table
 
-    table = Table(box=None)
-    for column in ("split", "listed", "on disk", "should be"):
-        table.add_column(column, justify="left" if column == "split" else "right")
+    from promptprism.cli.tables import numbers
+
+    table = Table("split", *numbers("listed", "on disk", "should be"), box=None)
     for split, counts in report.splits.items():
         expected = "–" if counts.expected is None else f"{counts.expected:,}"
         table.add_row(split, f"{counts.listed:,}", f"{counts.present:,}", expected)
@@ -168,18 +153,15 @@ def _show(output: Output, report: DataReport, **more: Any) -> None:
 
 
 @data_app.command()
+@grouped
 def split(
+    *,
     data: Annotated[str, argument("DATA", "Name, folder or CSV.")],
     out: Annotated[Path, option("FILE", "File of JSON lines.", "--out", "-o")],
-    root: Root = None,
-    splits: Splits = None,
-    names: Names = None,
-    path_column: PathColumn = "path",
-    label_column: LabelColumn = "label",
-    split_column: SplitColumn = "split",
+    reading: DataOptions,
     shots: Annotated[int, option("N", "Images drawn per class.", min=1)] = 16,
     seed: Annotated[int, option("N", "Of the draw.", min=0)] = 1,
-    allow_fewer: Annotated[bool, typer.Option("--allow-fewer", help="Take what short classes have.")] = False,
+    allow_fewer: Annotated[bool, flag("--allow-fewer", "Take what short classes have.")] = False,
     published: Annotated[
         Path | None,
         option("FILE", "Few-shot list of others, whose images to take instead of a draw.", "--from"),
@@ -194,8 +176,7 @@ def split(
     from promptprism.data.registry import load_data
     from promptprism.data.splits import few_shot
 
-    reading = make_reading(splits, names, path_column, label_column, split_column)
-    dataset = load_data(data, root, reading)
+    dataset = load_data(data, reading.root, reading.parse())
     if published is None:
         dataset = distinct(dataset)
         records = few_shot(dataset.train, shots, seed, allow_fewer, dataset.class_names)

@@ -7,9 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from promptprism.cli.options import BackboneName, Device, Json, Pretrained, Root, Seed, open_data, option
+from promptprism.cli.options import (
+    BackboneName,
+    Device,
+    Json,
+    Pretrained,
+    Root,
+    Seed,
+    flag,
+    open_data,
+    option,
+)
 from promptprism.cli.output import Output
 from promptprism.errors import PromptPrismError
 
@@ -35,9 +43,7 @@ def demo(
     pretrained: Pretrained = None,
     device: Device = "auto",
     seed: Seed = 1,
-    full: Annotated[
-        bool, typer.Option("--full", help="Five methods with all their epochs: 5 to 6 minutes.")
-    ] = False,
+    full: Annotated[bool, flag("--full", "Five methods with all their epochs: 5 to 6 minutes.")] = False,
     json_file: Json = None,
 ) -> None:
     """Compare methods from base to new classes, and look at opinions.

@@ -5,17 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from promptprism.cli.options import (
-    Adapter,
-    AdapterBackbone,
-    Device,
-    Json,
-    Pretrained,
-    TrustBackbone,
-    open_adapter,
-)
+from promptprism.cli.options import Adapter, Json, ModelOptions, argument, grouped, option
 from promptprism.cli.output import Output
 from promptprism.errors import PromptPrismError
 
@@ -26,25 +16,18 @@ if TYPE_CHECKING:
 _PHOTOS = 1000
 
 
+@grouped
 def drift(
+    *,
     adapter: Adapter,
-    photos: Annotated[
-        list[str],
-        typer.Argument(metavar="PHOTOS", help="Image files, folders of them, or data.", show_default=False),
-    ],
+    photos: Annotated[list[str], argument("PHOTOS", "Image files, folders of them, or data.")],
     reference: Annotated[
         str | None,
-        typer.Option(
-            "--reference",
-            metavar="DATA",
-            help="Photos to compare with, not learned from, instead of those the adapter's card tells of.",
-            show_default=False,
+        option(
+            "DATA", "Photos to compare with, not learned from, instead of those the adapter's card tells of."
         ),
     ] = None,
-    backbone: AdapterBackbone = None,
-    pretrained: Pretrained = None,
-    trust_backbone: TrustBackbone = False,
-    device: Device = "auto",
+    opening: ModelOptions,
     json_file: Json = None,
 ) -> None:
     """Say how far new photos are from those of the training.
@@ -64,7 +47,7 @@ def drift(
         )
     sources = evenly([source for name in photos for source in _photos(name)], _PHOTOS)
     before = None if reference is None else _photos(reference)
-    classifier = open_adapter(adapter, backbone, pretrained, trust_backbone, device, None).classifier_
+    classifier = opening.open(adapter).classifier_
     if before is not None:
         known = reference_of(classifier, f"'{reference}'", before)
     if known is None:
@@ -78,8 +61,6 @@ def drift(
         )
     told = "are not like" if found["shifted"] else "look like"
     output.show(f"{len(sources) - len(unread)} photos {told} the {len(known.probability)} of {known.photos}")
-    for reason in unread.values():
-        output.warn(f"✗ {reason}")
     output.write(
         adapter=str(adapter),
         reference={"photos": known.photos, "images": len(known.probability)},
@@ -87,21 +68,15 @@ def drift(
         **found,
         unread=[{"image": str(sources[place]), "reason": reason} for place, reason in unread.items()],
     )
-    if unread:
-        raise typer.Exit(1)
+    output.end(unread.values())
 
 
 def _photos(name: str) -> list[ImageSource]:
     """An image file, all images below a folder, or those of data that would be scored on."""
     from promptprism.data.images import IMAGE_SUFFIXES
+    from promptprism.data.photos import Heap
     from promptprism.data.registry import load_data
 
-    place = Path(name)
-    if place.is_dir():
-        found = sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not found:
-            raise PromptPrismError(f"folder '{place}' has no image in it: give one that has")
-        return [*found]
-    if place.suffix.lower() in IMAGE_SUFFIXES:
-        return [place]
+    if Path(name).is_dir() or Path(name).suffix.lower() in IMAGE_SUFFIXES:
+        return list(Heap([name]))
     return [record.source for record in load_data(name).evaluation]

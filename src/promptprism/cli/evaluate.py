@@ -7,26 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from promptprism.cli.options import (
     Adapter,
-    AdapterBackbone,
     AdapterSettings,
     Data,
-    Device,
+    DataOptions,
     Json,
-    LabelColumn,
     Margin,
-    Names,
-    PathColumn,
-    Pretrained,
-    Root,
-    SplitColumn,
-    Splits,
-    TrustBackbone,
-    make_reading,
-    open_adapter,
+    ModelOptions,
+    flag,
+    grouped,
     open_data,
     option,
 )
@@ -43,11 +33,13 @@ if TYPE_CHECKING:
 _FEW = 12
 
 
+@grouped
 def evaluate(
+    *,
     adapter: Adapter,
     data: Data,
     data_classes: Annotated[
-        bool, typer.Option("--data-classes", help="Score among the classes of DATA, also such never trained.")
+        bool, flag("--data-classes", "Score among the classes of DATA, also such never trained.")
     ] = False,
     settings: AdapterSettings = None,
     margin: Margin = None,
@@ -60,27 +52,11 @@ def evaluate(
         ),
     ] = None,
     others: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA",
-            help="Photos of other classes: how well they are told from the adapter's own.",
-            show_default=False,
-        ),
+        str | None, option("DATA", "Photos of other classes: how well they are told from the adapter's own.")
     ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Page with the worst mistakes as pictures.", show_default=False),
-    ] = None,
-    root: Root = None,
-    splits: Splits = None,
-    names: Names = None,
-    path_column: PathColumn = "path",
-    label_column: LabelColumn = "label",
-    split_column: SplitColumn = "split",
-    backbone: AdapterBackbone = None,
-    pretrained: Pretrained = None,
-    trust_backbone: TrustBackbone = False,
-    device: Device = "auto",
+    html: Annotated[Path | None, option("FILE", "Page with the worst mistakes as pictures.")] = None,
+    reading: DataOptions,
+    opening: ModelOptions,
     json_file: Json = None,
 ) -> None:
     """Score an adapter on test images, or on all without a test split.
@@ -96,10 +72,8 @@ def evaluate(
 
     if html is not None:
         check_place(html)
-    reading = make_reading(splits, names, path_column, label_column, split_column)
-    dataset = open_data(data, output, root, reading)
-    model = open_adapter(adapter, backbone, pretrained, trust_backbone, device, settings)
-    strange = None if others is None else open_data(others, output, root)
+    dataset, model = reading.open(data, output), opening.open(adapter, settings)
+    strange = None if others is None else open_data(others, output, reading.root)
     if strange:
         if data_classes:
             raise PromptPrismError(

@@ -5,30 +5,26 @@ from typing import Annotated
 
 from promptprism.cli.options import (
     Adapter,
-    AdapterBackbone,
     AdapterSettings,
     Classes,
-    Device,
     Json,
-    Pretrained,
-    TrustBackbone,
+    ModelOptions,
     argument,
-    open_adapter,
+    grouped,
     option,
 )
 from promptprism.cli.output import Output
 
 
+@grouped
 def explain(
+    *,
     adapter: Adapter,
     image: Annotated[Path, argument("IMAGE", "Image file.")],
     out: Annotated[Path, option("FILE", "Picture to make: .png, .svg or .pdf.", "--out", "-o")],
     classes: Classes = None,
     settings: AdapterSettings = None,
-    backbone: AdapterBackbone = None,
-    pretrained: Pretrained = None,
-    trust_backbone: TrustBackbone = False,
-    device: Device = "auto",
+    opening: ModelOptions,
     json_file: Json = None,
 ) -> None:
     """Draw what each template says of an image, and where it looks.
@@ -40,9 +36,7 @@ def explain(
     from promptprism.reports.explanation import draw_explanation
 
     check_figure(out)
-    explanation = open_adapter(
-        adapter, backbone, pretrained, trust_backbone, device, settings, classes
-    ).explain(image)
+    explanation = opening.open(adapter, settings, classes).explain(image)
     save_figure(draw_explanation(explanation), out)
     best = explanation.top[0]
     output.show(f"{image}: {best.name}, probability {best.probability:.1%}. See {out}")

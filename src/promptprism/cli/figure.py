@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from promptprism.cli.options import Device, Json, option, parse_seeds, split_names
+from promptprism.cli.options import Device, Json, option, parse_numbers, split_names
 from promptprism.cli.output import Output, visible
 from promptprism.errors import PromptPrismError
 
@@ -112,7 +112,7 @@ def curves(
         collapsed=collapsed,
         failures=failures,
     )
-    _end(output, failures)
+    output.end(failures)
 
 
 @figure_app.command()
@@ -168,13 +168,13 @@ def interventions(
     _name_collapsed(output, content["collapsed"])
     output.show(f"See {out}")
     output.write(out=str(out), **content, failures=failures)
-    _end(output, failures)
+    output.end(failures)
 
 
 def _chosen(suite: str, methods: str, seeds: str) -> Suite:
     from promptprism.evaluation.suites import load_suite
 
-    return load_suite(suite).only(split_names(methods), (), parse_seeds(seeds))
+    return load_suite(suite).only(split_names(methods), (), parse_numbers(seeds))
 
 
 def _stop_without(found: Any, failures: list[str]) -> None:
@@ -185,13 +185,6 @@ def _stop_without(found: Any, failures: list[str]) -> None:
 def _name_collapsed(output: Output, collapsed: list[str]) -> None:
     for run in collapsed:
         output.warn(f"left out, as it collapsed: {run}")
-
-
-def _end(output: Output, failures: list[str]) -> None:
-    for failure in failures:
-        output.warn(f"✗ {failure}")
-    if failures:
-        raise typer.Exit(1)
 
 
 def _teller() -> Callable[[str], None]:

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from promptprism.cli.options import (
+    AllowFewer,
     BackboneName,
+    DataOptions,
     Device,
     Devices,
+    EarlierAdapter,
     Json,
-    LabelColumn,
-    Names,
+    ModelOptions,
     OptionalData,
-    PathColumn,
     Precision,
     Pretrained,
-    Root,
     Seed,
-    SplitColumn,
-    Splits,
     Strategy,
     TrustBackbone,
-    make_reading,
+    flag,
+    grouped,
     open_data,
     option,
     parse_settings,
@@ -37,50 +33,30 @@ from promptprism.cli.output import Output
 from promptprism.errors import CollapseWarning, PromptPrismError
 
 
+@grouped
 def fit(
     *,
     data: OptionalData = None,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", metavar="FOLDER", help="Folder to make for the adapter.", show_default=False
-        ),
-    ],
+    out: Annotated[Path, option("FOLDER", "Folder to make for the adapter.", "--out", "-o")],
     method: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="What learns: one of the names that methods lists; with --from that of the adapter.",
+        option(
+            "NAME",
+            "What learns: one of the names that methods lists; with --from that of the adapter.",
             show_default="cdc",
         ),
     ] = None,
-    shots: Annotated[
-        str, typer.Option(metavar="N|all", help="Training images drawn per class, or all there are.")
-    ] = "16",
+    shots: Annotated[str, option("N|all", "Training images drawn per class, or all there are.")] = "16",
     corrections: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="CSV of corrected photos (path,label), as review writes it: all are learned from, beside "
+        option(
+            "FILE",
+            "CSV of corrected photos (path,label), as review writes it: all are learned from, beside "
             "the shots.",
-            show_default=False,
         ),
     ] = None,
-    start: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            metavar="ADAPTER",
-            help="Go on from what this adapter learned, with its method and settings; its classes stay.",
-            show_default=False,
-        ),
-    ] = None,
-    root: Root = None,
-    splits: Splits = None,
-    names: Names = None,
-    path_column: PathColumn = "path",
-    label_column: LabelColumn = "label",
-    split_column: SplitColumn = "split",
+    start: EarlierAdapter = None,
+    reading: DataOptions,
     seed: Seed = 1,
     backbone: BackboneName = "auto",
     pretrained: Pretrained = None,
@@ -95,10 +71,11 @@ def fit(
     settings: Annotated[
         list[str] | None, option("NAME=VALUE", "A setting of the method; may be repeated.", "--set")
     ] = None,
-    allow_fewer: Annotated[
-        bool, typer.Option("--allow-fewer", help="Go on with classes short of images.")
-    ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    allow_fewer: AllowFewer = False,
+    tensorboard: Annotated[
+        Path | None, option("FOLDER", "Write loss and rate of every epoch for TensorBoard there.")
+    ] = None,
+    resume: Annotated[bool, flag("--resume", "Go on with an interrupted run.")] = False,
     json_file: Json = None,
 ) -> None:
     """Learn from a few labelled images per class, and save an adapter.
@@ -110,8 +87,9 @@ def fit(
     from promptprism.adapter import read_card
     from promptprism.cli import tables
     from promptprism.cli.info import card_facts
-    from promptprism.estimator import PromptPrism, load_model
+    from promptprism.estimator import PromptPrism
     from promptprism.methods import make_settings
+    from promptprism.training.progress import tensorboard as to_tensorboard
 
     if start is not None:
         earlier = read_card(start)
@@ -119,20 +97,14 @@ def fit(
     method = method or "cdc"
     make_settings(method, **chosen)
     drawn = _shots(shots)
-    reading = make_reading(splits, names, path_column, label_column, split_column)
+    how = reading.parse()
     with _reserved(out, resume) as checkpoint:
-        dataset = None if data is None else open_data(data, output, root, reading)
+        dataset = None if data is None else open_data(data, output, reading.root, how)
         before = None
         if start is not None:
             place = None if backbone == "auto" else backbone
-            before = load_model(
-                start,
-                backbone=place,
-                pretrained=pretrained,
-                precision=precision,
-                device=device,
-                trust_backbone=trust_backbone,
-            )
+            opening = ModelOptions(place, pretrained, trust_backbone, device)
+            before = opening.open(start, precision=precision)
         if resume and not checkpoint.exists():
             output.warn(f"no '{checkpoint}' to go on from: starting from the beginning")
         model = PromptPrism(
@@ -149,9 +121,10 @@ def fit(
             progress=True,
             **chosen,
         )
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), ExitStack() as stack:
             warnings.simplefilter("ignore", CollapseWarning)  # told below, as an error
-            model.fit(dataset, corrections=corrections, start=before, checkpoint=checkpoint)
+            told = None if tensorboard is None else stack.enter_context(to_tensorboard(tensorboard))
+            model.fit(dataset, corrections=corrections, start=before, checkpoint=checkpoint, callback=told)
         if model.training_.collapsed:
             checkpoint.unlink(missing_ok=True)
             raise PromptPrismError(
@@ -189,14 +162,13 @@ def _reserved(out: Path, resume: bool) -> Iterator[Path]:
     Raises:
         PromptPrismError: another run has it, or it cannot be used; said before anything is trained.
     """
-    from promptprism.adapter import CARD
+    from promptprism.adapter import CARD, check_new
     from promptprism.files import check_place, locked, remove
 
     checkpoint, lock = out.with_name(f"{out.name}.checkpoint"), out.with_name(f".{out.name}.lock")
-    if os.path.lexists(out):
-        if (out / CARD).is_file():
-            remove(checkpoint)  # of a run that was killed when all was saved
-        raise PromptPrismError(f"'{out}' exists: choose another folder for the adapter, or remove it first")
+    if (out / CARD).is_file():
+        remove(checkpoint)  # of a run that was killed when all was saved
+    check_new(out)
     check_place(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with locked(lock) as mine:

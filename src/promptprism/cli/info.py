@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from promptprism.cli.options import Json, argument
+from promptprism.cli.options import Json, OptionalAdapter, argument
 from promptprism.cli.output import Output
 from promptprism.errors import PromptPrismError
 
 
 def info(
-    adapter: Annotated[Path | None, argument("ADAPTER", "Show what an adapter is.")] = None,
+    adapter: OptionalAdapter = None,
     json_file: Json = None,
 ) -> None:
     """Show versions and devices, or what an adapter is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import signal
 import threading
@@ -27,8 +28,10 @@ from promptprism.cli.export import export
 from promptprism.cli.figure import figure_app
 from promptprism.cli.fit import fit
 from promptprism.cli.info import datasets, info, methods
+from promptprism.cli.options import flag
 from promptprism.cli.output import tell, told_warnings
 from promptprism.cli.predict import predict
+from promptprism.cli.push import push
 from promptprism.cli.report import report
 from promptprism.cli.results import results_app
 from promptprism.cli.review import review
@@ -119,17 +122,23 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def _main(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[bool, flag("--version", "Print the version and exit.")] = False,
 ) -> None:
     if version:
         typer.echo(__version__)
         raise typer.Exit
 
 
+def _flowing(command: Callable[..., None]) -> str:
+    """A command's docstring with each paragraph in one line: Typer would keep the source's line ends."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
 _PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "First steps": (demo, datasets, methods, backbones, info),
     "Your images": (fit, predict, review, suggest, evaluate, calibrate, explain),
-    "Out of the notebook": (export, serve, drift),
+    "Out of the notebook": (export, serve, drift, push),
     "Experiments": (data_app, suite, results_app, report, figure_app, benchmark),
 }
 for panel, commands in _PANELS.items():
@@ -137,4 +146,4 @@ for panel, commands in _PANELS.items():
         if isinstance(command, typer.Typer):
             app.add_typer(command, rich_help_panel=panel)
         else:
-            app.command(rich_help_panel=panel)(command)
+            app.command(help=_flowing(command), rich_help_panel=panel)(command)

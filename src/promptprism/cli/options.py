@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
 
 import typer
 
@@ -23,49 +26,33 @@ def option(metavar: str, help: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, metavar=metavar, help=help, **more)
 
 
-def argument(metavar: str, help: str) -> Any:
+def flag(name: str, help: str) -> Any:
+    """An option without a value: its name, so that there is no ``--no-name``, and what it says."""
+    return typer.Option(name, help=help)
+
+
+def argument(metavar: str, help: str, **more: Any) -> Any:
     """An argument: what it is called in the help, and what it is."""
-    return typer.Argument(metavar=metavar, help=help)
+    return typer.Argument(metavar=metavar, help=help, **more)
 
 
 Root = Annotated[
     Path | None, option("FOLDER", "Folder that holds the data sets' folders.", envvar="PROMPTPRISM_DATA")
 ]
-Splits = Annotated[
-    list[str] | None,
-    option(
-        "SPLIT=NAME",
-        "What DATA calls train, val or test, such as train=seg_train; all else is left out.",
-        "--split",
-    ),
-]
-Names = Annotated[
-    Path | None,
-    option("FILE", "CSV, TSV or JSON: what DATA calls each class (a number, a synset), and its name."),
-]
-PathColumn = Annotated[str, option("NAME", "Column of a CSV with the images' paths.")]
-LabelColumn = Annotated[str, option("NAME", "Column of a CSV with the class names.")]
-SplitColumn = Annotated[str, option("NAME", "Column of a CSV with the splits.")]
 Json = Annotated[str | None, option("FILE", "Write the result as JSON; - means standard output.", "--json")]
-AdapterBackbone = Annotated[
-    str | None,
-    option(
-        "NAME", "The adapter's backbone, such as local-dir:FOLDER, if not where its card says.", "--backbone"
-    ),
-]
-TrustBackbone = Annotated[
-    bool, typer.Option("--trust-backbone", help="Open the hub, folder or file that the adapter's card names.")
-]
 Pretrained = Annotated[str | None, option("TAG|FILE", "Tag or .safetensors file of the backbone's weights.")]
+TrustBackbone = Annotated[
+    bool, flag("--trust-backbone", "Open the hub, folder or file that the adapter's card names.")
+]
+Port = Annotated[int, option("N", "0 takes a free one.", min=0, max=65535)]
 Device = Annotated[str, option("NAME", "auto, cpu, cuda, cuda:1, ...")]
 Devices = Annotated[
     int | None,
-    typer.Option(
-        metavar="N",
-        min=1,
-        help="GPUs of this machine, or cores of its CPU, that share each training step, in float32 unless "
+    option(
+        "N",
+        "GPUs of this machine, or cores of its CPU, that share each training step, in float32 unless "
         "--precision says else.",
-        show_default=False,
+        min=1,
     ),
 ]
 Strategy = Annotated[
@@ -88,22 +75,48 @@ AdapterSettings = Annotated[
         "--set",
     ),
 ]
-_DATA = typer.Argument(
-    metavar="DATA",
-    help="Folder with one subfolder per class (inside train/ and test/, or not), CSV of "
+
+
+def _located(context: typer.Context, place: Path | None) -> Path | None:
+    """The folder of an adapter; one on the hub is fetched, but not while a shell asks what may follow."""
+    if place is None or context.resilient_parsing or not place.as_posix().startswith("hf:"):
+        return place
+    from promptprism import hub
+
+    return hub.fetch(place.as_posix())
+
+
+_DATA = argument(
+    "DATA",
+    "Folder with one subfolder per class (inside train/ and test/, or not), CSV of "
     "path,label[,split], a name such as mini/food or caltech101, hf:NAME, or wds:SHARDS.",
-    show_default=False,
 )
 Data = Annotated[str, _DATA]
 OptionalData = Annotated[str | None, _DATA]
-Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder that fit made.", show_default=False)]
+
+
+def adapter_argument(made_by: str) -> Any:
+    """The argument of an adapter: its folder, which a command has made, or its name on the hub."""
+    return argument("ADAPTER", f"Folder that {made_by} made, or hf:OWNER/NAME[@REVISION].", callback=_located)
+
+
+Adapter = Annotated[Path, adapter_argument("fit")]
+OptionalAdapter = Annotated[Path | None, adapter_argument("fit")]
+EarlierAdapter = Annotated[
+    Path | None,
+    option(
+        "ADAPTER",
+        "Go on from what this adapter learned, with its method and settings; its classes stay.",
+        "--from",
+        callback=_located,
+    ),
+]
 Photos = Annotated[
     list[str],
-    typer.Argument(
-        metavar="PHOTOS...",
-        help="Photos, folders (all below), patterns such as '2024/**/*.jpg', lists (.txt, or .csv with a "
+    argument(
+        "PHOTOS",
+        "Photos, folders (all below), patterns such as '2024/**/*.jpg', lists (.txt, or .csv with a "
         "column path), WebDataset shards (.tar).",
-        show_default=False,
     ),
 ]
 BackboneName = Annotated[
@@ -116,9 +129,7 @@ BackboneName = Annotated[
 ]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16"],
-    typer.Option(
-        metavar="TYPE", help="Type of the matrix products: float32, bfloat16, or auto, what is faster here."
-    ),
+    option("TYPE", "Type of the matrix products: float32, bfloat16, or auto, what is faster here."),
 ]
 Margin = Annotated[
     float | None,
@@ -128,9 +139,35 @@ Margin = Annotated[
         min=0,
     ),
 ]
-Seed = Annotated[
-    int, typer.Option(metavar="N", min=0, help="Seed of the draw of images, start values, order and views.")
-]
+Seed = Annotated[int, option("N", "Seed of the draw of images, start values, order and views.", min=0)]
+AllowFewer = Annotated[bool, flag("--allow-fewer", "Go on with classes short of images.")]
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the fields of each group of options (a dataclass) as options of its own."""
+    spelled: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        kind = parameter.annotation
+        if not is_dataclass(kind):
+            spelled.append(parameter)
+            continue
+        groups[parameter.name], hints = kind, get_type_hints(kind, include_extras=True)
+        spelled += [
+            inspect.Parameter(one.name, parameter.kind, default=one.default, annotation=hints[one.name])
+            for one in fields(kind)
+        ]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        for name, kind in groups.items():
+            given[name] = kind(**{one.name: given.pop(one.name) for one in fields(kind)})
+        command(**given)
+
+    # What Typer asks for.
+    run.__signature__ = inspect.Signature(spelled)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in spelled}
+    return run
 
 
 def split_names(text: str | None) -> list[str]:
@@ -150,27 +187,6 @@ def split_names(text: str | None) -> list[str]:
     return [name.strip() for name in names if name.strip()]
 
 
-def make_reading(
-    splits: Sequence[str] | None, names: Path | None, path_column: str, label_column: str, split_column: str
-) -> Reading:
-    """What the user says of the data.
-
-    Raises:
-        PromptPrismError: a split is none of train, val and test, or is named without what the data calls it.
-    """
-    from promptprism.data.reading import Reading
-
-    given: dict[str, str] = {}
-    for pair in splits or ():
-        split, equals, name = pair.partition("=")
-        if not equals or not name.strip():
-            raise PromptPrismError(
-                f"--split '{pair}' names no split: write SPLIT=NAME, such as train=seg_train"
-            )
-        given[split.strip().lower()] = name.strip()
-    return Reading(given, names, path_column, label_column, split_column)
-
-
 def parse_settings(pairs: Sequence[str] | None) -> dict[str, Any]:
     """NAME=VALUE, values as in JSON, or else text."""
     settings: dict[str, Any] = {}
@@ -185,45 +201,12 @@ def parse_settings(pairs: Sequence[str] | None) -> dict[str, Any]:
     return settings
 
 
-def parse_seeds(text: str | None) -> list[int]:
-    """Whole numbers separated by commas."""
+def parse_numbers(text: str | None, what: str = "seed", least: int = 0) -> list[int]:
+    """Whole numbers separated by commas, of ``--WHATs``."""
     names = split_names(text)
-    if wrong := [name for name in names if not name.isdecimal()]:
-        raise PromptPrismError(f"seed '{wrong[0]}' is no whole number from 0: write --seeds 1,2,3")
+    if wrong := [name for name in names if not name.isdecimal() or int(name) < least]:
+        raise PromptPrismError(f"{what} '{wrong[0]}' is no whole number from {least}: write --{what}s 1,2,3")
     return [int(name) for name in names]
-
-
-def open_adapter(
-    adapter: Path,
-    backbone: str | None,
-    pretrained: str | None,
-    trust_backbone: bool,
-    device: str,
-    settings: Sequence[str] | None,
-    classes: str | None = None,
-    precision: Precision = "auto",
-) -> PromptPrism:
-    """Load an adapter, for other classes if there are any.
-
-    Raises:
-        PromptPrismError: see `make_settings`, `load_model` and `with_classes`.
-    """
-    from promptprism.adapter import read_card
-    from promptprism.estimator import load_model
-    from promptprism.methods import make_settings
-
-    chosen = parse_settings(settings)
-    make_settings(read_card(adapter).method, **chosen)  # a parameter of load_model is no setting
-    model = load_model(
-        adapter,
-        backbone=backbone,
-        pretrained=pretrained,
-        device=device,
-        precision=precision,
-        trust_backbone=trust_backbone,
-        **chosen,
-    )
-    return model if classes is None else model.with_classes(split_names(classes))
 
 
 def open_data(data: str, output: Output, root: Path | None = None, reading: Reading | None = None) -> Dataset:
@@ -237,3 +220,101 @@ def open_data(data: str, output: Output, root: Path | None = None, reading: Read
             "or lie outside of the class folders (of train, val and test, if there are such)"
         )
     return dataset
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Where data is, and what the user says of it."""
+
+    root: Root = None
+    splits: Annotated[
+        list[str] | None,
+        option(
+            "SPLIT=NAME",
+            "What DATA calls train, val or test, such as train=seg_train; all else is left out.",
+            "--split",
+        ),
+    ] = None
+    names: Annotated[
+        Path | None,
+        option("FILE", "CSV, TSV or JSON: what DATA calls each class (a number, a synset), and its name."),
+    ] = None
+    path_column: Annotated[str, option("NAME", "Column of a CSV with the images' paths.")] = "path"
+    label_column: Annotated[str, option("NAME", "Column of a CSV with the class names.")] = "label"
+    split_column: Annotated[str, option("NAME", "Column of a CSV with the splits.")] = "split"
+
+    def parse(self) -> Reading:
+        """How data is to be read.
+
+        Raises:
+            PromptPrismError: a split is none of train, val and test, or is named without what the data
+                calls it.
+        """
+        from promptprism.data.reading import Reading
+
+        given: dict[str, str] = {}
+        for pair in self.splits or ():
+            split, equals, name = pair.partition("=")
+            if not equals or not name.strip():
+                raise PromptPrismError(
+                    f"--split '{pair}' names no split: write SPLIT=NAME, such as train=seg_train"
+                )
+            given[split.strip().lower()] = name.strip()
+        return Reading(given, self.names, self.path_column, self.label_column, self.split_column)
+
+    def open(self, data: str, output: Output) -> Dataset:
+        """Load data as `open_data` does."""
+        return open_data(data, output, self.root, self.parse())
+
+
+@dataclass(frozen=True)
+class ModelOnCpu:
+    """Where an adapter finds its backbone."""
+
+    backbone: Annotated[
+        str | None,
+        option(
+            "NAME",
+            "The adapter's backbone, such as local-dir:FOLDER, if not where its card says.",
+            "--backbone",
+        ),
+    ] = None
+    pretrained: Pretrained = None
+    trust_backbone: TrustBackbone = False
+    device: ClassVar[str] = "cpu"
+
+    def open(
+        self,
+        adapter: Path,
+        settings: Sequence[str] | None = None,
+        classes: str | None = None,
+        precision: Precision = "auto",
+    ) -> PromptPrism:
+        """Load an adapter, for other classes if there are any.
+
+        Raises:
+            PromptPrismError: see `make_settings`, `load_model` and `with_classes`.
+        """
+        from promptprism.adapter import read_card
+        from promptprism.estimator import load_model
+        from promptprism.methods import make_settings
+
+        chosen = parse_settings(settings)
+        make_settings(read_card(adapter).method, **chosen)  # a parameter of load_model is no setting
+        model = load_model(
+            adapter,
+            backbone=self.backbone,
+            pretrained=self.pretrained,
+            device=self.device,
+            precision=precision,
+            trust_backbone=self.trust_backbone,
+            **chosen,
+        )
+        return model if classes is None else model.with_classes(split_names(classes))
+
+
+@dataclass(frozen=True)
+class ModelOptions(ModelOnCpu):
+    """Where an adapter finds its backbone, and where it computes."""
+
+    device: Device = "auto"  # type: ignore[misc]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -20,8 +22,12 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.segment import Segment
 
+_T = TypeVar("_T")
+
 #: Raised when a field is removed or changes its meaning; new fields may come without.
 SCHEMA_VERSION = 1
+# As many failures are listed.
+_LISTED = 20
 
 
 # What terminals obey instead of showing it: control characters, and marks that turn the direction of text.
@@ -95,6 +101,15 @@ class Output:
         """Print what a person should not miss, to standard error if JSON has standard output."""
         self._warnings.print(visible(text), style="yellow")
 
+    def end(self, failures: Collection[str]) -> None:
+        """Say what failed, of very much the first, and end with code 1 if anything did."""
+        for failure in islice(failures, _LISTED):
+            self.warn(f"✗ {failure}")
+        if (more := len(failures) - _LISTED) > 0:
+            self.warn(f"✗ and {more} more")
+        if failures:
+            raise typer.Exit(1)
+
     def write(self, **content: Any) -> None:
         """Write the JSON that was asked for."""
         if self.target is None:
@@ -107,6 +122,26 @@ class Output:
         else:
             # A file name may be no UTF-8; \udce9 is how JSON writes such a byte.
             write_bytes(Path(self.target), text.encode(errors="backslashreplace"))
+
+
+def watched(things: Iterable[_T], count: Callable[[], int]) -> Iterator[_T]:
+    """Show a bar on standard error, if that is a terminal; photos are counted beside the first that come."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = terminal(stderr=True)
+    columns = (BarColumn(24), MofNCompleteColumn(), TextColumn("photos, left"), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("", total=None)
+
+        def look_ahead() -> None:
+            with suppress(PromptPrismError):
+                progress.update(task, total=count())
+
+        if console.is_terminal:
+            threading.Thread(target=look_ahead, daemon=True).start()
+        for thing in things:
+            progress.advance(task)
+            yield thing
 
 
 def document(command: str, **content: Any) -> dict[str, Any]:

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import heapq
 import json
-import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from promptprism.cli import predict_shards
 from promptprism.cli.options import (
     Adapter,
-    AdapterBackbone,
     AdapterSettings,
     Classes,
-    Device,
     Json,
     Margin,
+    ModelOptions,
     Photos,
-    Pretrained,
-    TrustBackbone,
-    open_adapter,
+    flag,
+    grouped,
+    option,
 )
-from promptprism.cli.output import Output, terminal
+from promptprism.cli.output import Output, watched
 from promptprism.errors import PromptPrismError
 
 if TYPE_CHECKING:
@@ -40,65 +37,55 @@ if TYPE_CHECKING:
 
 # As many answers fit on a screen; of more, the most doubtful are shown.
 _SHOWN = 20
-_COLUMNS: dict[str, type] = {
-    "path": str,
-    "class": str,
-    "probability": float,
-    "uncertainty": float,
-    "runner_up": str,
-    "runner_up_probability": float,
-    "disagreement": float,
-    "abstained": bool,
-    "error": str,
-}
 
 
+@grouped
 def predict(
+    *,
     adapter: Adapter,
     photos: Photos,
     out: Annotated[
-        Path | None,
-        typer.Option(
+        str | None,
+        option(
+            "FILE|FOLDER",
+            "Table of all answers, .csv or .parquet; with --engine a folder of tables, or s3://... What "
+            "is there already is not answered again.",
             "--out",
             "-o",
-            metavar="FILE",
-            help="Table of all answers, .csv or .parquet. If it is there, only what it lacks is answered.",
-            show_default=False,
         ),
     ] = None,
     sort_into: Annotated[
-        Path | None,
-        typer.Option(
-            "--sort-into",
-            metavar="FOLDER",
-            help="Copy each photo into a folder of its class in here.",
-            show_default=False,
-        ),
+        Path | None, option("FOLDER", "Copy each photo into a folder of its class in here.")
     ] = None,
-    link: Annotated[bool, typer.Option("--link", help="Sort by symbolic links instead of copies.")] = False,
-    move: Annotated[bool, typer.Option("--move", help="Sort by moving the photos themselves.")] = False,
+    link: Annotated[bool, flag("--link", "Sort by symbolic links instead of copies.")] = False,
+    move: Annotated[bool, flag("--move", "Sort by moving the photos themselves.")] = False,
     abstain_below: Annotated[
         str | None,
-        typer.Option(
-            "--abstain-below",
-            metavar="P",
-            help="Give no answer below this probability; 'calibrated' is the threshold that calibrate found.",
-            show_default=False,
+        option(
+            "P", "Give no answer below this probability; 'calibrated' is the threshold that calibrate found."
         ),
     ] = None,
     sets: Annotated[
-        bool, typer.Option("--sets", help="Show the classes that may be right, by what calibrate found.")
+        bool, flag("--sets", "Show the classes that may be right, by what calibrate found.")
     ] = False,
-    templates: Annotated[
-        bool, typer.Option("--templates", help="Show the opinion of each template.")
-    ] = False,
+    templates: Annotated[bool, flag("--templates", "Show the opinion of each template.")] = False,
     classes: Classes = None,
     settings: AdapterSettings = None,
     margin: Margin = None,
-    backbone: AdapterBackbone = None,
-    pretrained: Pretrained = None,
-    trust_backbone: TrustBackbone = False,
-    device: Device = "auto",
+    opening: ModelOptions,
+    engine: Annotated[
+        str | None,
+        option(
+            "NAME",
+            "Name shards (wds:PATTERN, also wds:s3://...) by processes of this machine, or by ray or "
+            "ray://HOST:PORT, a cluster.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        option("N", "Of --engine: shards that are worked at together; None is a core each.", min=1),
+    ] = None,
+    once: Annotated[bool, flag("--once", "Of --engine: look at pictures with the same bytes once.")] = False,
     json_file: Json = None,
 ) -> None:
     """Name the class of photos, and say how sure that is.
@@ -112,19 +99,39 @@ def predict(
     from promptprism.data.sorting import Sorter
     from promptprism.inference.answers import answers
     from promptprism.inference.conformal import sets_of
+    from promptprism.inference.lines import COLUMNS, line_of, row_of
     from promptprism.inference.predictor import none_read
 
     if link and move:
         raise PromptPrismError("photos are either linked or moved: leave out --link or --move")
     if (link or move) and sort_into is None:
         raise PromptPrismError("--link and --move say how to sort: add --sort-into FOLDER")
+    single = {"--sort-into": sort_into is not None, "--templates": templates}
+    predict_shards.check(engine, workers, once, out, single)
+    shards = predict_shards.shards_of(photos) if engine else []
     heap = Heap(photos)
-    model = open_adapter(adapter, backbone, pretrained, trust_backbone, device, settings, classes)
+    model = opening.open(adapter, settings, classes)
     calibration = model.calibration_ if margin is None else None
     threshold = _threshold(abstain_below, calibration, adapter)
     if templates and not model.classifier_.evidential:
         raise PromptPrismError(f"method '{model.method}' has no opinions to show: leave out --templates")
     run = _run(model, adapter, margin)
+    chosen = sets_of(model.calibration_) if sets else None
+    facts = {
+        "adapter": str(adapter),
+        "method": model.method,
+        "classes": len(model.classes_),
+        "threshold": threshold,
+        "temperature": calibration and calibration.temperature,
+    }
+    if engine and out:
+        from promptprism.distributed.naming import Naming
+
+        naming = Naming(out, _digest(run, threshold, sets), threshold, margin, chosen, once)
+        content = predict_shards.predict_shards(output, model.classifier_, naming, shards, engine, workers)
+        output.write(**facts, **content)
+        predict_shards.finish(content)
+        return
     told = _Told(threshold, whole=json_file is not None)
     sorter: Sorter | None = None
     table: GrowingTable | None = None
@@ -134,7 +141,7 @@ def predict(
         if line["error"]:
             return None  # it may be mended
         told.before += 1
-        line["abstained"] = told.add(_row_of(line))
+        line["abstained"] = told.add(row_of(line))
         done[line["path"]] = None if line["abstained"] else line["class"]
         return line
 
@@ -158,7 +165,6 @@ def predict(
         return source
 
     waiting: deque[ImageSource] = deque()
-    chosen = sets_of(model.calibration_) if sets else None
     rows = answers(model.classifier_, map(noted, missing()), templates, margin, sets=chosen)
     try:
         with ExitStack() as held:
@@ -167,14 +173,14 @@ def predict(
                 names = [str(name) for name in model.classes_]
                 sorter = held.enter_context(Sorter(sort_into, heap, names, how, f"{run}-{threshold}"))
             if out is not None:
-                columns = _COLUMNS | ({"set": str} if sets else {})
-                table = held.enter_context(GrowingTable(out, columns, run, again))
-            for row in _watched(rows, heap.places):
+                columns = COLUMNS | ({"set": str} if sets else {})
+                table = held.enter_context(GrowingTable(Path(out), columns, run, again))
+            for row in watched(rows, lambda: sum(1 for _ in Heap(photos))):
                 source, abstained = waiting.popleft(), told.add(row)
                 if sorter and "reason" not in row:
                     sorter.put(source, None if abstained else row["class"])
                 if table:
-                    table.add(_line_of(row, abstained))
+                    table.add(line_of(row, abstained))
     except KeyboardInterrupt as reason:
         kept = " and ".join(f"'{place}'" for place in (out, sort_into) if place is not None)
         raise KeyboardInterrupt(f"{kept}: the same command goes on from here" if kept else "") from reason
@@ -191,19 +197,14 @@ def predict(
     if chosen:
         output.show(f"Sets hold the true class of {1 - chosen.alpha:.0%} of photos like those, or of more")
     output.write(
-        adapter=str(adapter),
-        method=model.method,
-        classes=len(model.classes_),
+        **facts,
         predictions=told.rows,
         unread=told.unread,
         abstained=told.abstained,
-        threshold=threshold,
-        temperature=calibration and calibration.temperature,
         answered_before=told.before,
         counts=dict(told.counts.most_common()),
     )
-    if told.unread:
-        raise typer.Exit(1)
+    output.end([row["reason"] for row in told.unread])
 
 
 class _Told:
@@ -263,32 +264,6 @@ def _show(output: Output, told: _Told, heap: Heap) -> None:
         output.show(f"{told.before} were answered before")
     if heap.left_out:
         output.warn(f"{len(heap.left_out)} files are no images, such as '{heap.left_out[0]}': left out")
-    for row in told.unread[:_SHOWN]:
-        output.warn(f"✗ {row['reason']}")
-    if (more := len(told.unread) - _SHOWN) > 0:
-        output.warn(f"✗ {more} more cannot be read")
-
-
-def _watched(rows: Iterable[Row], places: Sequence[str]) -> Iterator[Row]:
-    """Show a bar on standard error, if that is a terminal; photos are counted beside the first answers."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from promptprism.data.photos import Heap
-
-    console = terminal(stderr=True)
-    columns = (BarColumn(24), MofNCompleteColumn(), TextColumn("photos, left"), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("", total=None)
-
-        def count() -> None:
-            with suppress(PromptPrismError):
-                progress.update(task, total=sum(1 for _ in Heap(places)))
-
-        if console.is_terminal:
-            threading.Thread(target=count, daemon=True).start()
-        for row in rows:
-            progress.advance(task)
-            yield row
 
 
 def _threshold(text: str | None, calibration: Calibration | None, adapter: Path) -> float | None:
@@ -317,7 +292,7 @@ def _threshold(text: str | None, calibration: Calibration | None, adapter: Path)
 
 
 def _run(model: PromptPrism, adapter: Path, margin: float | None) -> str:
-    """What the answers depend on, in 12 digits: what was learned, classes, settings, backbone, margin."""
+    """What the answers depend on, in 12 digits: what was learned, classes, settings, margin, calibration."""
     from promptprism.adapter import TENSORS
     from promptprism.files import sha256_of
 
@@ -331,38 +306,10 @@ def _run(model: PromptPrism, adapter: Path, margin: float | None) -> str:
         margin,
         model.calibration_ and model.calibration_.model_dump(mode="json"),
     ]
-    return sha256_of(json.dumps([model.method, *facts]).encode())[:12]
+    return _digest(model.method, *facts)
 
 
-def _line_of(row: Row, abstained: bool) -> Line:
-    """A row as a line of the table."""
-    line: Line = {"path": row["image"]}
-    if "reason" in row:
-        return line | {"error": row["reason"]}
-    second = row["top"][1] if len(row["top"]) > 1 else {"class": None, "probability": None}
-    return line | {
-        "class": row["class"],
-        "probability": row["probability"],
-        "uncertainty": row["uncertainty"],
-        "runner_up": second["class"],
-        "runner_up_probability": second["probability"],
-        "disagreement": row["disagreement"],
-        "abstained": abstained,
-        **({"set": json.dumps(row["set"], ensure_ascii=False)} if "set" in row else {}),
-    }
+def _digest(*facts: Any) -> str:
+    from promptprism.files import sha256_of
 
-
-def _row_of(line: Line) -> Row:
-    """A line that was read again as a row."""
-    number = {name: float(line[name]) if line[name] else None for name in _COLUMNS if _COLUMNS[name] is float}
-    best = {"class": line["class"], "probability": number["probability"]}
-    second = {"class": line["runner_up"], "probability": number["runner_up_probability"]}
-    return {
-        "image": line["path"],
-        **best,
-        "belief": None,
-        "uncertainty": number["uncertainty"],
-        "top": [best, second] if second["class"] else [best],
-        "disagreement": number["disagreement"],
-        **({"set": json.loads(line["set"])} if "set" in line else {}),
-    }
+    return sha256_of(json.dumps(facts).encode())[:12]

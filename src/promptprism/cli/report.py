@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from promptprism.cli.options import Json, argument, option, split_names
+from promptprism.cli.options import Json, argument, flag, option, split_names
 from promptprism.cli.output import Output, tell, visible
 from promptprism.errors import PromptPrismError
 from promptprism.reports.formats import FORMATS, find_format
@@ -42,9 +42,11 @@ def report(
         option("NAME", "Take the cells of this suite only, call rows as it does, and miss what it has."),
     ] = None,
     datasets: Annotated[str | None, option("A,B,...", "Only these data sets, separated by commas.")] = None,
-    per_seed: Annotated[
-        bool, typer.Option("--per-seed", help="Show every seed, collapsed ones too.")
-    ] = False,
+    per_seed: Annotated[bool, flag("--per-seed", "Show every seed, collapsed ones too.")] = False,
+    against: Annotated[
+        str | None,
+        option("ROW", "Gains and intervals against this row of the table, instead of those of CDC."),
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Make a table or a plot of results.
@@ -75,7 +77,7 @@ def report(
     elif table:
         if out is not None:
             check_place(out)
-        made = make_table(found, table, chosen, per_seed)
+        made = make_table(found, table, chosen, per_seed, against)
         text = visible(write_table(made, table, form, found, chosen))
         if out is not None:
             write_text(out, text)

@@ -11,71 +11,55 @@ import typer
 
 from promptprism.cli.options import (
     Adapter,
-    AdapterBackbone,
     AdapterSettings,
     Classes,
-    Device,
-    Pretrained,
-    TrustBackbone,
-    open_adapter,
+    ModelOptions,
+    Port,
+    argument,
+    grouped,
+    option,
 )
 from promptprism.cli.output import Output
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, needs
 
 
+@grouped
 def review(
+    *,
     adapter: Adapter,
-    photos: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of photos.", show_default=False)],
-    corrections: Annotated[
-        Path, typer.Option(metavar="FILE", help="CSV that labels are added to, and read from.")
-    ] = Path("review.csv"),
-    host: Annotated[str, typer.Option(metavar="NAME", help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0 takes a free one.")] = 8642,
+    photos: Annotated[Path, argument("FOLDER", "Folder of photos.")],
+    corrections: Annotated[Path, option("FILE", "CSV that labels are added to, and read from.")] = Path(
+        "review.csv"
+    ),
+    host: Annotated[str, option("NAME", "Where to listen.")] = "127.0.0.1",
+    port: Port = 8642,
     import_label_studio: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Add the labels of Label Studio's JSON first.", show_default=False),
+        Path | None, option("FILE", "Add the labels of Label Studio's JSON first.")
     ] = None,
     export_label_studio: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Answer all, write Label Studio's JSON, serve nothing.",
-            show_default=False,
-        ),
+        Path | None, option("FILE", "Answer all, write Label Studio's JSON, serve nothing.")
     ] = None,
     classes: Classes = None,
     settings: AdapterSettings = None,
-    backbone: AdapterBackbone = None,
-    pretrained: Pretrained = None,
-    trust_backbone: TrustBackbone = False,
-    device: Device = "auto",
+    opening: ModelOptions,
 ) -> None:
     """Correct answers in the browser, the most doubtful first.
 
     Each label is on the disk at once, in a CSV that is read again the next time.
     """
     output = Output("review", None)
-    try:
+    with needs("the page", "serve"):
         uvicorn = importlib.import_module("uvicorn")
         served = importlib.import_module("promptprism.serving.review")
         from promptprism.serving.guard import LOOPBACK
-    except ImportError as error:
-        raise PromptPrismError(
-            f"the page needs {error.name}: pip install 'promptprism[serve]' to serve it"
-        ) from error
     import socket
 
-    model = open_adapter(adapter, backbone, pretrained, trust_backbone, device, settings, classes)
+    model = opening.open(adapter, settings, classes)
     if import_label_studio is not None:
         from promptprism.data.corrections import append
         from promptprism.data.label_studio import read_tasks
 
-        labels = read_tasks(import_label_studio, photos)
-        known = {str(name) for name in model.classes_}
-        if odd := next((each.label for each in labels if each.label not in known), None):
-            raise PromptPrismError(
-                f"'{import_label_studio}' has label '{odd}', which is no class: name it with --classes"
-            )
+        labels = read_tasks(import_label_studio, photos, [str(name) for name in model.classes_])
         append(corrections, labels)
         output.show(f"{len(labels)} labels of {import_label_studio} are in {corrections}")
     looked = served.Review(model, photos, corrections)

@@ -2,62 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from promptprism.cli.options import (
     Adapter,
-    AdapterBackbone,
-    Device,
     Json,
-    Pretrained,
+    ModelOptions,
     Root,
-    Seed,
-    TrustBackbone,
-    open_adapter,
+    argument,
+    grouped,
     open_data,
+    option,
 )
 from promptprism.cli.output import Output
 from promptprism.errors import PromptPrismError
 
 if TYPE_CHECKING:
     from promptprism.data.images import ImageSource
+    from promptprism.data.records import Dataset
     from promptprism.estimator import PromptPrism
 
 
+@grouped
 def suggest(
+    *,
     adapter: Adapter,
-    photos: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="PHOTOS...", help="Photos, folders, patterns, lists.", show_default=False),
-    ] = None,
-    count: Annotated[int, typer.Option("--next", metavar="N", min=1, help="How many photos to label.")] = 20,
+    photos: Annotated[list[str] | None, argument("PHOTOS", "Photos, folders, patterns, lists.")] = None,
+    count: Annotated[int, option("N", "How many photos to label.", "--next", min=1)] = 20,
     labelled: Annotated[
         str | None,
-        typer.Option(
-            metavar="DATA",
-            help="Instead: labelled images, of which those are listed whose labels look wrong.",
-            show_default=False,
-        ),
+        option("DATA", "Instead: labelled images, of which those are listed whose labels look wrong."),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FILE",
-            help="CSV to fill in the labels: fit --corrections reads it.",
-            show_default=False,
-        ),
+        Path | None, option("FILE", "CSV to fill in the labels: fit --corrections reads it.", "--out", "-o")
     ] = None,
-    seed: Seed = 1,
+    seed: Annotated[int, option("N", "Seed of the draw.", min=0)] = 1,
     root: Root = None,
-    backbone: AdapterBackbone = None,
-    pretrained: Pretrained = None,
-    trust_backbone: TrustBackbone = False,
-    device: Device = "auto",
+    opening: ModelOptions,
     json_file: Json = None,
 ) -> None:
     """Say which photos to label next, or which labels look wrong.
@@ -67,32 +50,30 @@ def suggest(
     output = Output("suggest", json_file)
     from promptprism.cli import tables
     from promptprism.data.corrections import Correction, append
-    from promptprism.data.photos import Heap
-    from promptprism.files import is_there
+    from promptprism.files import check_place, is_there
 
     if (labelled is None) == (not photos):
         raise PromptPrismError("give PHOTOS to choose from, or --labelled DATA to look for wrong labels")
     if out is not None and is_there(out):
         raise PromptPrismError(f"'{out}' exists, and may hold labels: give another place with --out")
-    model = open_adapter(adapter, backbone, pretrained, trust_backbone, device, None)
+    if out is not None:
+        check_place(out)
+    model = opening.open(adapter)
     if labelled is None:
-        sources, truths = list(Heap(photos or ())), None
+        found = _to_label(model, photos or [], count, seed)
     else:
-        dataset = open_data(labelled, output, root)
-        known, _ = model.labelled(dataset)
-        records = [*known.train, *known.val, *known.test]
-        sources, truths = [r.source for r in records], [known.class_names[r.label] for r in records]
-    rows, unread, learned = suggestions(model, sources, truths, count, seed)
-    output.show(tables.predictions(rows))
-    if truths is not None:
-        output.show(f"{len(rows)} of {len(sources)} labels look wrong, the surest first")
-    if learned:
+        known, _ = model.labelled(open_data(labelled, output, root))
+        found = _label_issues(model, known)
+    rows, unread = found.rows, found.unread
+    if rows:
+        output.show(tables.predictions(rows))
+    if labelled is not None:
+        output.show(f"{len(rows)} of {found.images} labels look wrong, the surest first")
+    if found.learned:
         output.warn(
-            f"{learned} photos were learned from and "
-            + ("are left out" if truths is None else "hide wrong labels of their own")
+            f"{found.learned} photos were learned from and "
+            + ("are left out" if labelled is None else "hide wrong labels of their own")
         )
-    for reason in unread:
-        output.warn(f"✗ {reason}")
     if out is not None:
         append(out, [Correction(Path(r["image"]), "", r["class"], r["probability"]) for r in rows])
         output.show(
@@ -101,54 +82,83 @@ def suggest(
         )
     output.write(
         adapter=str(adapter),
-        images=len(sources),
-        learned_from=learned,
+        images=found.images,
+        learned_from=found.learned,
         suggestions=rows,
         unread=unread,
     )
-    if unread:
-        raise typer.Exit(1)
+    output.end(unread)
 
 
-def suggestions(
-    model: PromptPrism, sources: list[ImageSource], truths: list[str] | None, count: int, seed: int
-) -> tuple[list[dict[str, Any]], list[str], int]:
-    """Rows for `tables.predictions`, why some photos cannot be read, and how many were learned from."""
+class _Found(NamedTuple):
+    """Rows for `tables.predictions`; of how many images, learned from or not; why some cannot be read."""
+
+    rows: list[dict[str, Any]]
+    images: int
+    learned: int
+    unread: list[str]
+
+
+def _to_label(model: PromptPrism, places: list[str], count: int, seed: int) -> _Found:
+    from promptprism.cli.output import watched
+    from promptprism.data.photos import Heap
+    from promptprism.inference.answers import answers
+    from promptprism.inference.suggest import POOL, pool_of, worth_labelling
+
+    learned = 0
+
+    def new() -> Iterator[ImageSource]:
+        nonlocal learned
+        for source in watched(Heap(places), lambda: sum(1 for _ in Heap(places))):
+            if _seen(model, source):
+                learned += 1
+            else:
+                yield source
+
+    pool = pool_of(model.classifier_, new(), max(POOL, count))
+    if not pool.images:
+        raise PromptPrismError("all these photos were learned from: give others to choose from")
+    chosen = worth_labelling(pool.probabilities, pool.features, count, seed)
+    rows = list(answers(model.classifier_, [pool.sources[place] for place in chosen]))
+    return _Found(rows, pool.images + learned, learned, pool.unread)
+
+
+def _label_issues(model: PromptPrism, known: Dataset) -> _Found:
     import torch
 
+    from promptprism.cli.output import watched
     from promptprism.data.names import name_key
     from promptprism.inference.answers import answers
-    from promptprism.inference.suggest import label_issues, look, worth_labelling
+    from promptprism.inference.predictor import Predictor, Unread
+    from promptprism.inference.suggest import label_issues
 
-    seen = _seen(model, sources)
-    if truths is None:
-        sources = [source for place, source in enumerate(sources) if place not in seen]
-        if not sources:
-            raise PromptPrismError("all these photos were learned from: give others to choose from")
-    found = look(model.classifier_, sources)
-    if truths is None:
-        chosen = worth_labelling(found.probabilities, found.features, count, seed)
-    else:
-        labels = {key: place for place, key in enumerate(model.classifier_.space.keys)}
-        given = torch.tensor([labels[name_key(truths[place])] for place in found.places])
-        chosen = label_issues(found.probabilities, given)
-    places = [found.places[at] for at in chosen]
-    rows = list(answers(model.classifier_, [sources[place] for place in places]))
-    if truths is not None:
-        rows = [{**row, "truth": truths[place]} for row, place in zip(rows, places, strict=True)]
-    return rows, [*found.unread.values()], len(seen)
+    classifier = model.classifier_
+    unread: Unread = {}
+    records = [*known.train, *known.val, *known.test]
+    sources = [record.source for record in records]
+    shares = (
+        share
+        for logits in Predictor(classifier).logits(sources, unread=unread)
+        for share in classifier.probabilities(logits).cpu()
+    )
+    probabilities = torch.stack([*watched(shares, lambda: len(sources))])
+    places = [place for place in range(len(sources)) if place not in unread]
+    labels = {key: place for place, key in enumerate(classifier.space.keys)}
+    names = [known.class_names[records[place].label] for place in places]
+    given = torch.tensor([labels[name_key(name)] for name in names])
+    chosen = label_issues(probabilities, given)
+    rows = answers(classifier, [sources[places[at]] for at in chosen])
+    told = [{**row, "truth": names[at]} for row, at in zip(rows, chosen, strict=True)]
+    learned = sum(_seen(model, source) for source in sources)
+    return _Found(told, len(sources), learned, [*unread.values()])
 
 
-def _seen(model: PromptPrism, sources: list[ImageSource]) -> set[int]:
-    """Places of photos that were learned from."""
+def _seen(model: PromptPrism, source: ImageSource) -> bool:
+    """Whether a photo was learned from."""
     from promptprism.data.content import picture_id
 
     known = model.data_.seen if model.data_ else frozenset()
-    found = set()
-    for place, source in enumerate(sources) if known else ():
-        try:
-            if picture_id(source) in known:
-                found.add(place)
-        except PromptPrismError:
-            continue  # it is told of when it is looked at
-    return found
+    try:
+        return bool(known) and picture_id(source) in known
+    except PromptPrismError:
+        return False  # it is told of when it is looked at

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from promptprism.cli.options import Device, Json, Root, argument, option, parse_seeds, split_names
+from promptprism.cli.options import (
+    Device,
+    Json,
+    Root,
+    Strategy,
+    argument,
+    flag,
+    option,
+    parse_numbers,
+    split_names,
+)
 from promptprism.cli.output import Output, terminal
 from promptprism.errors import PromptPrismError
 
 if TYPE_CHECKING:
+    from promptprism.evaluation.run_suite import Engine, Outcome
     from promptprism.evaluation.suites import Suite
 
 
@@ -23,6 +34,7 @@ def suite(
     methods: Annotated[str | None, option("A,B,...", "Only these rows, separated by commas.")] = None,
     datasets: Annotated[str | None, option("A,B,...", "Only these data sets, separated by commas.")] = None,
     seeds: Annotated[str | None, option("1,2,...", "These seeds, separated by commas.")] = None,
+    shots: Annotated[str | None, option("1,2,...", "These shots per class, separated by commas.")] = None,
     root: Root = None,
     lists: Annotated[
         Path | None, option("FOLDER", "Folder of few-shot lists DATA-16shot-seed1.jsonl to learn from.")
@@ -31,8 +43,30 @@ def suite(
         Literal["all", "train", "test"], typer.Option(help="Only learn, only score, or both.")
     ] = "all",
     device: Device = "auto",
+    devices: Annotated[
+        int | None,
+        option("N", "GPUs, or cores of a CPU, that share each training step of a cell.", min=1),
+    ] = None,
+    strategy: Strategy = "ddp",  # noqa: ARG001 - the one there is
+    engine: Annotated[
+        str,
+        option(
+            "NAME",
+            "Where cells run: local; ray or ray://HOST:PORT, a cluster; slurm, which writes an array job of "
+            "those that are left.",
+        ),
+    ] = "local",
+    cpus_per_cell: Annotated[
+        float | None,
+        option("X", "Of --engine: cores that a cell takes; if not given, 1, or one a device.", min=0.01),
+    ] = None,
+    gpus_per_cell: Annotated[
+        float | None,
+        option("X", "Of --engine: GPUs that a cell takes, or with ray a part of one, such as 0.25.", min=0),
+    ] = None,
+    submit: Annotated[bool, flag("--submit", "Of --engine slurm: hand the job in, by sbatch.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run, what it needs, and about what it costs.")
+        bool, flag("--dry-run", "Say what would run, what it needs, and about what it costs.")
     ] = False,
     gigaflops: Annotated[
         float | None,
@@ -47,18 +81,32 @@ def suite(
     output = Output("suite", json_file)
     from promptprism.evaluation.suites import load_suite
 
-    chosen = load_suite(source).only(split_names(methods), split_names(datasets), parse_seeds(seeds))
+    chosen = load_suite(source).only(
+        split_names(methods), split_names(datasets), parse_numbers(seeds), parse_numbers(shots, "shot", 1)
+    )
     if dry_run:
         _dry_run(chosen, out, root, gigaflops, device, output)
         return
     if out is None:
         raise PromptPrismError("where do the results go? Give --out FOLDER")
+    if (engine == "local" and (cpus_per_cell or gpus_per_cell)) or (submit and engine != "slurm"):
+        which = "--submit is" if submit else "--cpus-per-cell and --gpus-per-cell are"
+        raise PromptPrismError(f"{which} of an engine that gives out cells: add --engine slurm, or leave out")
+    cpus, gpus = cpus_per_cell or devices or 1, gpus_per_cell or 0
+    if engine == "slurm":
+        given = {"root": root, "lists": lists, "stage": stage, "device": device, "devices": devices}
+        _write_job(chosen, source, out, given, cpus, gpus, submit, output)
+        return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from promptprism.backbones import load_backbone
     from promptprism.evaluation import run_suite as running
 
-    backbone = load_backbone(**chosen.backbone.model_dump(), device=device)
+    run = _engine(engine, cpus, gpus, device)
+    # Elsewhere workers put it where they compute.
+    backbone = load_backbone(
+        **chosen.backbone.model_dump(), device=device if run is running.run_here else "cpu"
+    )
     columns = (
         BarColumn(bar_width=24),
         TextColumn("{task.completed} of {task.total} cells, {task.fields[failed]} failed"),
@@ -79,7 +127,17 @@ def suite(
                 description=state.running,
             )
 
-        outcome = running.run_suite(chosen, out, backbone, root=root, lists=lists, stage=stage, show=show)
+        outcome = running.run_suite(
+            chosen,
+            out,
+            backbone,
+            root=root,
+            lists=lists,
+            stage=stage,
+            show=show,
+            devices=devices,
+            engine=run,
+        )
     rows = [
         {
             "key": result.key,
@@ -90,15 +148,68 @@ def suite(
         }
         for result in outcome.results
     ]
-    failures = [{**cell.model_dump(mode="json"), "error": error} for cell, error in outcome.failures]
-    for cell, error in outcome.failures:
-        output.warn(f"✗ {cell}: {error}")
+    failures = _failures(outcome)
     output.show(f"{len(rows)} results in {out}, {outcome.ran} cells run now, {len(failures)} failed")
     if rows:
         output.show(f"Next: promptprism report {out} --table {chosen.protocol} --suite {source}")
     output.write(suite=chosen.name, ran=outcome.ran, cells=rows, failures=failures)
-    if failures:
-        raise typer.Exit(1)
+    output.end([f"{cell}: {error}" for cell, error in outcome.failures])
+
+
+def _failures(outcome: Outcome) -> list[dict[str, Any]]:
+    """Cells and why they failed, as they go into JSON."""
+    return [{**cell.model_dump(mode="json"), "error": error} for cell, error in outcome.failures]
+
+
+def _engine(name: str, cpus: float, gpus: float, device: str) -> Engine:
+    """What runs the cells.
+
+    Raises:
+        PromptPrismError: no such engine, or Ray is missing.
+    """
+    from promptprism.evaluation.run_suite import run_here
+
+    if name == "local":
+        return run_here
+    if name != "ray" and not name.startswith("ray://"):
+        raise PromptPrismError(f"no engine '{name}': give local, ray, ray://HOST:PORT or slurm")
+    from promptprism.distributed.ray_suite import RayEngine
+
+    return RayEngine(None if name == "ray" else name, cpus, gpus, device)
+
+
+def _write_job(
+    chosen: Suite,
+    source: str,
+    out: Path,
+    given: dict[str, Any],
+    cpus: float,
+    gpus: float,
+    submit: bool,
+    output: Output,
+) -> None:
+    from promptprism.backbones import load_backbone
+    from promptprism.distributed import slurm
+    from promptprism.evaluation.run_suite import cells_left
+
+    if submit:
+        slurm.check_submit()
+    backbone = load_backbone(**chosen.backbone.model_dump(), device="cpu")
+    where = {name: given[name] for name in ("root", "lists", "stage")}
+    left, outcome = cells_left(chosen, out, backbone, **where)
+    script = job = None
+    if left:
+        options = [word for name, value in given.items() if value for word in (f"--{name}", str(value))]
+        script = slurm.write_script(chosen.name, source, out, left, options, cpus, gpus)
+        job = slurm.submit(script) if submit else None
+        more = f", the first {slurm.MOST} of them: again when they are run" if len(left) > slurm.MOST else ""
+        output.show(f"{len(left)} cells are left, {script} runs them{more}")
+        output.show(f"submitted as job {job}" if job else f"Next: sbatch {script}")
+    else:
+        output.show(f"no cell is left, {len(outcome.failures)} failed")
+    failures = _failures(outcome)
+    output.write(suite=chosen.name, script=script and str(script), job=job, left=len(left), failures=failures)
+    output.end([f"{cell}: {error}" for cell, error in outcome.failures])
 
 
 def _dry_run(

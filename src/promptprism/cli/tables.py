@@ -10,7 +10,7 @@ from PIL.Image import Image
 from rich import box
 from rich.color import Color
 from rich.style import Style
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 Row = Mapping[str, Any]
@@ -54,19 +54,31 @@ def facts(title: str, rows: Mapping[str, str | Text | None]) -> Table:
     return table
 
 
-def _grid(caption: str | None = None) -> Table:
+def grid(*columns: str | Column, caption: str | None = None) -> Table:
+    """An empty table with a caption in grey."""
     return Table(
-        caption=caption, caption_justify="left", caption_style="dim", box=box.SIMPLE_HEAD, pad_edge=False
+        *columns,
+        caption=caption,
+        caption_justify="left",
+        caption_style="dim",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
+
+
+def _name(header: str) -> Column:
+    return Column(header, style="bold", no_wrap=True)
+
+
+def numbers(*headers: str) -> list[str | Column]:
+    """Columns of numbers."""
+    return [Column(header, justify="right", no_wrap=True) for header in headers]
 
 
 def datasets(entries: Sequence[Row]) -> Table:
     """Registered data sets: rows with name, classes, images by split, summary."""
-    table = _grid(caption="DATA may also be a folder with one subfolder per class, or a CSV of path,label")
-    table.add_column("name", style="bold", no_wrap=True)
-    for column in ("classes", "train", "test"):
-        table.add_column(column, justify="right")
-    table.add_column("shows")
+    caption = "DATA may also be a folder with one subfolder per class, or a CSV of path,label"
+    table = grid(_name("name"), *numbers("classes", "train", "test"), "shows", caption=caption)
     for entry in entries:
         counts = [f"{entry['images'][split] or '–'}" for split in ("train", "test")]
         table.add_row(entry["name"], str(entry["classes"]), *counts, Text(entry["summary"]))
@@ -75,12 +87,13 @@ def datasets(entries: Sequence[Row]) -> Table:
 
 def backbones(entries: Sequence[Row]) -> Table:
     """Backbones that can be used: size, image and text, what they carry, tags of their weights."""
-    table = _grid(caption="M: million numbers; image, text: tokens; weights: first tag, and how many more")
-    table.add_column("name", style="bold", no_wrap=True)
-    for column in ("M", "pixels", "image", "text"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("prompts", no_wrap=True)
-    table.add_column("weights", overflow="fold")
+    table = grid(
+        _name("name"),
+        *numbers("M", "pixels", "image", "text"),
+        Column("prompts", no_wrap=True),
+        Column("weights", overflow="fold"),
+        caption="M: million numbers; image, text: tokens; weights: first tag, and how many more",
+    )
     for entry in entries:
         table.add_row(
             entry["name"],
@@ -96,9 +109,8 @@ def backbones(entries: Sequence[Row]) -> Table:
 
 def summaries(rows: Mapping[str, Row]) -> Table:
     """Methods with what they are."""
-    table = _grid(caption="promptprism methods METHOD shows the settings of one")
-    table.add_column("method", style="bold", no_wrap=True)
-    table.add_column("what it is")
+    caption = "promptprism methods METHOD shows the settings of one"
+    table = grid(_name("method"), "what it is", caption=caption)
     for name, row in rows.items():
         table.add_row(name, Text(row["summary"]))
     return table
@@ -106,13 +118,11 @@ def summaries(rows: Mapping[str, Row]) -> Table:
 
 def settings(rows: Mapping[str, Row]) -> Table:
     """Settings of a method with default and meaning."""
-    table = _grid(caption="change one by fit --set NAME=VALUE")
-    table.add_column("setting", style="bold", no_wrap=True)
-    table.add_column("default", overflow="fold", max_width=24)
-    table.add_column("meaning")
+    default = Column("default", overflow="fold", max_width=24)
+    table = grid(_name("setting"), default, "meaning", caption="change one by fit --set NAME=VALUE")
     for name, row in rows.items():
-        default = row["default"] if isinstance(row["default"], str) else json.dumps(row["default"])
-        table.add_row(name, Text(default), Text(row["meaning"] or ""))
+        value = row["default"] if isinstance(row["default"], str) else json.dumps(row["default"])
+        table.add_row(name, Text(value), Text(row["meaning"] or ""))
     return table
 
 
@@ -120,10 +130,7 @@ def predictions(rows: Sequence[Row]) -> Table:
     """Predictions: rows of `promptprism.inference.answers`, perhaps with the truth."""
     evidential = any(row["uncertainty"] is not None for row in rows)
     truth = any("truth" in row for row in rows)
-    table = _grid()
-    table.add_column("image", overflow="fold")
-    table.add_column("class")
-    table.add_column("probability %", no_wrap=True)
+    table = grid(Column("image", overflow="fold"), "class", Column("probability %", no_wrap=True))
     if evidential:
         table.add_column("uncertainty %", no_wrap=True)
     table.add_column("truth" if truth else "next best", style=None if truth else "dim")
@@ -153,10 +160,8 @@ def counts(answered: Mapping[str, int], images: int, abstained: int, threshold: 
     """How many images there are of each class, the most frequent first, and how many have no answer."""
     listed = sorted(answered.items(), key=lambda pair: -pair[1])
     more = len(listed) - _MOST_CLASSES
-    table = _grid(caption=f"and {more} more classes" if more > 0 else None)
-    table.add_column("class")
-    table.add_column("photos", justify="right")
-    table.add_column("share %", no_wrap=True)
+    caption = f"and {more} more classes" if more > 0 else None
+    table = grid("class", *numbers("photos"), Column("share %", no_wrap=True), caption=caption)
     for name, count in listed[:_MOST_CLASSES]:
         table.add_row(Text(name), f"{count:,}", _measure(count / images, "cyan"))
     if threshold is not None:
@@ -207,9 +212,7 @@ def evaluation(result: Row) -> Table:
     """Accuracy, fused and of each template, and the calibration of the probabilities."""
     metrics = result["metrics"]
     several = len(result["templates"]) > 1
-    table = _grid()
-    table.add_column("")
-    table.add_column("accuracy %", no_wrap=True)
+    table = grid("", Column("accuracy %", no_wrap=True))
     for number, one in enumerate(result["templates"] if several else (), start=1):
         table.add_row(f"S{number}", _measure(one["cls/accuracy"], "blue"))
     table.add_row("fused" if several else "accuracy", _measure(metrics["cls/accuracy"], "cyan"), style="bold")
@@ -223,10 +226,7 @@ def evaluation(result: Row) -> Table:
 
 def classes(rows: Sequence[Row]) -> Table:
     """Images, precision and recall of each class."""
-    table = _grid()
-    table.add_column("class")
-    for column in ("images", "precision %", "recall %"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = grid("class", *numbers("images", "precision %", "recall %"))
     for row in rows:
         table.add_row(
             Text(row["class"]), str(row["images"]), percent(row["precision"]), percent(row["recall"])
@@ -236,10 +236,8 @@ def classes(rows: Sequence[Row]) -> Table:
 
 def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Table:
     """How many images of each class (rows) were taken for each (columns), numbered in their order."""
-    table = _grid(caption="rows: what is to be seen; columns: what it was taken for")
-    table.add_column("")
-    for number in range(1, len(names) + 1):
-        table.add_column(str(number), justify="right", no_wrap=True)
+    places = numbers(*map(str, range(1, len(names) + 1)))
+    table = grid("", *places, caption="rows: what is to be seen; columns: what it was taken for")
     for number, (name, row) in enumerate(zip(names, matrix, strict=True)):
         cells = [
             Text(str(count) if count else "·", "bold" if place == number else "red" if count else "dim")
@@ -251,9 +249,8 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Table:
 
 def confused(rows: Sequence[Row], most: int = 10) -> Table:
     """The pairs of classes that are confused most."""
-    table = _grid(caption=f"and {len(rows) - most} more pairs" if len(rows) > most else None)
-    for column in ("is", "was taken for", "images"):
-        table.add_column(column, justify="right" if column == "images" else "left")
+    caption = f"and {len(rows) - most} more pairs" if len(rows) > most else None
+    table = grid("is", "was taken for", *numbers("images"), caption=caption)
     for row in rows[:most]:
         table.add_row(Text(row["truth"]), Text(row["answer"]), str(row["images"]))
     return table
@@ -261,11 +258,12 @@ def confused(rows: Sequence[Row], most: int = 10) -> Table:
 
 def methods(results: Mapping[str, Row]) -> Table:
     """Base-to-new results by method, the best of each column in bold."""
-    table = _grid(caption="accuracy in %; HM: harmonic mean of base and new; ms: per training step")
-    table.add_column("method", style="bold")
     columns = ("base", "new", "hm")
-    for column in ("base", "new", "HM", "learned", "epochs", "ms", "time"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = grid(
+        Column("method", style="bold"),
+        *numbers("base", "new", "HM", "learned", "epochs", "ms", "time"),
+        caption="accuracy in %; HM: harmonic mean of base and new; ms: per training step",
+    )
     best = {c: max((row[c] for row in results.values() if row[c] is not None), default=None) for c in columns}
     for name, row in results.items():
         shares = [

@@ -30,7 +30,7 @@ def text_flops(backbone: Backbone, tokens: Tensor, prompts: int = 0) -> float:
 
     Of a causal tower the shared beginning once and no padding, of any other whole contexts.
     """
-    end = backbone.end_positions(tokens)
+    end = backbone.text.end(tokens)
     start = 0
     if backbone.text.causal:
         first = backbone.first_word

@@ -105,7 +105,7 @@ def _image_mb(method: Method, item: int) -> float:
 def _text_mb(method: Method, tokens: Tensor, item: int) -> float:
     """What the backward pass needs of the texts if all is kept."""
     backbone, shape = method.backbone, method.shape
-    end = backbone.end_positions(tokens)
+    end = backbone.text.end(tokens)
     own = int((end - shape.text_prompts).clamp(min=1).sum())
     return shape.templates * own * _kept_mb(backbone.text, int(end.max()) + 1, item)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from promptprism.data.images import ImageSource
+from promptprism.data.records import Record
 from promptprism.errors import PromptPrismError
 
 Batch = list[int]
@@ -36,6 +37,11 @@ def shuffled_batches(count: int, batch_size: int, seed: int, epoch: int) -> list
 def plain_batches(count: int, batch_size: int) -> list[Batch]:
     """All indices in their order, the last batch as long as it comes."""
     return [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
+
+
+def labels_of(records: Iterable[Record], device: torch.device | str = "cpu") -> Tensor:
+    """Labels [N] of N records."""
+    return torch.tensor([record.label for record in records], dtype=torch.long, device=device)
 
 
 def view_batches(

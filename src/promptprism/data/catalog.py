@@ -6,7 +6,6 @@ from dataclasses import replace
 from promptprism.data import makers
 from promptprism.data.layouts import CLASS_NAMES, Layout, SplitFile, VariantLists, WordNetFolders
 from promptprism.data.published import PublishedDataset
-from promptprism.data.published import find_root as find_root
 from promptprism.data.sources import Archive, Original, drive
 from promptprism.errors import PromptPrismError
 

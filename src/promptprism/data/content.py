@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -19,7 +18,7 @@ from promptprism.data.names import name_key
 from promptprism.data.reading import some
 from promptprism.data.records import Dataset, Record, Records
 from promptprism.data.registry import registered
-from promptprism.errors import DataWarning, PromptPrismError
+from promptprism.errors import DataWarning, PromptPrismError, warn
 from promptprism.files import check_regular
 
 # Bytes from the middle of a file, where two photos of one camera differ.
@@ -101,7 +100,7 @@ def distinct(dataset: Dataset) -> Dataset:
     if same.labels:
         raise PromptPrismError(two_labels(dataset, same.labels))
     for note in remarks(same):
-        warnings.warn(note, DataWarning, stacklevel=2)
+        warn(note, DataWarning)
     extra = {entry.place for group in same.repeated for entry in group[1:] if entry.split == "train"}
     train = tuple(record for place, record in enumerate(dataset.train) if place not in extra)
     return replace(dataset, train=train)

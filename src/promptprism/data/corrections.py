@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,10 +11,11 @@ from typing import NamedTuple
 from promptprism.data.names import name_key
 from promptprism.data.reading import read_text, some
 from promptprism.data.tables import check_column, on_disk, parsed_lines
-from promptprism.errors import DataWarning, PromptPrismError
+from promptprism.errors import DataWarning, PromptPrismError, warn
 from promptprism.files import is_there
 
 _WHAT = "file of corrections"
+_NAME_IT = "its first line must name the columns path and label"
 
 
 class Correction(NamedTuple):
@@ -58,7 +58,7 @@ def read_corrections(path: Path, class_names: Sequence[str] | None = None) -> di
     lines = parsed_lines(where, text)
     header = [name.strip().lower() for name in next(lines, (0, []))[1]]
     for column in ("path", "label"):
-        check_column(where, header, column, column)
+        check_column(where, header, column, _NAME_IT)
     names = None if class_names is None else {name_key(name): name for name in class_names}
     found: dict[Path, tuple[int, str, str]] = {}
     contradicted = []
@@ -81,14 +81,16 @@ def read_corrections(path: Path, class_names: Sequence[str] | None = None) -> di
             contradicted.append(f"lines {before[0]} and {line}: {photo.name}")
         found[photo] = (line, label, at)
     if contradicted:
-        _warn(
-            f"{where} gives {len(contradicted)} photos several labels, the last counts: {some(contradicted)}"
+        warn(
+            f"{where} gives {len(contradicted)} photos several labels, the last counts: {some(contradicted)}",
+            DataWarning,
         )
     labels = {photo: label for photo, (_, label, _) in found.items() if label}
     if missing := [photo for photo in labels if not is_there(photo)]:
-        _warn(
+        warn(
             f"{len(missing)} of {len(labels)} photos of {where} are not there, first: {some(missing)}. Paths "
-            "are relative to the folder of that file"
+            "are relative to the folder of that file",
+            DataWarning,
         )
     return labels
 
@@ -107,7 +109,7 @@ def append(path: Path, corrections: Sequence[Correction]) -> None:
     delimiter = max(",;\t", key=head.count)
     columns = [name.strip().lower() for name in next(csv.reader([head], delimiter=delimiter))]
     for column in ("path", "label"):
-        check_column(f"{_WHAT} '{path}'", columns, column, column)
+        check_column(f"{_WHAT} '{path}'", columns, column, _NAME_IT)
     folder = Path(os.path.abspath(path)).parent  # noqa: PTH100
     lines = io.StringIO()
     rows = csv.DictWriter(
@@ -153,7 +155,3 @@ def _header(path: Path) -> str:
             f"{_WHAT} '{path}' is UTF-16, to which none can be added: save it as UTF-8"
         ) from error
     return next((line for line in text.splitlines() if line.strip()), "")
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, DataWarning, stacklevel=3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import unicodedata
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from promptprism.data.images import IMAGE_SUFFIXES, looks_like_image
 from promptprism.data.names import DEFAULT_PHRASE
 from promptprism.data.reading import Reading, some, split_of
 from promptprism.data.records import Dataset, Record, Records
-from promptprism.errors import DataWarning, PromptPrismError
+from promptprism.errors import DataWarning, PromptPrismError, warn
 from promptprism.files import check_regular
 
 # What storage, archives and editors put beside the data; hidden files and folders are left out too.
@@ -93,10 +92,11 @@ def read_folder(root: str | Path, phrase: str = DEFAULT_PHRASE, reading: Reading
     counts = {name: len(by_split.get(needed, ())) for name, by_split in found.items()}
     _check_classes(counts, splits[needed], ignored)
     if nested:
-        _warn(
+        warn(
             "each is taken for one class, but has no image of its own, only folders: "
             f"{some(path.relative_to(root) for path in nested)}. If one is no class, move it out of "
-            f"'{root}'; if the folders in it are the classes, move them up"
+            f"'{root}'; if the folders in it are the classes, move them up",
+            DataWarning,
         )
     walk.tell()
     names = tuple(sorted(found))
@@ -173,11 +173,12 @@ class _Walk:
     def tell(self) -> None:
         """Warn of what was not read."""
         if self._again:
-            _warn(f"left out, for what they lead to was read already: {some(self._again)}")
+            warn(f"left out, for what they lead to was read already: {some(self._again)}", DataWarning)
         if self._closed:
-            _warn(
+            warn(
                 f"{len(self._closed)} folders cannot be looked into and are left out, first: "
-                f"'{self._closed[0].filename}' ({self._closed[0].strerror}). Change their permissions"
+                f"'{self._closed[0].filename}' ({self._closed[0].strerror}). Change their permissions",
+                DataWarning,
             )
 
     def _content(self, folder: Path) -> list[Path]:
@@ -299,7 +300,3 @@ def _place(folder: Path) -> tuple[int, int]:
 
 def _visible(name: str) -> bool:
     return not name.startswith(".") and name.lower() not in _SERVICE
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, DataWarning, stacklevel=3)

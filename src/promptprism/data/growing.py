@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self, TextIO
 
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, needs
 from promptprism.files import check_place, is_there, locked, remove, temporary
 
 #: Kinds of tables by the ending of the file.
@@ -53,7 +53,7 @@ class GrowingTable:
         self._parquet = path.suffix.lower() == ".parquet"
         self._csv = path.with_name(f".{path.name}.csv") if self._parquet else path
         if self._parquet:
-            _arrow()
+            arrow()
         check_place(path)
 
     def __enter__(self) -> Self:
@@ -116,10 +116,8 @@ class GrowingTable:
 
     def _pack(self) -> None:
         """Make the Parquet file of the CSV, a block at a time."""
-        arrow = _arrow()
         from_text, parquet = (importlib.import_module(f"pyarrow.{name}") for name in ("csv", "parquet"))
-        kinds = {str: arrow.string(), float: arrow.float64(), bool: arrow.bool_()}
-        schema = arrow.schema([(name, kinds[kind]) for name, kind in self._types.items()])
+        schema = schema_of(self._types)
         options = from_text.ConvertOptions(
             column_types=schema, strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=True
         )
@@ -152,10 +150,21 @@ class GrowingTable:
             ) from error
 
 
-def _arrow() -> Any:
-    try:
+def schema_of(columns: Mapping[str, type]) -> Any:
+    """Arrow's schema of names and types.
+
+    Raises:
+        PromptPrismError: pyarrow is missing.
+    """
+    kinds = {str: arrow().string(), float: arrow().float64(), bool: arrow().bool_()}
+    return arrow().schema([(name, kinds[kind]) for name, kind in columns.items()])
+
+
+def arrow() -> Any:
+    """The module that writes Parquet.
+
+    Raises:
+        PromptPrismError: it is missing.
+    """
+    with needs("Parquet", "parquet", ", or name a file that ends in .csv"):
         return importlib.import_module("pyarrow")
-    except ImportError as error:
-        raise PromptPrismError(
-            "Parquet needs pyarrow: pip install 'promptprism[parquet]', or name a file that ends in .csv"
-        ) from error

@@ -7,7 +7,7 @@ from typing import Any
 
 from promptprism.data.reading import Reading
 from promptprism.data.records import Dataset, Record, Records
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, needs
 from promptprism.files import check_regular
 
 
@@ -89,12 +89,8 @@ def read_hub(name: str, reading: Reading | None = None) -> Dataset:
 
 def _tables(name: str, reading: Reading) -> dict[str, Any]:
     """The splits that have labels, by our names, their images not decoded."""
-    try:
+    with needs(f"'hf:{name}'", "hf"):
         datasets = importlib.import_module("datasets")
-    except ImportError as error:
-        raise PromptPrismError(
-            f"'hf:{name}' needs the package datasets: pip install 'promptprism[hf]'"
-        ) from error
     if int(datasets.__version__.partition(".")[0]) < 4:
         raise PromptPrismError(
             f"the package datasets is {datasets.__version__}, which may run code of a data set: pip install "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from promptprism.data.names import name_key
 from promptprism.data.reading import some
 from promptprism.data.records import Dataset, Record, Records
 from promptprism.data.splits import few_shot
-from promptprism.errors import DataWarning, PromptPrismError
+from promptprism.errors import DataWarning, PromptPrismError, warn
 from promptprism.files import is_there
 
 
@@ -107,13 +107,12 @@ def _overruled(corrected: Records, pool: Records, moved: Sequence[int], names: S
     ]
     if pairs:
         told = f", of {len(changed)} another one: {some(changed, 3)}" if changed else ""
-        warnings.warn(
+        warn(
             f"{len(pairs)} corrected photos are in the data too: the corrected label counts{told}",
             DataWarning,
-            stacklevel=3,
         )
     return [place for _, place in pairs]
 
 
 def _relabelled(records: Sequence[Record], moved: Sequence[int]) -> Records:
-    return tuple(Record(record.source, moved[record.label]) for record in records)
+    return tuple(replace(record, label=moved[record.label]) for record in records)

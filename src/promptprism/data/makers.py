@@ -14,7 +14,7 @@ from typing import Any
 
 from promptprism.data.images import IMAGE_SUFFIXES
 from promptprism.data.layouts import Lists, read_json, read_lines
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, needs
 
 #: Paths with what the makers call the class, by split.
 Rows = dict[str, list[tuple[str, str]]]
@@ -196,12 +196,8 @@ def _ucf(folder: Path) -> tuple[Rows, dict[str, str]]:
 
 def _matlab(path: Path, variable: str) -> Any:
     """A variable of a MATLAB file, as lists, dicts and numbers."""
-    try:
+    with needs(f"'{path}'", "data"):
         matlab = importlib.import_module("scipy.io")
-    except ImportError as error:
-        raise PromptPrismError(
-            f"'{path}' needs the package scipy: pip install 'promptprism[data]'"
-        ) from error
     try:
         return matlab.loadmat(path, simplify_cells=True)[variable]
     except Exception as error:  # a damaged file makes it raise nearly anything

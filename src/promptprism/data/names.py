@@ -125,6 +125,11 @@ class LabelSpace:
         names = dict(zip((*self.keys, *other.keys), (*self.names, *other.names), strict=True))
         return LabelSpace(tuple(names.values()), self.phrase)
 
+    def places(self, other: LabelSpace) -> list[int]:
+        """The place here of each class of another space; -1 of those that are not here."""
+        here = {key: place for place, key in enumerate(self.keys)}
+        return [here.get(key, -1) for key in other.keys]
+
     @property
     def keys(self) -> tuple[str, ...]:
         """What each class is known by in every label space, see `name_key`."""

@@ -103,7 +103,7 @@ def _listed(path: Path) -> Iterator[Path]:
         where = f"list '{path}'"
         lines = parsed_lines(where, text)
         header = [name.strip().lower() for name in next(lines, (0, []))[1]]
-        check_column(where, header, "path", "path")
+        check_column(where, header, "path", "name it so in the first line")
         column = header.index("path")
         names = [fields[column].strip() for _, fields in lines if column < len(fields)]
     else:

@@ -14,7 +14,6 @@ the picture hardly uses, is said as a `DataWarning`, for the first image of each
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from promptprism.errors import DataWarning, PromptPrismError
+from promptprism.errors import DataWarning, PromptPrismError, warn
 
 #: Pixels that are converted at a time.
 STRIP = 4_000_000
@@ -123,11 +122,10 @@ def say(scale: Range, name: str) -> None:
     """Warn of a range that was guessed, the first time that one of its kind is."""
     if scale.kind and scale.kind not in _SAID:
         _SAID.add(scale.kind)
-        warnings.warn(
+        warn(
             f"image '{name}': {scale.remark}. If that is wrong, convert to 8 bits; other images like it are "
             "not named",
             DataWarning,
-            stacklevel=2,
         )
 
 

@@ -16,10 +16,12 @@ class Record:
     Attributes:
         source: what `promptprism.data.images.load_image` takes; nothing is decoded before it is needed.
         label: place of the image's class in the data set's class names.
+        weight: how much it counts in learning beside others; 2 is as if it were there twice.
     """
 
     source: ImageSource
     label: int
+    weight: float = 1.0
 
 
 Records = tuple[Record, ...]

@@ -2,7 +2,6 @@
 
 import difflib
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -16,7 +15,7 @@ from promptprism.data.reading import Reading, renamed
 from promptprism.data.records import Dataset
 from promptprism.data.shards import read_shards
 from promptprism.data.tables import read_csv
-from promptprism.errors import DataWarning, PromptPrismError
+from promptprism.errors import DataWarning, PromptPrismError, warn
 from promptprism.files import check_regular, is_there
 from promptprism.plugins import Registry
 
@@ -96,12 +95,11 @@ def load_data(
         return renamed(dataset, reading.names)
     numbered = [name for name in dataset.class_names if _NUMBERED.fullmatch(name)]
     if len(numbered) > len(dataset.class_names) / 2:
-        warnings.warn(
+        warn(
             f"{len(numbered)} of {len(dataset.class_names)} classes of '{source}' have names such as "
             f"'{numbered[0]}', which say nothing to a model that reads them: give their names with --names "
             "FILE (Reading(names=...) in Python), one line for each: what the data calls it, and its name",
             DataWarning,
-            stacklevel=2,
         )
     return dataset
 

@@ -15,6 +15,7 @@ from promptprism.data.images import IMAGE_SUFFIXES
 from promptprism.data.layouts import CLASS_NAMES, read_lines
 from promptprism.data.reading import Reading
 from promptprism.data.records import Dataset, Record
+from promptprism.data.stores import found_like, is_remote, joined, local
 from promptprism.errors import PromptPrismError
 from promptprism.files import is_there
 
@@ -33,12 +34,14 @@ class Member:
         name: of the member.
         offset: of its first byte in the shard.
         size: in bytes.
+        copy: where the shard can be read, if not by its own name.
     """
 
     shard: str
     name: str
     offset: int
     size: int
+    copy: Path | None = None
 
     @property
     def key(self) -> str:
@@ -47,7 +50,7 @@ class Member:
 
     def content(self) -> bytes:
         """Read the image file."""
-        with Path(self.shard).open("rb") as file:
+        with (self.copy or Path(self.shard)).open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
 
@@ -115,7 +118,8 @@ def _shards(pattern: str) -> list[Path]:
     if missing:
         raise PromptPrismError(
             f"{len(missing)} of {len(paths)} shards of '{pattern}' are not there, first: "
-            f"{', '.join(map(repr, missing[:5]))}. Shards must be files on this machine"
+            f"{', '.join(map(repr, missing[:5]))}. Shards must be files on this machine; those of an object "
+            "store are read by predict --engine"
         )
     return paths
 
@@ -137,8 +141,23 @@ def expand(pattern: str) -> list[str]:
         numbers = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
         before, after = pattern[: found.start()], pattern[found.end() :]
         return [path for number in numbers for path in expand(before + number + after)]
-    # Path.glob takes no absolute patterns.
-    return sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]  # noqa: PTH207
+    return found_like(pattern) if glob.has_magic(pattern) else [pattern]
+
+
+def shard_places(pattern: str) -> list[str]:
+    """Paths or addresses of the shards that a pattern stands for; see `read_shards`.
+
+    Whether shards of an object store are there shows when they are read.
+
+    Raises:
+        PromptPrismError: there is none, or one of this machine is missing.
+    """
+    if not is_remote(pattern):
+        return [str(path) for path in _shards(str(local(pattern)))]
+    places = expand(pattern if pattern.endswith(".tar") else joined(pattern, "*.tar"))
+    if not places:
+        raise PromptPrismError(f"no shard is like '{pattern}'. Check the address and its spelling")
+    return places
 
 
 def images_in(pattern: str) -> Iterator[Member]:
@@ -148,20 +167,41 @@ def images_in(pattern: str) -> Iterator[Member]:
         PromptPrismError: a shard is missing, compressed or damaged.
     """
     for path in _shards(pattern):
-        with _opened(path) as shard:
-            for member in shard:
-                if member.isreg() and Path(member.name).suffix.lower() in IMAGE_SUFFIXES:
-                    yield Member(str(path), member.name, member.offset_data, member.size)
+        yield from images_of(path, str(path))
+
+
+def images_of(path: Path, shard: str) -> Iterator[Member]:
+    """The images of a shard in their order.
+
+    Args:
+        path: where it can be read.
+        shard: what it is called.
+
+    Raises:
+        PromptPrismError: it is missing, compressed or damaged; at its end, if that is missing.
+    """
+    copy = None if str(path) == shard else path
+    with _opened(path, shard) as tar:
+        for member in tar:
+            if member.isreg() and Path(member.name).suffix.lower() in IMAGE_SUFFIXES:
+                yield Member(shard, member.name, member.offset_data, member.size, copy)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+def _opened(path: Path, shard: str | None = None) -> Iterator[tarfile.TarFile]:
+    """A shard whose members are gone through; of one that is cut short it is not silently the end."""
     try:
-        with tarfile.open(path, "r:") as shard:
-            yield shard
+        with tarfile.open(path, "r:") as tar:
+            yield tar
+            # `tarfile` takes whatever is no header, and the end of the file, for the end of the archive.
+            assert tar.fileobj is not None
+            tar.fileobj.seek(tar.offset)
+            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f"no end mark behind {len(tar.getmembers())} members")
     except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
         raise PromptPrismError(
-            f"cannot read shard '{path}' ({error}): it must be a whole tar file that is not compressed"
+            f"cannot read shard '{shard or path}' ({error}): it must be a whole tar file that is not "
+            "compressed"
         ) from error
 
 

@@ -4,7 +4,6 @@ import csv
 import io
 import os
 import unicodedata
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +13,13 @@ from promptprism.data.images import IMAGE_SUFFIXES
 from promptprism.data.names import DEFAULT_PHRASE, name_key
 from promptprism.data.reading import Reading, read_text, some
 from promptprism.data.records import Dataset, Record, Records
-from promptprism.errors import DataWarning, PromptPrismError
+from promptprism.errors import DataWarning, PromptPrismError, warn
 from promptprism.files import is_there
 
 # What programs write where a label is missing; "none" may well be a class.
 _MISSING = frozenset({"nan", "<na>", "#n/a", "null"})
+
+_NAME_IT = "its first line must be 'path,label' or 'path,label,split', or name the column: --{}-column NAME"
 
 
 class _Row(NamedTuple):
@@ -78,10 +79,10 @@ def _rows(path: Path, text: str, reading: Reading) -> list[_Row]:
     header = [name.strip().lower() for name in next(parsed, (0, []))[1]]
     places = {}
     for column, option in ((reading.path_column, "path"), (reading.label_column, "label")):
-        check_column(where, header, column, option)
+        check_column(where, header, column, _NAME_IT.format(option))
         places[option] = header.index(column.lower())
     if reading.split_column.lower() in header:
-        check_column(where, header, reading.split_column, "split")
+        check_column(where, header, reading.split_column, _NAME_IT.format("split"))
         places["split"] = header.index(reading.split_column.lower())
     found = []
     for line, fields in parsed:
@@ -122,14 +123,13 @@ def parsed_lines(where: str, text: str) -> Iterator[tuple[int, list[str]]]:
         line = rows.line_num + 1
 
 
-def check_column(where: str, header: list[str], column: str, option: str) -> None:
-    """Raise PromptPrismError unless a CSV's header has a column, once; ``option`` is what names another."""
+def check_column(where: str, header: list[str], column: str, remedy: str) -> None:
+    """Raise PromptPrismError unless a CSV's header has a column, once; ``remedy`` if it lacks it."""
     count = header.count(column.strip().lower())
     if not count:
         raise PromptPrismError(
             f"{where} has no column '{column}' (it has: {', '.join(filter(None, header)) or 'nothing'}): "
-            f"its first line must be 'path,label' or 'path,label,split', or name the column: "
-            f"--{option}-column NAME"
+            f"{remedy}"
         )
     if count > 1:
         raise PromptPrismError(
@@ -215,11 +215,10 @@ def _refuse_two_labels(where: str, rows: list[_Row]) -> None:
             (repeated if before.split == row.split else leaked).append(row)
     for found, what in ((repeated, "several times in a split"), (leaked, "in several splits")):
         if found:
-            warnings.warn(
+            warn(
                 f"{len(found)} rows of {where} list an image {what}, first in line {found[0].line}: "
                 f"'{found[0].image}'",
                 DataWarning,
-                stacklevel=3,
             )
 
 
@@ -245,9 +244,8 @@ def _refuse_several_labels(where: str, rows: list[_Row], names: tuple[str, ...])
     ]
     if within:
         line = next(row.line for row in rows if row.label == within[0])
-        warnings.warn(
+        warn(
             f"line {line} of {where} has label '{within[0]}', whose words several other labels have too: if "
             "that is a list of tags, note that labels are one per image; it is read as one name",
             DataWarning,
-            stacklevel=3,
         )

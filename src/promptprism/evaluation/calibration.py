@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from promptprism.adapter import DataSummary
+from promptprism.data.batches import labels_of
 from promptprism.data.content import picture_id
 from promptprism.data.records import Record
 from promptprism.errors import PromptPrismError
@@ -225,12 +226,29 @@ def calibrate(
         )
     drawn = list(pictures.values())
     random.Random(f"calibration {seed}").shuffle(drawn)
-    labels = torch.tensor([record.label for record in drawn], dtype=torch.long)
-    quarter = max(1, len(drawn) // 4)
-    check_enough(labels[quarter:], alpha, classifier.space.names, per_class)
+    labels = labels_of(drawn)
+    check_enough(labels[_quarter(labels) :], alpha, classifier.space.names, per_class)
     plain = replace(classifier, temperature=1.0)
     batches = Predictor(plain).logits([record.source for record in drawn])
     logits = torch.cat([plain.probabilities(logits.cpu().double()) for logits in batches]).log()
+    return calibration_of(logits, labels, data, risk=risk, alpha=alpha, score=score, per_class=per_class)
+
+
+def calibration_of(
+    logits: Tensor, labels: Tensor, data: str, *, risk: float, alpha: float, score: Score, per_class: bool
+) -> Calibration:
+    """What answers tell, in an order that was drawn: the first quarter the temperature, the others the rest.
+
+    Args:
+        logits: log-probabilities [B, K]; see `calibrate` for all else.
+        labels: [B].
+        data: name of the data.
+        risk: share of wrong answers that the threshold allows.
+        alpha: share of photos whose class may be missing in their set.
+        score: of the sets.
+        per_class: give the sets' guarantee within each class.
+    """
+    quarter = _quarter(labels)
     temperature = fit_temperature(logits[:quarter], labels[:quarter])
     probabilities, labels = (logits[quarter:] / temperature).softmax(-1), labels[quarter:]
     confidence, answer = probabilities.max(-1)
@@ -244,3 +262,7 @@ def calibrate(
         data=data,
         n=len(labels),
     )
+
+
+def _quarter(labels: Tensor) -> int:
+    return max(1, len(labels) // 4)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from promptprism.data.batches import labels_of
 from promptprism.data.records import Record
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.calibration import Calibrator, PostHoc, Reliability, reliability
@@ -90,11 +91,6 @@ def all_logits(predictor: Predictor, records: Sequence[Record], batch_size: int 
     """
     batches = predictor.logits([record.source for record in records], batch_size)
     return torch.cat([logits.cpu() for logits in batches], dim=1)
-
-
-def labels_of(records: Sequence[Record]) -> Tensor:
-    """Labels [B]."""
-    return torch.tensor([record.label for record in records])
 
 
 def summarize(

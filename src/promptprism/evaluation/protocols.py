@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from promptprism.data.batches import labels_of
 from promptprism.data.names import LabelSpace
 from promptprism.data.records import Dataset, Records
 from promptprism.data.splits import base_new, few_shot
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.calibration import Calibrator, FittedOn
-from promptprism.evaluation.evaluate import Evaluation, all_logits, check_scored, labels_of, summarize
+from promptprism.evaluation.evaluate import Evaluation, all_logits, check_scored, summarize
 from promptprism.evaluation.metrics import harmonic_mean
 from promptprism.inference.predictor import Predictor
 from promptprism.methods import Classifier, Method

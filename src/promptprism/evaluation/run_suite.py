@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -60,6 +60,23 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Settled:
+    """What has become of a cell.
+
+    Attributes:
+        result: of one that is finished, unless it was only to learn.
+        error: of one that has failed.
+        ran: whether it was run for this; else it was finished before.
+        elsewhere: another process works at it.
+    """
+
+    result: CellResult | None = None
+    error: str | None = None
+    ran: bool = False
+    elsewhere: bool = False
+
+
+@dataclass(frozen=True)
 class _Job:
     cell: Cell
     learning: Dataset
@@ -71,26 +88,77 @@ class _Job:
     key: str
 
 
-class _Work:
-    """One run's data and backbone, read once."""
+class Work:
+    """What one process needs for cells: the results folder, data and backbone, read once.
+
+    Args:
+        store: the results folder.
+        backbone: the suite's, loaded.
+        load: gives the data of a name.
+        lists, stage, progress, devices: see `run_suite`.
+        place: what is said of the place behind every error, if anything.
+    """
 
     def __init__(
         self,
         store: Store,
         backbone: Backbone,
-        root: Path | None = None,
+        load: Callable[[str], Dataset],
         lists: Path | None = None,
+        stage: Stage = "all",
         progress: bool = False,
         devices: int | None = None,
+        place: str = "",
     ) -> None:
         self.store, self.backbone, self.lists, self.progress = store, backbone, lists, progress
-        self.devices = devices
-        self._load = cache(lambda name: load_data(name, root))
-        self._fingerprint = cache(lambda name: fingerprint(self._load(name)))
+        self.stage, self.devices, self._place = stage, devices, place
+        self.load = cache(load)
+        self._fingerprint = cache(lambda name: fingerprint(self.load(name)))
 
-    def job(self, cell: Cell) -> _Job:
-        protocol, dataset = PROTOCOLS[cell.protocol], self._load(cell.data)
-        targets = {name: self._load(name) for name in cell.targets}
+    def look(self, cell: Cell) -> Settled | None:
+        """What has become of a cell before; None of one that is left to run."""
+        return self._settle(cell, run=False)
+
+    def settle(self, cell: Cell) -> Settled:
+        """Run a cell, unless it is finished or another process works at it.
+
+        Raises:
+            PromptPrismError: the disk is full. Whatever else goes wrong is the cell's error.
+        """
+        return self._settle(cell, run=True) or Settled(elsewhere=True)
+
+    def fail(self, cell: Cell, error: str, key: str | None = None) -> Settled:
+        """Record why a cell has no result."""
+        text = error + self._place
+        self.store.fail(key or digest_of(cell=cell.differing()), cell, text)
+        return Settled(error=text)
+
+    def _settle(self, cell: Cell, run: bool) -> Settled | None:
+        key = None  # should its data be unusable
+        try:
+            job = self._job(cell)
+            key = job.key
+            learned, result = self.store.adapter(cell, job.learned), self.store.result(cell, key)
+            scores = self.stage != "train"
+            finished = result if scores else learned
+            if scores and result.exists():  # for good: no lock is needed to read it
+                return Settled(read_result(result))
+            if not run:
+                return Settled() if finished.exists() else None
+            with self.store.claim(result.stem) as mine:
+                if not mine:
+                    return None
+                if ran := not finished.exists():
+                    self._run(job)
+            return Settled(read_result(result) if scores else None, ran=ran)
+        except Exception as error:  # whatever it is, the other cells can still be run
+            if _no_space(error):
+                raise
+            return self.fail(cell, str(error) if isinstance(error, PromptPrismError) else repr(error), key)
+
+    def _job(self, cell: Cell) -> _Job:
+        protocol, dataset = PROTOCOLS[cell.protocol], self.load(cell.data)
+        targets = {name: self.load(name) for name in cell.targets}
         listed = None
         if self.lists is not None:
             name = f"{cell.data.replace('/', '-')}-{cell.shots}shot-seed{cell.seed}.jsonl"
@@ -103,10 +171,10 @@ class _Work:
         learned, key = keys(cell, BackboneFacts.of(self.backbone), prints, images)
         return _Job(cell, learning, records, protocol.scored(dataset, targets), prints, images, learned, key)
 
-    def run(self, job: _Job, stage: Stage) -> None:
-        if stage != "test":
+    def _run(self, job: _Job) -> None:
+        if self.stage != "test":
             self._train(job)
-        if stage != "train":
+        if self.stage != "train":
             self.store.finish(self._test(job))
 
     def _train(self, job: _Job) -> None:
@@ -162,6 +230,17 @@ class _Work:
         )
 
 
+#: Runs cells: names each when it is started, and again, in any order, with what has become of it.
+Engine = Callable[[Work, Sequence[Cell]], Generator[tuple[Cell, Settled | None]]]
+
+
+def run_here(work: Work, cells: Sequence[Cell]) -> Generator[tuple[Cell, Settled | None]]:
+    """Run cells in this process, one after the other."""
+    for cell in cells:
+        yield cell, None
+        yield cell, work.settle(cell)
+
+
 def run_suite(
     suite: Suite,
     out: Path,
@@ -173,6 +252,7 @@ def run_suite(
     progress: bool = False,
     show: Callable[[Progress], None] = lambda _: None,
     devices: int | None = None,
+    engine: Engine = run_here,
 ) -> Outcome:
     """Run the cells that have no result yet. Several processes may run suites into one folder.
 
@@ -188,49 +268,42 @@ def run_suite(
         progress: show a bar on standard error while a cell learns.
         show: called whenever something has changed.
         devices: that share each training step, see `learn`.
+        engine: where cells run, such as `promptprism.distributed.ray_suite.RayEngine`.
 
     Raises:
         PromptPrismError: invalid settings, the results folder cannot be written, or the disk is full.
         KeyboardInterrupt: Ctrl-C, with a message that says what was kept.
     """
-    store, cells, outcome = Store(out), list(suite.cells()), Outcome()
-    work, state = _Work(store, backbone, root, lists, progress, devices), Progress(len(cells))
+    cells, outcome = list(suite.cells()), Outcome()
+    work, state = (
+        Work(Store(out), backbone, _from(root), lists, stage, progress, devices),
+        Progress(len(cells)),
+    )
     waiting: Sequence[Cell] = cells
     results: dict[int, CellResult] = {}
     places = {id(cell): place for place, cell in enumerate(cells)}
     with _told(state, out), backbone.keeping_stems():
         while waiting:
+            running: dict[int, Cell] = {}
             elsewhere = []
-            for cell in waiting:
-                state.running = str(cell)
-                show(state)
-                key = digest_of(cell=cell.differing())  # should its data be unusable
-                try:
-                    job = work.job(cell)
-                    key = job.key
-                    learned, result = store.adapter(cell, job.learned), store.result(cell, key)
-                    finished = learned if stage == "train" else result
-                    if stage != "train" and result.exists():  # for good: no lock is needed to read it
-                        results[places[id(cell)]] = read_result(result)
-                        state.done += 1
-                        continue
-                    with store.claim(result.stem) as mine:
-                        if not mine:
+            with closing(engine(work, waiting)) as events:
+                for cell, settled in events:
+                    running[id(cell)] = cell
+                    if settled:
+                        del running[id(cell)]
+                        if settled.elsewhere:
                             elsewhere.append(cell)
-                            continue
-                        if not finished.exists():
-                            work.run(job, stage)
-                            outcome.ran += 1
-                    if stage != "train":
-                        results[places[id(cell)]] = read_result(result)
-                    state.done += 1
-                except Exception as error:  # whatever it is, the other cells can still be run
-                    if _no_space(error):
-                        raise
-                    text = str(error) if isinstance(error, PromptPrismError) else repr(error)
-                    store.fail(key, cell, text)
-                    outcome.failures.append((cell, text))
-                    state.failed += 1
+                        elif settled.error is not None:
+                            outcome.failures.append((cell, settled.error))
+                            state.failed += 1
+                        else:
+                            outcome.ran += settled.ran
+                            state.done += 1
+                        if settled.result:
+                            results[places[id(cell)]] = settled.result
+                    one = next(iter(running.values()), "")
+                    state.running = str(one) if len(running) < 2 else f"{len(running)} cells"
+                    show(state)
             if elsewhere and len(elsewhere) == len(waiting):
                 state.running = f"waiting for {len(elsewhere)} cells that run elsewhere"
                 show(state)
@@ -240,6 +313,32 @@ def run_suite(
     show(state)
     outcome.results = [results[place] for place in sorted(results)]
     return outcome
+
+
+def cells_left(
+    suite: Suite,
+    out: Path,
+    backbone: Backbone,
+    *,
+    root: Path | None = None,
+    lists: Path | None = None,
+    stage: Stage = "all",
+) -> tuple[list[tuple[str, Cell]], Outcome]:
+    """Row and cell of what `run_suite` would run, and what has become of the others; its arguments."""
+    work, outcome, left = Work(Store(out), backbone, _from(root), lists, stage), Outcome(), []
+    for row, cell in suite.grid():
+        settled = work.look(cell)
+        if settled is None:
+            left.append((row, cell))
+        elif settled.error is not None:
+            outcome.failures.append((cell, settled.error))
+        elif settled.result:
+            outcome.results.append(settled.result)
+    return left, outcome
+
+
+def _from(root: Path | None) -> Callable[[str], Dataset]:
+    return lambda name: load_data(name, root)
 
 
 @contextmanager

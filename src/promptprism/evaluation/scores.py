@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from promptprism.adapter import DataSummary, Scored
+from promptprism.data.batches import labels_of
 from promptprism.data.content import picture_id
 from promptprism.data.records import Record
-from promptprism.evaluation.evaluate import Evaluation, all_logits, check_scored, labels_of, summarize
+from promptprism.evaluation.evaluate import Evaluation, all_logits, check_scored, summarize
 from promptprism.evaluation.metrics import predictions
 from promptprism.evaluation.mistakes import class_rows, confused, confusion, worst_mistakes
 from promptprism.inference.predictor import Predictor

@@ -145,9 +145,13 @@ class Suite(Facts):
         return self
 
     def only(
-        self, methods: Sequence[str] = (), datasets: Sequence[str] = (), seeds: Sequence[int] = ()
+        self,
+        methods: Sequence[str] = (),
+        datasets: Sequence[str] = (),
+        seeds: Sequence[int] = (),
+        shots: Sequence[int] = (),
     ) -> Suite:
-        """A part of the suite; nothing given takes all. Seeds need not be among the suite's.
+        """A part of the suite; nothing given takes all. Seeds and shots need not be among the suite's.
 
         Raises:
             PromptPrismError: a method or data set that the suite has not.
@@ -162,6 +166,7 @@ class Suite(Facts):
                 "methods": {name: self.methods[name] for name in methods or self.methods},
                 "datasets": tuple(datasets) or self.datasets,
                 "seeds": tuple(seeds) or self.seeds,
+                "shots": tuple(shots) or self.shots,
             }
         )
 

@@ -3,7 +3,7 @@
 from promptprism.evidence.fusion import FUSIONS, Fusion, FusionRule
 from promptprism.evidence.losses import kl_to_vacuous, trusted_cross_entropy
 from promptprism.evidence.maps import EvidenceKind, default_temperature, distance_factors, to_evidence
-from promptprism.evidence.opinion import Opinion, Opinions
+from promptprism.evidence.opinion import Opinion, Opinions, PartOfOpinion
 
 __all__ = [
     "FUSIONS",
@@ -12,6 +12,7 @@ __all__ = [
     "FusionRule",
     "Opinion",
     "Opinions",
+    "PartOfOpinion",
     "default_temperature",
     "distance_factors",
     "kl_to_vacuous",

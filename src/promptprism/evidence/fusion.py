@@ -27,12 +27,16 @@ class Fusion:
         quantity: what of an opinion is combined, as the documentation writes it.
         measure: this quantity of an opinion, [..., K].
         how: the fused opinion's quantity is the ``sum``, ``mean`` or ``max`` of the M.
+        by_class: whether the fused weight of a class depends on the opinions' weights of this class and on
+            their ``log_strength`` alone: then `PartOfOpinion` is fused as the whole is, a part of the classes
+            after the other.
     """
 
     weight: Callable[[Opinion], Tensor]
     quantity: str
     measure: Callable[[Opinion], Tensor]
     how: Literal["sum", "mean", "max"]
+    by_class: bool = False
 
     def contributions(self, opinions: Opinion) -> Tensor:
         """What each of M opinions brings to the fused quantity, [M, ..., K]; to a maximum its own."""
@@ -57,11 +61,11 @@ _WEIGHT = "log(1 + e/K)", attrgetter("weight")
 #: evidence, Artificial Intelligence 2008), so his cautious rule is their maximum. Averaging: Josang,
 #: Subjective Logic, 2016, ch. 12. Pooling: the linear opinion pool.
 _OWN = {
-    "dempster": Fusion(lambda opinions: opinions.weight.sum(0), *_WEIGHT, "sum"),
-    "cautious": Fusion(lambda opinions: opinions.weight.amax(0), *_WEIGHT, "max"),
-    "averaging": Fusion(_averaging, "evidence e", attrgetter("evidence"), "mean"),
-    "tempered": Fusion(lambda opinions: opinions.weight.mean(0), *_WEIGHT, "mean"),
-    "pooling": Fusion(_pooling, "belief b", attrgetter("belief"), "mean"),
+    "dempster": Fusion(lambda opinions: opinions.weight.sum(0), *_WEIGHT, "sum", by_class=True),
+    "cautious": Fusion(lambda opinions: opinions.weight.amax(0), *_WEIGHT, "max", by_class=True),
+    "averaging": Fusion(_averaging, "evidence e", attrgetter("evidence"), "mean", by_class=True),
+    "tempered": Fusion(lambda opinions: opinions.weight.mean(0), *_WEIGHT, "mean", by_class=True),
+    "pooling": Fusion(_pooling, "belief b", attrgetter("belief"), "mean", by_class=True),
 }
 FUSIONS = Registry(
     "promptprism.fusion_rules",

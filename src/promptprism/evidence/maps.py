@@ -24,7 +24,10 @@ def default_temperature(kind: EvidenceKind) -> float:
 
 
 def to_evidence(
-    logits: Tensor, kind: EvidenceKind = "exp_centered", temperature: float | None = None
+    logits: Tensor,
+    kind: EvidenceKind = "exp_centered",
+    temperature: float | None = None,
+    mean: Tensor | None = None,
 ) -> Tensor:
     """Turn logits into evidence for each class.
 
@@ -42,6 +45,7 @@ def to_evidence(
         logits: [..., K]; half precision is raised to float32.
         kind: the map.
         temperature: positive; ``None`` takes the map's own.
+        mean: of the logits of all classes, [..., 1], where these K are only some of them.
 
     Returns:
         Evidence >= 0, [..., K].
@@ -62,7 +66,7 @@ def to_evidence(
     if kind == "relu":
         return F.relu(z)
     if kind == "exp_centered":
-        z = z - z.mean(-1, keepdim=True)
+        z = z - (z.mean(-1, keepdim=True) if mean is None else mean / temperature)
     elif kind == "exp_tanh":
         z = TANH_BOUND * torch.tanh(z / TANH_BOUND)
     return z.clamp(max=MAX_EXPONENT).exp()

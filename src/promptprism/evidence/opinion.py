@@ -10,7 +10,8 @@ opinion at a time, and nothing overflows, because nothing below leaves log space
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -110,6 +111,41 @@ class Opinion:
         if self.weight.dim() < 2:
             raise IndexError("a single opinion has no axis but its classes")
         return Opinion(self.weight[index])
+
+
+@dataclass(frozen=True, eq=False)
+class PartOfOpinion(Opinion):
+    """An opinion's weights of some of its classes, k of K, where all at once would not fit into memory.
+
+    What is said of single classes is that of the whole opinion; sums over the weights are not.
+
+    Attributes:
+        weight: [..., k].
+        all_classes: K.
+        strength: gives the whole opinion's `log_strength`, [...].
+    """
+
+    all_classes: int
+    strength: Callable[[], Tensor]
+
+    @property
+    def classes(self) -> int:
+        """K, of the whole opinion."""
+        return self.all_classes
+
+    @property
+    def log_strength(self) -> Tensor:
+        """Of the whole opinion, [...]."""
+        return self.strength()
+
+    @property
+    def log_evidence(self) -> Tensor:
+        """Log of e / K, [..., k]; minus infinity where there is none."""
+        return self.weight + (-torch.expm1(-self.weight)).log()
+
+    def fused(self, rule: FusionRule) -> PartOfOpinion:
+        """Opinions [M, ..., k] fused by a rule that works class by class; their strength stays theirs."""
+        return replace(self, weight=find_fusion(rule).weight(self))
 
 
 class Opinions(NamedTuple):

@@ -14,8 +14,9 @@ from promptprism.errors import PromptPrismError
 from promptprism.evidence import Opinion
 from promptprism.inference.conformal import Sets
 from promptprism.inference.early import check_early, early_opinions
+from promptprism.inference.leading import Leading, leading
 from promptprism.inference.predictor import Predictor, Unread, check_finite
-from promptprism.methods import Classifier
+from promptprism.methods import PART, Classifier
 
 Row = dict[str, Any]
 
@@ -37,10 +38,8 @@ def answers(
     A row has ``image`` (what it is called), ``class``, ``probability``, ``belief`` and ``uncertainty`` (None
     without opinions), ``top`` (the most probable classes), ``disagreement``: the share of the templates whose
     own leading class is another one (None with a margin); ``templates``, what each of them says; with a
-    margin
-    ``templates_used``; with sets the ``set``, the most probable class first. Of an image that cannot be
-    read it
-    has ``image`` and ``reason``.
+    margin ``templates_used``; with sets the ``set``, the most probable class first. Of an image that cannot
+    be read it has ``image`` and ``reason``.
 
     Args:
         classifier: with M templates.
@@ -97,6 +96,9 @@ def _rows(
     sets: Sets | None,
 ) -> Iterator[Row]:
     names, classes = [str(source) for source in sources], classifier.space.names
+    if len(classes) > PART and classifier.by_class and margin is None and not (templates or sets):
+        yield from _rows_of(names, classes, leading(classifier, views, sources, _TOP))
+        return
     fused: Opinion | None = None
     voices: list[list[Row]] = []
     disagreement = used = None
@@ -121,10 +123,7 @@ def _rows(
         disagreement = (own != shares.argmax(-1)).float().mean(0).tolist()
     leaders = _leaders(classes, shares, *(() if fused is None else _of(fused)[1:]))
     top = shares.topk(min(_TOP, len(classes)))
-    tops = [
-        [{"class": classes[k], "probability": share} for k, share in zip(at, of, strict=True)]
-        for at, of in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    ]
+    tops = _tops(classes, top.indices, top.values)
     within = None if sets is None else sets.of(shares.cpu())
     for i, name in enumerate(names):
         row: Row = {"image": name, **leaders[i], "top": tops[i]}
@@ -137,6 +136,24 @@ def _rows(
         if templates:
             row["templates"] = [voice[i] for voice in voices]
         yield row
+
+
+def _rows_of(names: Sequence[str], classes: Sequence[str], found: Leading) -> Iterator[Row]:
+    nothing = [None] * len(names)
+    beliefs = nothing if found.belief is None else found.belief.tolist()
+    uncertainties = nothing if found.uncertainty is None else found.uncertainty.tolist()
+    tops = _tops(classes, found.classes, found.probability)
+    parts = names, tops, beliefs, uncertainties, found.disagreement.tolist()
+    for name, top, belief, uncertainty, disagreement in zip(*parts, strict=True):
+        own = {"belief": belief, "uncertainty": uncertainty, "top": top, "disagreement": disagreement}
+        yield {"image": name, **top[0], **own}
+
+
+def _tops(classes: Sequence[str], places: Tensor, shares: Tensor) -> list[list[Row]]:
+    return [
+        [{"class": classes[k], "probability": share} for k, share in zip(at, of, strict=True)]
+        for at, of in zip(places.tolist(), shares.tolist(), strict=True)
+    ]
 
 
 def _of(opinion: Opinion) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,10 +12,11 @@ import math
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from promptprism.errors import PromptPrismError
+from promptprism.provenance import Facts
 
 Score = Literal["lac", "aps"]
 
@@ -23,7 +24,7 @@ Score = Literal["lac", "aps"]
 _ROUNDING = 1e-6
 
 
-class Sets(BaseModel):
+class Sets(Facts):
     """What decides which classes are in a set.
 
     Attributes:
@@ -32,8 +33,6 @@ class Sets(BaseModel):
         quantiles: highest score in a set; one for all classes, or of each class.
         n: photos that decided it; of the class with the fewest, where each class has its own.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     score: Score
     alpha: float = Field(gt=0, lt=1)
@@ -55,7 +54,7 @@ class Sets(BaseModel):
         return within.scatter(-1, probabilities.argmax(-1, keepdim=True), True)
 
 
-class Calibration(BaseModel):
+class Calibration(Facts):
     """What photos that were not learned from have told of an adapter's probabilities.
 
     Attributes:
@@ -68,8 +67,6 @@ class Calibration(BaseModel):
         data: name of the data.
         n: photos that decided the threshold and the sets; others decided the temperature.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     temperature: float = Field(gt=0)
     risk: float

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -13,42 +14,78 @@ from promptprism.inference.predictor import Predictor, Unread, check_finite, non
 from promptprism.methods import Classifier
 from promptprism.prompts import encode_image
 
+#: Images that are chosen among at most.
+POOL = 10_000
+_BATCH = 32
+# Images whose sources are held at once.
+_CHUNK = 4 * _BATCH
 
-class Looks(NamedTuple):
-    """Images as they were looked at.
+
+class Pool(NamedTuple):
+    """Images to choose from.
 
     Attributes:
-        places: of the N that could be read.
+        sources: N of them, in the order in which they were found.
         probabilities: [N, K].
         features: of the frozen image tower, normalised, [N, D].
-        unread: the places of the others, and why they cannot be read.
+        images: how many were looked at, those that cannot be read among them.
+        unread: why some cannot be read.
     """
 
-    places: list[int]
+    sources: list[ImageSource]
     probabilities: Tensor
     features: Tensor
-    unread: Unread
+    images: int
+    unread: list[str]
 
 
 @torch.no_grad()
-def look(classifier: Classifier, sources: Sequence[ImageSource], batch_size: int = 32) -> Looks:
-    """Probabilities and features of images, on the CPU; those that cannot be read are left out.
+def pool_of(classifier: Classifier, sources: Iterable[ImageSource], most: int = POOL) -> Pool:
+    """Look at images as they come and keep those with the longest gradients, see `worth_labelling`.
+
+    What is held does not grow with their number. With more than ``most`` the choice is nearly the same: an
+    image's chance to be chosen is bounded by its gradient's length squared.
+
+    Args:
+        classifier: of K classes.
+        sources: the images; drawn from as they are looked at.
+        most: how many are kept.
 
     Raises:
         PromptPrismError: no image can be read, or an answer is not finite.
     """
-    unread: Unread = {}
-    probabilities, features = [], []
-    places: list[int] = []
-    for batch, views in Predictor(classifier).views(sources, batch_size, unread):
-        logits = classifier.logits(views)
-        check_finite(logits, [sources[i] for i in batch])
-        probabilities.append(classifier.probabilities(logits).cpu())
-        features.append(encode_image(classifier.backbone, views)[0].float().cpu())
-        places += batch
-    if not places:
-        raise none_read([*unread.values()])
-    return Looks(places, torch.cat(probabilities), torch.cat(features), unread)
+    rest, images, reasons = iter(sources), 0, list[str]()
+    kept: list[ImageSource] = []
+    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
+    while chunk := list(islice(rest, _CHUNK)):
+        images += len(chunk)
+        unread: Unread = {}
+        for batch, views in Predictor(classifier).views(chunk, _BATCH, unread):
+            logits = classifier.logits(views)
+            check_finite(logits, [chunk[i] for i in batch])
+            parts[0].append(classifier.probabilities(logits).cpu())
+            parts[1].append(encode_image(classifier.backbone, views)[0].float().cpu())
+            kept += [chunk[i] for i in batch]
+        reasons += unread.values()
+        if len(kept) > most:
+            probabilities, features = map(torch.cat, parts)
+            best = _squares(_pull(probabilities), features.double()).topk(most).indices.sort().values
+            kept = [kept[i] for i in best.tolist()]
+            parts = ([probabilities[best]], [features[best]])
+    if not kept and reasons:
+        raise none_read(reasons)
+    probabilities, features = (torch.cat(part) if part else torch.empty(0) for part in parts)
+    return Pool(kept, probabilities, features, images, reasons)
+
+
+def _pull(probabilities: Tensor) -> Tensor:
+    pull = probabilities.double().clone()
+    pull[torch.arange(len(pull)), probabilities.argmax(-1)] -= 1
+    return pull
+
+
+def _squares(pull: Tensor, features: Tensor) -> Tensor:
+    return pull.square().sum(-1) * features.square().sum(-1)
 
 
 def worth_labelling(probabilities: Tensor, features: Tensor, count: int, seed: int = 1) -> list[int]:
@@ -71,10 +108,8 @@ def worth_labelling(probabilities: Tensor, features: Tensor, count: int, seed: i
     Returns:
         Their places, in the order in which they were chosen.
     """
-    pull = probabilities.double().clone()
-    pull[torch.arange(len(pull)), probabilities.argmax(-1)] -= 1
-    features = features.double()
-    squares = pull.square().sum(-1) * features.square().sum(-1)
+    pull, features = _pull(probabilities), features.double()
+    squares = _squares(pull, features)
     generator = torch.Generator().manual_seed(seed)
     chosen: list[int] = []
     nearest, free = squares.clone(), torch.ones(len(pull), dtype=torch.bool)

@@ -10,7 +10,7 @@ from promptprism.backbones import Backbone
 from promptprism.errors import PromptPrismError
 from promptprism.methods.base import Method, MethodSettings, Shape
 from promptprism.methods.cdc import Cdc, CdcSettings
-from promptprism.methods.classifier import Classifier, Texts
+from promptprism.methods.classifier import PART, Classifier, Texts
 from promptprism.methods.clip_lora import ClipLora
 from promptprism.methods.cocoop import CoCoOp, CoCoOpSettings
 from promptprism.methods.coop import CoOp, CoOpSettings
@@ -27,6 +27,7 @@ from promptprism.plugins import Registry
 
 __all__ = [
     "METHODS",
+    "PART",
     "Cdc",
     "CdcSettings",
     "Classifier",

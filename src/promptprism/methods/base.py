@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,7 +18,7 @@ from promptprism.data.names import LabelSpace
 from promptprism.data.records import Records
 from promptprism.data.views import view_names
 from promptprism.errors import PromptPrismError
-from promptprism.methods.classifier import Classifier, Texts
+from promptprism.methods.classifier import PART, Classifier, Texts, on_disk
 
 # Fields that methods have with other defaults.
 Epochs = Annotated[int, Field(ge=0, description="Passes over the training images.")]
@@ -151,8 +153,15 @@ class Method(nn.Module):
     splits: ClassVar[bool] = False
     """Whether a step can be split over processes: what is learned enters `encode_image` and `encode_text` as
     prompts, or stays outside of the towers; and the loss draws nothing at random."""
+    weighs: ClassVar[bool] = False
+    """Whether images can count unequally; a `forward` that takes no weights makes it false."""
     views: tuple[str, ...]
     """The augmentation of each distinct view in training, for `data.make_views`."""
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if "forward" in vars(cls):
+            cls.weighs = "weights" in inspect.signature(cls.forward).parameters
 
     def __init__(self, backbone: Backbone, settings: MethodSettings | None = None, seed: int = 1) -> None:
         super().__init__()
@@ -197,6 +206,18 @@ class Method(nn.Module):
 
     def allot(self, classes: int, images: int) -> None:
         """Make room for what has the size of the label space learned, or of the training images."""
+
+    def weigh(self, images: int) -> None:
+        """Get ready for so many training images that count unequally.
+
+        Raises:
+            PromptPrismError: the method cannot weigh them.
+        """
+        if not self.weighs:
+            raise PromptPrismError(
+                f"method '{self.name}' cannot weigh images, its loss takes no weights: leave out "
+                "sample_weight and class_weight, or take another method"
+            )
 
     def prepare(self, texts: Texts, records: Records) -> None:
         """Look at the training images, before the first epoch."""
@@ -277,7 +298,9 @@ class Method(nn.Module):
         hand_made = tuple(tokenize(space.texts(one)) for one in self.phrases(space))
         return Texts(self.backbone, space, phrase, tokens, hand_made)
 
-    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
+    def forward(
+        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
+    ) -> Tensor:
         """The training objective, a scalar.
 
         Args:
@@ -285,6 +308,8 @@ class Method(nn.Module):
             labels: [B], indices into the names of the label space.
             texts: what `texts` made of the label space that is learned, K classes.
             epoch: counted from 0.
+            weights: [B], of mean 1 over all training images, by which what is averaged over images is
+                multiplied before; passed only where they are not all 1.
 
         Raises:
             PromptPrismError: the method takes no steps.
@@ -303,7 +328,21 @@ class Method(nn.Module):
         """
         # Explanations need gradients with respect to the image, which inference tensors do not allow.
         with torch.inference_mode(False), torch.no_grad():
-            return self.classify(self.texts(space), learned)
+            whole = self._classify_in_parts(space, learned or space) if len(space) > PART else None
+            return self.classify(self.texts(space), learned) if whole is None else whole
+
+    def _classify_in_parts(self, space: LabelSpace, learned: LabelSpace) -> Classifier | None:
+        """The same for very many classes: their text features are made a part at a time, and lie on the disk.
+
+        None where logits are more than products of features, or depend on the other classes.
+        """
+        parts = [replace(space, names=space.names[at : at + PART]) for at in range(0, len(space), PART)]
+        first = self.classify(self.texts(parts[0]), learned) if self.separable else None
+        if first is None or first.text is None or not first.by_class:
+            return None
+        rest = (self.classify(self.texts(part), learned).text for part in parts[1:])
+        text = on_disk(chain([first.text], cast(Iterator[Tensor], rest)), len(space))
+        return replace(first, texts=self.texts(space), text=text.to(self.backbone.device))
 
     def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
         """Make the classifier of these texts; called by `classifier`, without gradients."""

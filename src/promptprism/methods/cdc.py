@@ -6,7 +6,7 @@ What is not known to us of the paper is a setting here, and its description says
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -21,16 +21,18 @@ from promptprism.evidence import (
     EvidenceKind,
     FusionRule,
     Opinion,
+    PartOfOpinion,
     distance_factors,
     to_evidence,
     trusted_cross_entropy,
 )
+from promptprism.evidence.fusion import find_fusion
 from promptprism.methods.base import MethodSettings, Shape
 from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.clip_lora import ClipLora, Dropout, Rank
 from promptprism.methods.coop import CoOp
 from promptprism.methods.ivlp import Ivlp
-from promptprism.methods.learner import LearnerMethod, softmax_loss
+from promptprism.methods.learner import LearnerMethod
 from promptprism.methods.mmrl import FirstLayer, Mmrl, Tokens, Width
 from promptprism.methods.objectives import (
     ConsistencyForm,
@@ -39,9 +41,11 @@ from promptprism.methods.objectives import (
     DiversityLevel,
     consistency_loss,
     diversity_loss,
+    image_mean,
     logit_consistency_loss,
     negative_correlation,
     patch_groups,
+    softmax_loss,
     subspace_overlap,
 )
 from promptprism.methods.templated import TemplateMethod, TemplateSettings
@@ -209,6 +213,10 @@ class Cdc(LearnerMethod):
         made: Self = super().__new__(kind)
         return made
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The subclass has no name that it could be found by when it is unpickled: it is chosen again."""
+        return Cdc.__new__, (Cdc, None, self.settings), self.__dict__
+
     @classmethod
     def axes(cls, settings: Any, images: int) -> dict[str, tuple[int | None, ...]]:
         """Those of the learner."""
@@ -247,20 +255,27 @@ class Cdc(LearnerMethod):
         """Whether the logit of a class is the same in every label space."""
         return super().separable and not self.settings.distance_aware
 
-    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:
+    def forward(
+        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
+    ) -> Tensor:
         """Trusted loss + beta * diversity + gamma * consistency, and what else decouples."""
         settings, shown = self.settings, None
         if settings.decoupling == "patches" and self.training:
             vision, numbers = self.backbone.vision, self.draws("patches of epoch {}", epoch)
             shown = patch_groups(vision.tokens - vision.first_patch, settings.templates, numbers)
         text, readings = self.features(views, texts, epoch, shown)
-        loss = self.over(readings, text, texts.space, lambda logits: self._loss(logits, labels, epoch))
+        loss = self.over(
+            readings, text, texts.space, lambda logits: self._loss(logits, labels, epoch, weights)
+        )
+        image = readings[0][1]
         if settings.diversity_weight:
-            vectors = self._diversity_vectors(readings[0][1], text, texts)
-            diversity = diversity_loss(vectors, settings.diversity_form, settings.diversity_margin)
+            vectors = self._diversity_vectors(image, text, texts)
+            form = settings.diversity_form, settings.diversity_margin
+            of_images = weights if settings.diversity_level == "image" else None
+            diversity = diversity_loss(vectors, *form, of_images)
             loss = loss + settings.diversity_weight * diversity
         if settings.consistency_weight:
-            loss = loss + settings.consistency_weight * self._consistency(views, text, readings[0][1], texts)
+            loss = loss + settings.consistency_weight * self._consistency(views, text, image, texts, weights)
         if settings.decoupling == "subspaces":
             loss = loss + settings.decoupling_weight * subspace_overlap(self.contexts())
         return loss
@@ -280,26 +295,19 @@ class Cdc(LearnerMethod):
             parts["fusion"] = settings.fusion
         return CdcClassifier(**parts, settings=settings, factors=factors, seer=seer)
 
-    def _loss(self, logits: Tensor, labels: Tensor, epoch: int) -> Tensor:
+    def _loss(self, logits: Tensor, labels: Tensor, epoch: int, weights: Tensor | None) -> Tensor:
         """Of one reading's logits."""
         settings = self.settings
         if settings.head == "softmax":
-            loss, probabilities = softmax_loss(logits, labels), logits.softmax(-1)
+            loss, probabilities = softmax_loss(logits, labels, weights), logits.softmax(-1)
         else:
             opinions, fused = form_opinions(logits, settings)
-            loss, probabilities = self._trusted_loss(opinions, fused, labels, epoch), opinions.probability
+            kl_weight = settings.kl_weight * min(1.0, (epoch + 1) / settings.anneal)
+            held = {"templates": [opinions], "fused": [fused], "both": [opinions, fused]}[settings.loss_on]
+            losses = [image_mean(trusted_cross_entropy(one, labels, kl_weight), weights) for one in held]
+            loss, probabilities = torch.stack(losses).sum(), opinions.probability
         if settings.decoupling == "correlation":
-            loss = loss + settings.decoupling_weight * negative_correlation(probabilities)
-        return loss
-
-    def _trusted_loss(self, opinions: Opinion, fused: Opinion, labels: Tensor, epoch: int) -> Tensor:
-        settings = self.settings
-        kl_weight = settings.kl_weight * min(1.0, (epoch + 1) / settings.anneal)
-        loss = opinions.weight.new_zeros(())
-        if settings.loss_on != "fused":
-            loss = loss + trusted_cross_entropy(opinions, labels, kl_weight).mean()
-        if settings.loss_on != "templates":
-            loss = loss + trusted_cross_entropy(fused, labels, kl_weight).mean()
+            loss = loss + settings.decoupling_weight * negative_correlation(probabilities, weights)
         return loss
 
     def _diversity_vectors(self, image: Tensor, text: Tensor, texts: Texts) -> Tensor:
@@ -310,14 +318,16 @@ class Cdc(LearnerMethod):
             return image
         return text - texts.zero_shot_features if level == "text_centered" else text
 
-    def _consistency(self, views: Tensor, text: Tensor, image: Tensor, texts: Texts) -> Tensor:
+    def _consistency(
+        self, views: Tensor, text: Tensor, image: Tensor, texts: Texts, weights: Tensor | None
+    ) -> Tensor:
         anchor = texts.zero_shot_features
         if self.settings.consistency_form != "kl":
             return consistency_loss(text, anchor, self.settings.consistency_form)
         logits = self.backbone.logits(image, self.with_offsets(text, texts.space))
         with torch.no_grad():
             zero_shot = self.backbone.logits(encode_image(self.backbone, views), anchor)
-        return logit_consistency_loss(logits, zero_shot)
+        return logit_consistency_loss(logits, zero_shot, weights)
 
 
 _OVER: dict[str, type[Cdc]] = {name: type("Cdc", (Cdc, kind), {}) for name, kind in LEARNERS.items()}
@@ -337,18 +347,34 @@ class CdcClassifier(Classifier):
     factors: Tensor | None
     seer: Classifier
 
+    @property
+    def by_class(self) -> bool:
+        """Whether a part of the classes can be asked for; the factors take the leading one of all."""
+        fusion = None if self.fusion is None else find_fusion(self.fusion)
+        return self.seer.by_class and self.factors is None and (fusion is None or fusion.by_class)
+
     def finish_features(self, states: Tensor, part: slice = slice(None)) -> Tensor:
         """Image features [m, B, D] of what `start` gave, under some of the templates."""
         return self.seer.finish_features(states, part)
 
     def finish_logits(self, states: Tensor, part: slice = slice(None)) -> Tensor:
         """Logits [m, B, K] of what `start` gave, under some of the templates."""
-        logits = self.seer.finish_logits(states, part)
+        # Of very many classes, the text features that were put together from parts.
+        logits = replace(self.seer, text=self.text).finish_logits(states, part)
         return logits if self.factors is None else _scaled(logits, self.factors[part])
 
     def opinions(self, logits: Tensor) -> tuple[Opinion, Opinion]:
         """Opinions of the templates [M, B, K] and the fused one [B, K]."""
         return form_opinions(logits, self.settings) if self.evidential else super().opinions(logits)
+
+    def part_of_opinions(
+        self, logits: Tensor, mean: Callable[[], Tensor], strength: Callable[[], Tensor]
+    ) -> PartOfOpinion:
+        """Opinions [M, B, k] of the templates on some of the classes."""
+        settings, classes = self.settings, len(self.space)
+        centre = mean() if settings.evidence == "exp_centered" else None
+        evidence = to_evidence(logits, settings.evidence, settings.temperature, centre)
+        return PartOfOpinion(torch.log1p(evidence / classes), classes, strength)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Class probabilities [B, K]: the fused opinion's expected ones, at the temperature."""

@@ -1,9 +1,11 @@
 """What a method becomes for one label space: a frozen classifier of images."""
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,8 +13,11 @@ from torch.nn import functional as F
 from promptprism.backbones import Backbone
 from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
-from promptprism.evidence import FusionRule, Opinion
+from promptprism.evidence import FusionRule, Opinion, PartOfOpinion
 from promptprism.prompts import encode_text, finish_image, start_image
+
+#: Classes that are looked at together where there are more.
+PART = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +102,13 @@ class Classifier:
         """Text features [1, K, D] of zero-shot CLIP in the same label space."""
         return self.texts.zero_shot_features
 
+    @property
+    def by_class(self) -> bool:
+        """Whether the logit of a class is that of its text feature alone: a part of them can be asked for."""
+        own, plain = type(self), Classifier
+        from_features = own.logits is plain.logits and own.finish_logits is plain.finish_logits
+        return self.text is not None and from_features
+
     def image_features(self, views: Tensor) -> Tensor:
         """Image features [M, B, D] of views [M or 1, B, 3, H, W]; of the plain tower, as many as views."""
         return self.finish_features(self.start(views))
@@ -135,7 +147,19 @@ class Classifier:
         """Class probabilities [B, K] from logits [M, B, K]: softmax of their mean, at the temperature."""
         return (logits.mean(0) / self.temperature).softmax(-1)
 
-    def opinions(self, logits: Tensor) -> tuple[Opinion, Opinion]:  # noqa: ARG002
+    def part_of_opinions(
+        self, logits: Tensor, mean: Callable[[], Tensor], strength: Callable[[], Tensor]
+    ) -> PartOfOpinion:
+        """Opinions [M, B, k] of the templates on some of the classes; of those that are ``by_class``.
+
+        Args:
+            logits: of the k classes, [M, B, k].
+            mean: gives that of the logits of all classes, [M, B, 1].
+            strength: gives the log of the opinions' strengths, [M, B].
+        """
+        raise NotImplementedError
+
+    def opinions(self, logits: Tensor) -> tuple[Opinion, Opinion]:
         """Opinions of the templates [M, B, K] and the fused one [B, K].
 
         Raises:
@@ -145,3 +169,29 @@ class Classifier:
             f"Method {self.name!r} has no opinions, only probabilities: "
             "opinions come from 'cdc' with head='evidential'."
         )
+
+
+def on_disk(parts: Iterable[Tensor], classes: int) -> Tensor:
+    """Features [M, K, D] of parts [M, k, D], in a file that is gone when nobody looks at it any more.
+
+    Raises:
+        PromptPrismError: the disk has no room for it.
+    """
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - as long as its map
+    start, shape = 0, (0, 0, 0)
+    try:
+        for part in parts:
+            templates, count, width = part.shape
+            shape = templates, classes, width
+            for template, features in enumerate(part.float().cpu().numpy()):
+                # Written, not through a map: on a full disk that would end the process.
+                file.seek((template * classes + start) * width * features.itemsize)
+                file.write(features.tobytes())
+            start += count
+        file.flush()
+    except OSError as error:
+        raise PromptPrismError(
+            f"the text features of {classes} classes cannot be kept in '{tempfile.gettempdir()}' "
+            f"({error.strerror or error}): free some space, or name another folder by TMPDIR"
+        ) from error
+    return torch.from_numpy(np.memmap(file, np.float32, "c", shape=shape))

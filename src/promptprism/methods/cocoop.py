@@ -13,7 +13,7 @@ from promptprism.backbones import Backbone
 from promptprism.data.names import LabelSpace
 from promptprism.methods.base import Epochs, LearningRate, Method, MethodSettings, Shape
 from promptprism.methods.classifier import Classifier, Texts
-from promptprism.methods.learner import softmax_loss
+from promptprism.methods.objectives import softmax_loss
 from promptprism.methods.templated import InitialPhrase
 from promptprism.prompts import PromptLearner, encode_image, encode_text
 from promptprism.prompts.learner import linear_start, local_generator
@@ -74,16 +74,18 @@ class CoCoOp(Method):
         """Every image has texts of its own."""
         return Shape(text_prompts=self.settings.context_length, texts_per_image=True)
 
-    def prompt_phrase(self, space: LabelSpace) -> str:  # noqa: ARG002
+    def prompt_phrase(self, space: LabelSpace) -> str:
         """The learner's phrase, whose first n tokens are placeholders."""
         return self.learner.phrase
 
-    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
+    def forward(
+        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
+    ) -> Tensor:
         """Cross-entropy, averaged over images."""
         logits = _shifted_logits(self.backbone, views, texts.tokens, self.learner.context, self.meta_net)
-        return softmax_loss(logits, labels)
+        return softmax_loss(logits, labels, weights)
 
-    def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:  # noqa: ARG002
+    def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
         """Texts, and what shifts them; text features are made for each image."""
         return CoCoOpClassifier(
             name=self.name,

@@ -1,11 +1,13 @@
 """Features of the frozen image tower, for methods that learn on top of them."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from promptprism.backbones import Backbone
 from promptprism.data.batches import plain_batches, view_batches
-from promptprism.data.records import Records
+from promptprism.data.records import Record, Records
 from promptprism.data.views import make_views
 from promptprism.prompts import encode_image
 
@@ -33,6 +35,8 @@ def frozen_features(
     return torch.cat(parts)
 
 
-def labels_of(records: Records, like: Tensor) -> Tensor:
-    """Labels [N], on the device of another tensor."""
-    return torch.tensor([record.label for record in records], device=like.device)
+def weights_of(records: Sequence[Record]) -> Tensor | None:
+    """Weights [N], float32, or None where all are 1, so that nothing is multiplied."""
+    if all(record.weight == 1 for record in records):
+        return None
+    return torch.tensor([record.weight for record in records])

@@ -8,8 +8,7 @@ from torch import Tensor
 from promptprism.methods.base import BatchSize, Epochs, MethodSettings
 from promptprism.methods.classifier import Texts
 from promptprism.methods.coop import CoOp, CoOpSettings
-from promptprism.methods.learner import softmax_loss
-from promptprism.methods.objectives import consistency_loss
+from promptprism.methods.objectives import consistency_loss, softmax_loss
 
 
 class KgCoOpSettings(CoOpSettings):
@@ -31,9 +30,11 @@ class KgCoOp(CoOp):
     Settings: ClassVar[type[MethodSettings]] = KgCoOpSettings
     settings: KgCoOpSettings
 
-    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
+    def forward(
+        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
+    ) -> Tensor:
         """Cross-entropy + weight * mean over all classes of 1 - cosine (eq. 6)."""
         text = self.text_features(texts)
         logits = self.backbone.logits(self.image_features(views), self.with_offsets(text, texts.space))
-        loss = softmax_loss(logits, labels)
+        loss = softmax_loss(logits, labels, weights)
         return loss + self.settings.knowledge_weight * consistency_loss(text, texts.zero_shot_features)

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from promptprism.data.batches import labels_of
 from promptprism.data.names import LabelSpace
 from promptprism.data.records import Records
 from promptprism.data.views import view_names
 from promptprism.methods.base import Method
 from promptprism.methods.classifier import Classifier, Texts
-from promptprism.methods.frozen import frozen_features, labels_of
+from promptprism.methods.frozen import frozen_features, weights_of
+from promptprism.methods.objectives import softmax_loss
 from promptprism.prompts.learner import local_generator
 
 Readings = list[tuple[float, Tensor]]
@@ -34,7 +36,7 @@ class LearnerMethod(Method):
         """M."""
         return int(getattr(self.settings, "templates", 1))
 
-    def build(self, seed: int) -> None:  # noqa: ARG002
+    def build(self, seed: int) -> None:
         """Choose the views; kinds make the learners."""
         # None until there is room for them: a method that has seen no image has none.
         self.offsets: nn.Parameter | None = None
@@ -55,11 +57,7 @@ class LearnerMethod(Method):
         raise NotImplementedError
 
     def features(
-        self,
-        views: Tensor,
-        texts: Texts,
-        epoch: int,  # noqa: ARG002
-        shown: Tensor | None = None,
+        self, views: Tensor, texts: Texts, epoch: int, shown: Tensor | None = None
     ) -> tuple[Tensor, Readings]:
         """What a step sees: text features [M, K, D], and readings [M, B, D] of the images with their weights.
 
@@ -71,10 +69,12 @@ class LearnerMethod(Method):
         """Vectors that the templates learn, [M, G, n, D]: in each of G places n that span a subspace."""
         raise NotImplementedError
 
-    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:
+    def forward(
+        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
+    ) -> Tensor:
         """Cross-entropy, averaged over templates and images."""
         text, readings = self.features(views, texts, epoch)
-        return self.over(readings, text, texts.space, lambda logits: softmax_loss(logits, labels))
+        return self.over(readings, text, texts.space, lambda logits: softmax_loss(logits, labels, weights))
 
     def over(
         self, readings: Readings, text: Tensor, space: LabelSpace, loss: Callable[[Tensor], Tensor]
@@ -96,7 +96,7 @@ class LearnerMethod(Method):
         wanted = getattr(self.settings, "class_offsets", False)
         return self.backbone.few_names if wanted is None else bool(wanted)
 
-    def allot(self, classes: int, images: int) -> None:  # noqa: ARG002
+    def allot(self, classes: int, images: int) -> None:
         """Make room for the offsets."""
         if self.has_offsets:
             shape = self.templates, classes, self.backbone.embed_dim
@@ -108,8 +108,10 @@ class LearnerMethod(Method):
             return
         with torch.inference_mode(False), torch.no_grad():
             images = F.normalize(frozen_features(self.backbone, records), dim=-1)
+            if (weights := weights_of(records)) is not None:
+                images = images * weights.to(images).unsqueeze(-1)
             sums = images.new_zeros(len(texts.space), images.shape[1])
-            sums.index_add_(0, labels_of(records, images), images)
+            sums.index_add_(0, labels_of(records, images.device), images)
             self.offsets.copy_(F.normalize(sums, dim=-1) - self.text_features(texts))
 
     def with_offsets(self, text: Tensor, space: LabelSpace, learned: LabelSpace | None = None) -> Tensor:
@@ -118,16 +120,10 @@ class LearnerMethod(Method):
         if offsets is None:
             return text
         if learned is not None:
-            places = {key: place for place, key in enumerate(learned.keys)}
-            rows = torch.tensor([places.get(key, -1) for key in space.keys], device=text.device)
+            rows = torch.tensor(learned.places(space), device=text.device)
             offsets = offsets[:, rows] * (rows >= 0).unsqueeze(-1)
         return F.normalize(text + offsets, dim=-1)
 
     def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
         """M text classifiers on image features under the M templates, softmax head."""
         raise NotImplementedError
-
-
-def softmax_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of logits [M, B, K] with labels [B], averaged over templates and images."""
-    return F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))

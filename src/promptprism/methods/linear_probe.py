@@ -1,6 +1,5 @@
 """A linear classifier on frozen image features (Radford et al., ICML 2021, appendix A.3)."""
 
-import warnings
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -9,12 +8,13 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from promptprism.data.batches import labels_of
 from promptprism.data.names import LabelSpace
 from promptprism.data.records import Records
-from promptprism.errors import PromptPrismWarning
+from promptprism.errors import warn
 from promptprism.methods.base import Method, MethodSettings, Shape
 from promptprism.methods.classifier import Classifier, Texts
-from promptprism.methods.frozen import frozen_features, labels_of
+from promptprism.methods.frozen import frozen_features, weights_of
 from promptprism.prompts import encode_image
 
 #: Strengths C that validation images choose among.
@@ -47,6 +47,7 @@ class LinearProbe(Method):
     Settings: ClassVar[type[MethodSettings]] = LinearProbeSettings
     settings: LinearProbeSettings
     chooses = True
+    weighs = True
 
     @property
     def shape(self) -> Shape:
@@ -58,45 +59,41 @@ class LinearProbe(Method):
         """No: a class has a logit of the probe only where all classes were learned."""
         return False
 
-    def allot(self, classes: int, images: int) -> None:  # noqa: ARG002
+    def allot(self, classes: int, images: int) -> None:
         """Make the weights, at 0."""
         zeros = torch.zeros(classes, self.backbone.embed_dim, device=self.backbone.device)
         self.weight = torch.nn.Parameter(zeros)
         self.bias = torch.nn.Parameter(zeros[:, 0].clone())
 
-    def finish(self, texts: Texts, records: Records, validation: Records) -> None:  # noqa: ARG002
+    def finish(self, texts: Texts, records: Records, validation: Records) -> None:
         """Solve, for the strength that is best on the validation images."""
         features = frozen_features(self.backbone, records)
-        labels = labels_of(records, features)
+        labels, weights = labels_of(records, features.device), weights_of(records)
         classes, strength = len(self.weight), self.settings.strength
         if strength is None and validation:
             shown = frozen_features(self.backbone, validation)
-            truth = labels_of(validation, shown)
+            truth = labels_of(validation, shown.device)
             right = []
             for each in STRENGTHS:
-                weight, bias = solve(features, labels, classes, each)
+                weight, bias = solve(features, labels, classes, each, weights)
                 right.append(int((F.linear(shown, weight, bias).argmax(-1) == truth).sum()))
             strength = STRENGTHS[right.index(max(right))]
         elif strength is None:
             strength = 0.316
-            warnings.warn(
+            warn(
                 "linear-probe has no validation images to choose its strength by: it takes 0.316; give a "
                 "validation split, or --set strength=...",
-                PromptPrismWarning,
-                stacklevel=2,
             )
-        weight, bias = solve(features, labels, classes, strength)
+        weight, bias = solve(features, labels, classes, strength, weights)
         with torch.no_grad():
             self.weight.copy_(weight)
             self.bias.copy_(bias)
 
     def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
         """The probe's classifier if all classes were learned, else zero-shot CLIP's."""
-        known = {key: place for place, key in enumerate((learned or texts.space).keys)}
-        text = texts.zero_shot_features
-        if not hasattr(self, "weight") or not known.keys() >= set(texts.space.keys):
+        rows, text = (learned or texts.space).places(texts.space), texts.zero_shot_features
+        if not hasattr(self, "weight") or -1 in rows:
             return Classifier(name=self.name, texts=texts, text=text)
-        rows = [known[key] for key in texts.space.keys]
         weight, bias = self.weight[rows].clone(), self.bias[rows].clone()
         return ProbeClassifier(name=self.name, texts=texts, text=text, weight=weight, bias=bias)
 
@@ -118,7 +115,9 @@ class ProbeClassifier(Classifier):
         return F.linear(encode_image(self.backbone, views, normalize=False), self.weight, self.bias)
 
 
-def solve(features: Tensor, labels: Tensor, classes: int, strength: float) -> tuple[Tensor, Tensor]:
+def solve(
+    features: Tensor, labels: Tensor, classes: int, strength: float, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Multinomial logistic regression: least C sum of cross-entropies + half the squared norm of the weights.
 
     The bias is free, as in scikit-learn; solved by L-BFGS in double precision where the device has it.
@@ -128,6 +127,7 @@ def solve(features: Tensor, labels: Tensor, classes: int, strength: float) -> tu
         labels: [N], in 0..classes-1.
         classes: K.
         strength: C.
+        weights: [N], of the cross-entropies; None is 1.
 
     Returns:
         Weight [K, D] and bias [K], float32.
@@ -136,6 +136,10 @@ def solve(features: Tensor, labels: Tensor, classes: int, strength: float) -> tu
     features = features.to(kind)
     weight = torch.zeros(classes, features.shape[1], dtype=kind, device=features.device, requires_grad=True)
     bias = torch.zeros(classes, dtype=kind, device=features.device, requires_grad=True)
+    share, total = None, float(len(features))
+    if weights is not None:
+        total = weights.double().sum().item()
+        share = weights.to(features) / total
     optimizer = torch.optim.LBFGS(
         [weight, bias],
         max_iter=1000,
@@ -146,8 +150,12 @@ def solve(features: Tensor, labels: Tensor, classes: int, strength: float) -> tu
 
     def objective() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(F.linear(features, weight, bias), labels)
-        loss = loss + weight.square().sum() / (2 * strength * len(features))
+        logits = F.linear(features, weight, bias)
+        if share is None:
+            loss = F.cross_entropy(logits, labels)
+        else:
+            loss = share @ F.cross_entropy(logits, labels, reduction="none")
+        loss = loss + weight.square().sum() / (2 * strength * total)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

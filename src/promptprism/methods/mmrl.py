@@ -11,8 +11,8 @@ from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
 from promptprism.methods.base import Epochs, LearningRate, MethodSettings, Optimizer, Shape, Views
 from promptprism.methods.classifier import Classifier, Texts
-from promptprism.methods.learner import LearnerMethod, Readings, softmax_loss
-from promptprism.methods.objectives import consistency_loss
+from promptprism.methods.learner import LearnerMethod, Readings
+from promptprism.methods.objectives import consistency_loss, softmax_loss
 from promptprism.prompts import encode_image, encode_text
 from promptprism.prompts.representation import RepresentationLearner, both_features, finish_both
 
@@ -77,8 +77,8 @@ class Mmrl(LearnerMethod):
         if not (backbone.text.causal and vision.reads_one and vision.norm is not None):
             raise PromptPrismError(
                 f"{self.label.capitalize()} needs a causal text tower and an image tower of plain blocks "
-                f"that is read at its class token, as CLIP's own; backbone {backbone.name!r} has others. Take "
-                "a CLIP ViT, or learn prompts (maple, coop)."
+                f"that is read at its class token, as CLIP's own; backbone {backbone.name!r} has others. "
+                "Take a CLIP ViT, or learn prompts (maple, coop)."
             )
         layers = backbone.prompt_layers
         first = max(2, layers // 2) if settings.first_layer is None else settings.first_layer
@@ -109,11 +109,7 @@ class Mmrl(LearnerMethod):
         return encode_text(self.backbone, texts.tokens, tokens, insert_at=self.first_layer)
 
     def features(
-        self,
-        views: Tensor,
-        texts: Texts,
-        epoch: int,  # noqa: ARG002
-        shown: Tensor | None = None,
+        self, views: Tensor, texts: Texts, epoch: int, shown: Tensor | None = None
     ) -> tuple[Tensor, Readings]:
         """Text features, and what is read at the class token and at the representation tokens."""
         text, (_, tokens), alpha = self.text_features(texts), self.learner(), self.settings.alpha
@@ -125,13 +121,16 @@ class Mmrl(LearnerMethod):
         """The tokens in their own space."""
         return self.learner.tokens.unsqueeze(1)
 
-    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:
+    def forward(
+        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
+    ) -> Tensor:
         """Both cross-entropies, and the distances of both features to the frozen ones (eqs. 15-18)."""
         text, readings = self.features(views, texts, epoch)
         with torch.no_grad():
             frozen = encode_image(self.backbone, views)
-        loss = self.over(readings, text, texts.space, lambda logits: softmax_loss(logits, labels))
-        distance = consistency_loss(readings[0][1], frozen) + consistency_loss(text, texts.zero_shot_features)
+        loss = self.over(readings, text, texts.space, lambda logits: softmax_loss(logits, labels, weights))
+        distance = consistency_loss(readings[0][1], frozen, weights=weights)
+        distance = distance + consistency_loss(text, texts.zero_shot_features)
         return loss + self.settings.regularisation * distance
 
     def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:

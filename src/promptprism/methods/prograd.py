@@ -13,7 +13,7 @@ from promptprism.data.names import check_phrase
 from promptprism.methods.base import Epochs, MethodSettings, Shape
 from promptprism.methods.classifier import Texts
 from promptprism.methods.coop import CoOp, CoOpSettings
-from promptprism.methods.learner import softmax_loss
+from promptprism.methods.objectives import image_mean, softmax_loss
 from promptprism.methods.templated import NoOffsets
 
 
@@ -68,17 +68,21 @@ class ProGrad(CoOp):
         """CoOp's, with a second gradient."""
         return replace(super().shape, backward_passes=2)
 
-    def losses(self, views: Tensor, labels: Tensor, texts: Texts) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, views: Tensor, labels: Tensor, texts: Texts, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Cross-entropy, and the distillation loss against zero-shot CLIP (eq. 4, without the constant)."""
         image, heat = self.image_features(views), self.settings.teacher_temperature
         logits = self.backbone.logits(image, self.text_features(texts))
         teacher = self.backbone.logits(image, texts.zero_shot_features) / heat
-        general = -(teacher.softmax(-1) * (logits / heat).log_softmax(-1)).sum(-1).mean()
-        return softmax_loss(logits, labels), heat**2 * general
+        general = -(teacher.softmax(-1) * (logits / heat).log_softmax(-1)).sum(-1)
+        return softmax_loss(logits, labels, weights), heat**2 * image_mean(general, weights)
 
-    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
+    def forward(
+        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
+    ) -> Tensor:
         """Cross-entropy, with a gradient that is `aligned`."""
-        loss, general = self.losses(views, labels, texts)
+        loss, general = self.losses(views, labels, texts, weights)
         if not loss.requires_grad:
             return loss
         context = self.learner.context

@@ -14,8 +14,7 @@ from promptprism.errors import PromptPrismError
 from promptprism.methods.base import MethodSettings, Shape
 from promptprism.methods.classifier import Texts
 from promptprism.methods.ivlp import Ivlp, IvlpSettings
-from promptprism.methods.learner import softmax_loss
-from promptprism.methods.objectives import logit_consistency_loss
+from promptprism.methods.objectives import image_mean, logit_consistency_loss, softmax_loss
 from promptprism.methods.templated import NoOffsets
 from promptprism.prompts import encode_image
 
@@ -75,7 +74,7 @@ class PromptSrc(Ivlp):
         """IVLP's, and frozen features of each image."""
         return replace(super().shape, plain_images=1)
 
-    def phrases(self, space: LabelSpace) -> tuple[str, ...]:  # noqa: ARG002
+    def phrases(self, space: LabelSpace) -> tuple[str, ...]:
         """Those of the settings."""
         return tuple(map(check_phrase, self.settings.frozen_phrases))
 
@@ -83,7 +82,9 @@ class PromptSrc(Ivlp):
         """The frozen features are averaged before they are given length 1."""
         return replace(super().texts(space), equal_phrases=False)
 
-    def losses(self, views: Tensor, labels: Tensor, texts: Texts) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def losses(
+        self, views: Tensor, labels: Tensor, texts: Texts, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Cross-entropy, and the three regularisers without their weights: text, image, logits (eqs. 3-5).
 
         The means of the L1 distances are over the entries of the features too; the KL divergence is divided
@@ -96,15 +97,17 @@ class PromptSrc(Ivlp):
         text, image = self.text_features(texts), self.image_features(views)
         logits = self.backbone.logits(image, text)
         return (
-            softmax_loss(logits, labels),
+            softmax_loss(logits, labels, weights),
             (text - frozen_text).abs().mean(),
-            (image - frozen_image).abs().mean(),
-            logit_consistency_loss(logits, zero_shot) / logits.shape[-1],
+            image_mean((image - frozen_image).abs(), None if weights is None else weights.unsqueeze(-1)),
+            logit_consistency_loss(logits, zero_shot, weights) / logits.shape[-1],
         )
 
-    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
+    def forward(
+        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
+    ) -> Tensor:
         """Cross-entropy + weighted regularisers (eq. 6)."""
-        loss, text, image, logits = self.losses(views, labels, texts)
+        loss, text, image, logits = self.losses(views, labels, texts, weights)
         settings = self.settings
         return (
             loss
@@ -121,7 +124,7 @@ class PromptSrc(Ivlp):
         for name, value in self._averages().items():
             self.get_buffer(name).add_(value.detach(), alpha=weight)
 
-    def finish(self, texts: Texts, records: object, validation: object) -> None:  # noqa: ARG002
+    def finish(self, texts: Texts, records: object, validation: object) -> None:
         """Put the average in the place of the last prompts."""
         if self.settings.aggregate:
             for name, value in self._averages().items():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from promptprism.data.names import LabelSpace
-from promptprism.errors import PromptPrismError, PromptPrismWarning
+from promptprism.errors import PromptPrismError, warn
 from promptprism.methods.base import MethodSettings, Shape
 from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.learner import LearnerMethod
@@ -111,11 +110,9 @@ class TemplateMethod(LearnerMethod):
         coupled = settings.coupled
         if coupled and not backbone.vision_layers and not self.needs_vision_prompts:
             coupled = False
-            warnings.warn(
+            warn(
                 f"the image tower of backbone {backbone.name!r} has no tokens that prompts may join: the "
                 f"templates of {self.name!r} live in the text alone, as with coupled=False",
-                PromptPrismWarning,
-                stacklevel=2,
             )
         if settings.vision_tokens and not backbone.vision_layers:
             raise PromptPrismError(

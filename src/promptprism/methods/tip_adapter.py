@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -11,9 +10,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from promptprism.data.batches import labels_of
 from promptprism.data.names import LabelSpace
 from promptprism.data.records import Records
-from promptprism.errors import PromptPrismWarning
+from promptprism.errors import warn
 from promptprism.methods.base import (
     BatchSize,
     Epochs,
@@ -25,8 +25,8 @@ from promptprism.methods.base import (
     Views,
 )
 from promptprism.methods.classifier import Classifier, Texts
-from promptprism.methods.frozen import frozen_features, labels_of
-from promptprism.methods.learner import softmax_loss
+from promptprism.methods.frozen import frozen_features, weights_of
+from promptprism.methods.objectives import softmax_loss
 from promptprism.prompts import encode_image
 
 
@@ -68,6 +68,7 @@ class TipAdapter(Method):
     keys: Tensor
     labels: Tensor
     alpha_beta: Tensor
+    weights: Tensor | None
 
     @property
     def shape(self) -> Shape:
@@ -84,7 +85,15 @@ class TipAdapter(Method):
         """A label of each image."""
         return {"labels": (images,)}
 
-    def allot(self, classes: int, images: int) -> None:  # noqa: ARG002
+    def build(self, seed: int) -> None:
+        """Images count equally until there are weights."""
+        self.register_buffer("weights", None)
+
+    def weigh(self, images: int) -> None:
+        """Make room for a weight of each image."""
+        self.weights = torch.zeros(images, device=self.backbone.device)
+
+    def allot(self, classes: int, images: int) -> None:
         """Make room for a key and a label of each image, and for alpha and beta."""
         settings, device = self.settings, self.backbone.device
         keys = torch.zeros(images, self.backbone.embed_dim, device=device)
@@ -95,7 +104,7 @@ class TipAdapter(Method):
         self.register_buffer("labels", torch.zeros(images, dtype=torch.long, device=device))
         self.register_buffer("alpha_beta", torch.tensor([settings.alpha, settings.beta], device=device))
 
-    def prepare(self, texts: Texts, records: Records) -> None:  # noqa: ARG002
+    def prepare(self, texts: Texts, records: Records) -> None:
         """Fill the cache."""
         features = [
             frozen_features(self.backbone, records, self.views[0], self.seed, epoch)
@@ -103,29 +112,32 @@ class TipAdapter(Method):
         ]
         with torch.no_grad():
             self.keys.copy_(F.normalize(torch.stack(features).mean(0), dim=-1))
-            self.labels.copy_(labels_of(records, self.labels))
+            self.labels.copy_(labels_of(records, self.labels.device))
+            if self.weights is not None:
+                weights = weights_of(records)
+                self.weights.copy_(torch.ones(len(records)) if weights is None else weights)
 
-    def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
+    def forward(
+        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
+    ) -> Tensor:
         """Cross-entropy of the logits with alpha and beta as they were given."""
-        return softmax_loss(self._classifier(texts, texts.space).logits(views), labels)
+        return softmax_loss(self._classifier(texts, texts.space).logits(views), labels, weights)
 
-    def finish(self, texts: Texts, records: Records, validation: Records) -> None:  # noqa: ARG002
+    def finish(self, texts: Texts, records: Records, validation: Records) -> None:
         """Choose alpha and beta by validation images."""
         if not validation:
-            warnings.warn(
+            warn(
                 f"{self.name} has no validation images to choose alpha and beta by: it takes "
                 f"alpha={self.settings.alpha:g}, beta={self.settings.beta:g}; give a validation split, or "
                 "--set alpha=... --set beta=...",
-                PromptPrismWarning,
-                stacklevel=2,
             )
             return
         shown = F.normalize(frozen_features(self.backbone, validation), dim=-1)
         with torch.no_grad():
             zero_shot = self.backbone.logits(shown, texts.zero_shot_features)[0]
-            values = F.one_hot(self.labels, len(texts.space)).float()
+            values = self._values(self.labels, len(texts.space))
             most = self.settings.alpha_most, self.settings.beta_most
-            found = search(shown @ self.keys.T, values, zero_shot, labels_of(validation, shown), *most)
+            found = search(shown @ self.keys.T, values, zero_shot, labels_of(validation, shown.device), *most)
             self.alpha_beta.copy_(torch.tensor(found))
 
     def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
@@ -135,20 +147,22 @@ class TipAdapter(Method):
         return self._classifier(texts, learned or texts.space, self.keys.detach().clone())
 
     def _classifier(self, texts: Texts, learned: LabelSpace, keys: Tensor | None = None) -> CacheClassifier:
-        places = {key: place for place, key in enumerate(texts.space.keys)}
-        columns = torch.tensor(
-            [places.get(key, len(places)) for key in learned.keys], device=self.labels.device
-        )
+        columns = 1 + torch.tensor(texts.space.places(learned), device=self.labels.device)
         alpha, beta = self.alpha_beta.tolist()
         return CacheClassifier(
             name=self.name,
             texts=texts,
             text=texts.zero_shot_features,
             keys=self.keys if keys is None else keys,
-            values=F.one_hot(columns[self.labels], len(places) + 1)[:, :-1].float(),
+            values=self._values(columns[self.labels], len(texts.space) + 1)[:, 1:],
             alpha=alpha,
             beta=beta,
         )
+
+    def _values(self, labels: Tensor, classes: int) -> Tensor:
+        """What each image votes for, [N, K]: its class, as much as it weighs."""
+        votes = F.one_hot(labels, classes).float()
+        return votes if self.weights is None else votes * self.weights.unsqueeze(-1)
 
 
 class TipAdapterFSettings(TipAdapterSettings):
@@ -180,7 +194,7 @@ class CacheClassifier(Classifier):
 
     Attributes:
         keys: [N, D].
-        values: [N, K], one-hot, or 0 where the class is not among the K.
+        values: [N, K], the image's weight at its class, or 0 where the class is not among the K.
         alpha: weight of the cache.
         beta: its sharpness.
     """

@@ -41,6 +41,6 @@ class ZeroShot(Method):
             return (space.phrase,)
         return (space.phrase, *map(check_phrase, self.settings.ensemble_phrases))
 
-    def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:  # noqa: ARG002
+    def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
         """The hand-made phrases' text features, and the plain image tower."""
         return Classifier(name=self.name, texts=texts, text=texts.zero_shot_features)

@@ -91,7 +91,7 @@ def _encode(
     templates, n = (1, 0) if prompts is None else (prompts.shape[0], prompts.shape[2])
     n = n if insert_at is None else 0
     first = backbone.first_word
-    end = backbone.end_positions(tokens)
+    end = backbone.text.end(tokens)
     first_end = int(end.min())
     if first_end < first + n:
         words = first_end - first

@@ -41,21 +41,30 @@ def hm_interval(pairs: Mapping[str, Accuracies]) -> tuple[float, float, float]:
     return _difference(means.mean(0)), float(low), float(high)
 
 
-def interval_notes(runs: Runs) -> list[str]:
-    """What to say of every row of CDC against every row of MaPLe, and against CDC's first."""
-    rivals = [row for row in runs.by_row if row.method == RIVAL]
-    ours = [row for row in runs.by_row if row.method == OURS]
+def interval_notes(runs: Runs, against: str | None = None) -> list[str]:
+    """What to say of every other row against the one with a label.
+
+    Without a label, of every row of CDC against every row of MaPLe, and against CDC's first.
+    """
+    if against is None:
+        rivals = [row for row in runs.by_row if row.method == RIVAL]
+        ours = [row for row in runs.by_row if row.method == OURS]
+        asked = [
+            (row, rival) for place, row in enumerate(ours) for rival in (*rivals, *ours[: min(place, 1)])
+        ]
+    else:
+        rivals = [row for row in runs.by_row if row.label == against]
+        asked = [(row, rival) for row in runs.by_row for rival in rivals if row != rival]
     notes = []
-    for place, row in enumerate(ours):
-        for rival in (*rivals, *ours[: min(place, 1)]):
-            pairs = pairs_of(runs, row, rival)
-            if len(pairs) >= FEWEST:
-                difference, low, high = (100 * value for value in hm_interval(pairs))
-                notes.append(
-                    f"{row.label} less {rival.label} in HM: {difference:+.2f}, 95 % interval {low:+.2f} to "
-                    f"{high:+.2f} (paired bootstrap over {len(pairs)} data sets and their seeds, "
-                    f"{sum(map(len, pairs.values()))} pairs, {_DRAWS:,} draws)"
-                )
+    for row, rival in asked:
+        pairs = pairs_of(runs, row, rival)
+        if len(pairs) >= FEWEST:
+            difference, low, high = (100 * value for value in hm_interval(pairs))
+            notes.append(
+                f"{row.label} less {rival.label} in HM: {difference:+.2f}, 95 % interval {low:+.2f} to "
+                f"{high:+.2f} (paired bootstrap over {len(pairs)} data sets and their seeds, "
+                f"{sum(map(len, pairs.values()))} pairs, {_DRAWS:,} draws)"
+            )
     return notes
 
 

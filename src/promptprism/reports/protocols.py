@@ -1,17 +1,19 @@
 """The table of each protocol: mean and standard deviation over seeds, averages as the field computes them."""
 
 import csv
+import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
+from promptprism.errors import PromptPrismError
 from promptprism.evaluation.metrics import harmonic_mean
 from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
 from promptprism.reports.interval import interval_notes
 from promptprism.reports.results import Row, Run, Runs, group, results_of
-from promptprism.reports.table import Figure, Line, ResultTable
+from promptprism.reports.table import OF_PAPER, Figure, Line, ResultTable
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 
@@ -20,7 +22,11 @@ Made = tuple[tuple[str, ...], list[Line]]
 
 
 def protocol_table(
-    results: Iterable[CellResult], protocol: str, suite: Suite | None = None, per_seed: bool = False
+    results: Iterable[CellResult],
+    protocol: str,
+    suite: Suite | None = None,
+    per_seed: bool = False,
+    against: str | None = None,
 ) -> ResultTable:
     """Make the table of a protocol: rows of methods, and of published figures if the backbone is theirs.
 
@@ -31,24 +37,30 @@ def protocol_table(
         protocol: a name of `PROTOCOLS`.
         suite: see `group`.
         per_seed: follow every row with those of its seeds, collapsed ones too.
+        against: the row that all others are compared with; None compares ours with the best baseline re-run.
 
     Raises:
-        PromptPrismError: there are no such results.
+        PromptPrismError: there are no such results, no such row, or no gains in this table.
     """
     chosen = results_of(results, protocol)
     runs = group(chosen, suite)
     published = read_published(protocol) if _as_published(chosen) else {}
     make, about, said = _TABLES[protocol]
-    names, lines = make(runs, published)
+    if against is not None:
+        if _BEST not in said:
+            raise PromptPrismError(f"table '{protocol}' has no gains: leave out against (--against)")
+        against = _row_named(against, runs, published)
+        said = said.replace(_BEST, against)
+    names, lines = make(runs, published, against)
     if per_seed:
-        lines = _with_seeds(lines, {seed: make(runs.only(seed), {})[1] for seed in runs.seeds})
+        lines = _with_seeds(lines, {seed: make(runs.only(seed), {}, against)[1] for seed in runs.seeds})
     notes = ["accuracy in %, mean ± standard deviation over seeds", said]
     if versions := sorted({result.promptprism for result in chosen})[1:]:
         notes.append(f"results of several versions of promptprism: also {', '.join(versions)}")
     if published:
         notes.append("published: figures of the methods' papers, same backbone, not re-run")
     if protocol == "base-to-new":
-        notes += interval_notes(runs)
+        notes += interval_notes(runs, against)
     return ResultTable(names, tuple(lines), tuple(notes), data=about)
 
 
@@ -83,13 +95,34 @@ def over_data(runs: Runs, row: Row, wanted: Sequence[str], shots: int | None = N
     return there, "; ".join(marks)
 
 
-def gains(scored: Mapping[Row, Figure | None]) -> dict[Row, str]:
-    """What our rows gain over the best baseline re-run, in points."""
-    baselines = [figure.mean for row, figure in scored.items() if figure and not row.ours]
-    if not baselines:
-        return {}
-    ours = {row: figure for row, figure in scored.items() if figure and row.ours}
-    return {row: f"{100 * (figure.mean - max(baselines)):+.2f}" for row, figure in ours.items()}
+def gains(
+    scored: Mapping[Row, Figure | None], against: str | None, published: Mapping[str, Figure]
+) -> dict[Row, str]:
+    """What our rows gain over the best baseline re-run, in points; or all others over the row of a label."""
+    there = {row: figure.mean for row, figure in scored.items() if figure}
+    if against is None:
+        rivals = [mean for row, mean in there.items() if not row.ours]
+        ours = [row for row in there if row.ours]
+    else:
+        rivals = [mean for row, mean in there.items() if row.label == against]
+        rivals = rivals or [one.mean for method, one in published.items() if method + OF_PAPER == against]
+        ours = [row for row in there if row.label != against]
+    return {row: f"{100 * (there[row] - max(rivals)):+.2f}" for row in ours} if rivals else {}
+
+
+def _row_named(name: str, runs: Runs, published: Published) -> str:
+    """The label of the row that is meant: its label, or its name if it is the only one of that name.
+
+    Raises:
+        PromptPrismError: there is none.
+    """
+    labels = (*(row.label for row in runs.by_row), *(method + OF_PAPER for method in published))
+    named = [row.label for row in runs.by_row if row.name == name]
+    if name in labels or len(named) == 1:
+        return name if name in labels else named[0]
+    near = named or difflib.get_close_matches(name, labels, cutoff=0.4) or labels
+    listed = ", ".join(f"'{label}'" for label in near[:8])
+    raise PromptPrismError(f"no row '{name}' to compare with (--against): choose one such as {listed}")
 
 
 def averaged(datasets: Sequence[str]) -> tuple[tuple[str | None, tuple[str, ...]], ...]:
@@ -98,7 +131,7 @@ def averaged(datasets: Sequence[str]) -> tuple[tuple[str | None, tuple[str, ...]
     return (*every, *((data, (data,)) for data in datasets))
 
 
-def _base_to_new(runs: Runs, published: Published) -> Made:
+def _base_to_new(runs: Runs, published: Published, against: str | None) -> Made:
     lines: list[Line] = []
     for data, wanted in averaged(runs.datasets):
         scored: dict[Row, tuple[Figure, Figure, Figure] | None] = {}
@@ -108,22 +141,25 @@ def _base_to_new(runs: Runs, published: Published) -> Made:
             there, marks[row] = over_data(runs, row, wanted)
             counts.append(len(there))
             scored[row] = base_new_hm(there) if there else None
-        # An average over fewer data sets is no rival, and has none.
-        fair = len(wanted) == 1 or all(found == len(wanted) for found in counts)
-        gain = gains({row: figures and figures[2] for row, figures in scored.items()}) if fair else {}
-        for row, figures in scored.items():
-            values = (*(figures or (None,) * 3), gain.get(row))
-            lines.append(Line(data, row.label, values, marks[row] or None))
+        theirs: dict[str, tuple[Figure, Figure, Figure]] = {}
         for method, by_name in published.items():
             if all(name in by_name for name in wanted):
                 base, new = (fmean(by_name[name][part] for name in wanted) / 100 for part in ("base", "new"))
-                hm = Figure(harmonic_mean(base, new))
-                values = Figure(base), Figure(new), hm, None
-                lines.append(Line(data, method, values, published=True))
+                theirs[method] = Figure(base), Figure(new), Figure(harmonic_mean(base, new))
+        # An average over fewer data sets is no rival, and has none.
+        whole = {row: found == len(wanted) for row, found in zip(scored, counts, strict=True)}
+        fair = len(wanted) == 1 or against is not None or all(whole.values())
+        compared = {row: figures[2] for row, figures in scored.items() if figures and (fair and whole[row])}
+        gain = gains(compared, against, {method: figures[2] for method, figures in theirs.items()})
+        for row, figures in scored.items():
+            values = (*(figures or (None,) * 3), gain.get(row))
+            lines.append(Line(data, row.label, values, marks[row] or None))
+        for method, figures in theirs.items():
+            lines.append(Line(data, method, (*figures, None), published=True))
     return ("base", "new", "HM", "gain"), lines
 
 
-def _transfer(runs: Runs, published: Published) -> Made:
+def _transfer(runs: Runs, published: Published, against: str | None) -> Made:
     every = [
         part
         for by_place in runs.by_row.values()
@@ -134,6 +170,12 @@ def _transfer(runs: Runs, published: Published) -> Made:
     parts = tuple(dict.fromkeys(every))
     targets = [part for part in parts if part != "source"]
     lines: list[Line] = []
+    theirs: dict[str, tuple[Figure, ...]] = {}
+    for method, by_name in published.items():
+        known = {part: accuracies["accuracy"] / 100 for part, accuracies in by_name.items()}
+        if targets and all(part in known for part in parts):
+            average = fmean(known[part] for part in targets)
+            theirs[method] = *(Figure(known[part]) for part in parts), Figure(average)
     for data in runs.datasets:
         averages: dict[Row, Figure | None] = {}
         found: list[tuple[Row, list[Figure | None], str | None]] = []
@@ -142,19 +184,14 @@ def _transfer(runs: Runs, published: Published) -> Made:
             whole = [r for r in run.sound.values() if r.scores.keys() >= set(targets)]
             averages[row] = Figure.of([fmean(r.scores[t].accuracy for t in targets) for r in whole])
             found.append((row, figures, run.mark or None))
-        gain = gains(averages)
+        gain = gains(averages, against, {method: figures[-1] for method, figures in theirs.items()})
         for row, figures, mark in found:
             lines.append(Line(data, row.label, (*figures, averages[row], gain.get(row)), mark))
-    for method, by_name in published.items():
-        values = {part: accuracies["accuracy"] / 100 for part, accuracies in by_name.items()}
-        if targets and all(part in values for part in parts):
-            average = Figure(fmean(values[part] for part in targets))
-            theirs = (*(Figure(values[part]) for part in parts), average, None)
-            lines.append(Line("imagenet", method, theirs, published=True))
+    lines += [Line("imagenet", one, (*theirs[one], None), published=True) for one in theirs]
     return (*parts, "average", "gain"), lines
 
 
-def _few_shot(runs: Runs, _: Published) -> Made:
+def _few_shot(runs: Runs, _: Published, __: str | None) -> Made:
     shots = sorted({number for by_place in runs.by_row.values() for _, number in by_place})
     lines: list[Line] = []
     for data, wanted in averaged(runs.datasets):
@@ -173,14 +210,15 @@ def shot_average(runs: Sequence[Run]) -> Figure | None:
     return Figure.of(by_seed, fmean(fmean(run.part("test")) for run in runs))
 
 
-_Maker = Callable[[Runs, Published], Made]
-_TRANSFER = "average: of the targets; gain: average less that of the best baseline re-run"
+_Maker = Callable[[Runs, Published, str | None], Made]
+_BEST = "the best baseline re-run"
+_TRANSFER = f"average: of the targets; gain: average less that of {_BEST}"
 #: By protocol: what makes the lines, what their data are, and what must be said of the columns.
 _TABLES: dict[str, tuple[_Maker, str, str]] = {
     "base-to-new": (
         _base_to_new,
         "data",
-        "HM: harmonic mean of the averages; gain: HM less that of the best baseline re-run",
+        f"HM: harmonic mean of the averages; gain: HM less that of {_BEST}",
     ),
     "cross-dataset": (_transfer, "source data", _TRANSFER),
     "cross-domain": (_transfer, "source data", _TRANSFER),

@@ -26,7 +26,11 @@ TABLES = (*PROTOCOLS, *_OTHERS)
 
 
 def make_table(
-    results: Sequence[CellResult], name: str, suite: Suite | None = None, per_seed: bool = False
+    results: Sequence[CellResult],
+    name: str,
+    suite: Suite | None = None,
+    per_seed: bool = False,
+    against: str | None = None,
 ) -> ResultTable:
     """Make a table by name.
 
@@ -35,16 +39,19 @@ def make_table(
         name: one of `TABLES`.
         suite: take its cells only, and call the rows as it does.
         per_seed: show the rows of each seed too; tables of protocols only.
+        against: the row that gains and intervals are against, as the table calls it; tables with gains only.
 
     Raises:
-        PromptPrismError: no such table, or no results for it.
+        PromptPrismError: no such table or row, or no results for it.
     """
     if name in PROTOCOLS:
-        return protocol_table(results, name, suite, per_seed)
+        return protocol_table(results, name, suite, per_seed, against)
     if name not in _OTHERS:
         raise PromptPrismError(f"unknown table '{name}': choose one of {', '.join(TABLES)}")
     if per_seed:
         raise PromptPrismError(f"table '{name}' has no rows per seed: those of protocols have")
+    if against is not None:
+        raise PromptPrismError(f"table '{name}' has no gains: leave out against (--against)")
     return _OTHERS[name](results, suite)
 
 

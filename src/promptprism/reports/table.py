@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+#: What follows the name of a method whose figures are those of its paper.
+OF_PAPER = " (published)"
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -76,7 +79,7 @@ class ResultTable:
             (
                 "average" if line.data is None else line.data,
                 line.label
-                + (" (published)" if line.published else "")
+                + (OF_PAPER if line.published else "")
                 + ("" if line.seed is None else f", seed {line.seed}"),
                 *line.values,
                 *([line.note] if self.noted else []),

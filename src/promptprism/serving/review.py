@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
+from collections.abc import Iterator
 from importlib.resources import files
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,16 @@ from promptprism.data.folders import photos_below
 from promptprism.data.images import load_image
 from promptprism.errors import PromptPrismError
 from promptprism.estimator import PromptPrism
-from promptprism.files import is_there
+from promptprism.files import check_place, is_there
 from promptprism.inference.answers import Row, answers
 from promptprism.serving.guard import guard
 
 # Seconds between looks for photos that have come.
 _AGAIN = 5.0
+# What the page holds of every photo; it asks for the rest, which is kept as text, when it shows one.
+_BRIEF = ("class", "probability", "disagreement", "reason")
+# Photos that the page is told of at once.
+_PIECE = 1000
 
 
 class Review:
@@ -41,8 +48,13 @@ class Review:
         if not folder.is_dir():
             raise PromptPrismError(f"no such folder: '{folder}'. Check the path and its spelling")
         self.model, self.folder, self.corrections = model, folder.absolute(), corrections
+        self._real = folder.resolve()
         self.classes = [str(name) for name in model.classes_]
-        given = read_corrections(corrections, self.classes) if is_there(corrections) else {}
+        check_place(corrections)
+        given = {}
+        if is_there(corrections):
+            given = read_corrections(corrections, self.classes)
+            append(corrections, [])  # what cannot be added to is told of now, not with the first label
         self._given = given
         self.photos: list[Row] = []
         self.version, self.busy, self.problem = 0, True, ""
@@ -70,10 +82,7 @@ class Review:
         try:
             if not self.folder.is_dir():
                 raise PromptPrismError(f"folder '{self.folder}' is gone: put it back; labels are kept")
-            new = [path for path in photos_below(self.folder, []) if self._ours(path)]
-            new = [path for path in new if path not in self._known]
-            self._known.update(new)
-            rows = answers(self.model.classifier_, new, templates=True, batch_size=8)
+            rows = answers(self.model.classifier_, self._new(), templates=True, batch_size=8)
             while True:
                 with self._asking:
                     row = next(rows, None)
@@ -90,36 +99,48 @@ class Review:
                 self.version += 1
             self.busy, self.problem = False, problem
 
+    def _new(self) -> Iterator[Path]:
+        for path in photos_below(self.folder, []):
+            if path not in self._known and self._ours(path):
+                self._known.add(path)
+                yield path
+
     def _ours(self, path: Path) -> bool:
-        return path.resolve().is_relative_to(self.folder.resolve())
+        return path.resolve().is_relative_to(self._real)
 
     def _add(self, row: Row) -> None:
         path = Path(row["image"])
         with self._lock:
             self.version += 1
             name = path.relative_to(self.folder).as_posix().encode("utf-8", "backslashreplace").decode()
-            kept = {key: value for key, value in row.items() if key != "image"}
             self.photos.append(
                 {"id": len(self.photos), "name": name, "path": path, "version": self.version}
                 | {"label": self._given.get(path, "")}
-                | kept
+                | {key: row[key] for key in _BRIEF if key in row}
+                | {"answer": json.dumps(row, default=str).encode()}
             )
 
     def state(self, since: int) -> dict[str, Any]:
-        """What has changed since a version; all of it where that is of an earlier start."""
+        """What has changed since a version, the oldest changes first, and whether that is not all yet.
+
+        Where the version is of an earlier start it begins anew.
+        """
         with self._lock:
-            photos = [
-                {key: value for key, value in photo.items() if key != "path"}
-                for photo in self.photos
-                if photo["version"] > since or since > self.version
-            ]
+            since = since if since <= self.version else 0
+            changed = [photo for photo in self.photos if photo["version"] > since]
+            some = sorted(changed, key=itemgetter("version"))[:_PIECE]
+            more = len(some) < len(changed)
             return {
-                "version": self.version,
+                "version": some[-1]["version"] if more else self.version,
+                "more": more,
                 "busy": self.busy,
                 "found": len(self._known),
                 "problem": self.problem,
                 "undo": len(self._undo),
-                "photos": photos,
+                "photos": [
+                    {key: value for key, value in photo.items() if key not in ("path", "answer")}
+                    for photo in some
+                ],
             }
 
     def photo(self, number: int) -> Row:
@@ -155,6 +176,8 @@ class Review:
         photo = self.photo(number)
         if label and label not in self.classes:
             raise PromptPrismError(f"there is no class '{label}': choose one of the {len(self.classes)}")
+        if label and "reason" in photo:
+            raise PromptPrismError(f"'{photo['name']}' cannot be read: nothing could be learned from it")
         append(
             self.corrections,
             [Correction(photo["path"], label, photo.get("class", ""), photo.get("probability"))],
@@ -201,6 +224,10 @@ def review_app(review: Review, token: str, hosts: tuple[str, ...]) -> FastAPI:
     @app.get("/api/state")
     def state(since: int = 0) -> dict[str, Any]:
         return review.state(since)
+
+    @app.get("/api/answer/{number}")
+    def answer(number: int) -> Response:
+        return Response(review.photo(number)["answer"], media_type="application/json")
 
     @app.get("/api/photo/{number}")
     def photo(number: int, side: int = 640) -> Response:

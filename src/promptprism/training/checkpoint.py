@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 from torch import Tensor
 
 from promptprism.data.content import content_digest
@@ -27,10 +27,10 @@ from promptprism.provenance import Facts
 _KEY = "promptprism"
 
 
-class Epoch(BaseModel):
+class Epoch(Facts):
     """What one epoch was: number (from 0), steps, learning rate, mean loss, seconds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
     epoch: int
     steps: int
@@ -52,14 +52,16 @@ class Run(Facts):
     images: int
     images_digest: str
     start: str | None = None
+    weights_digest: str | None = None
 
     @classmethod
     def of(
         cls, method: Method, space: LabelSpace, records: Sequence[Record], seed: int, start: str | None = None
     ) -> Run:
         """Describe a run that is about to start."""
-        digest = hashlib.sha256()
+        digest, weights = hashlib.sha256(), hashlib.sha256()
         for record in records:
+            weights.update(b"%r\n" % record.weight)
             digest.update(b"%d %s\n" % (record.label, content_digest(record.source)))
         return cls(
             method=method.name,
@@ -72,6 +74,7 @@ class Run(Facts):
             images=len(records),
             images_digest=digest.hexdigest()[:16],
             start=start,
+            weights_digest=weights.hexdigest()[:16] if any(one.weight != 1 for one in records) else None,
         )
 
 

@@ -1,10 +1,8 @@
 """One training over several devices of this machine: a process for each, started here, that share every step.
 
-Each process runs the one loop on its share of a step's images and texts; see
-`promptprism.backbones.ranks`. What
-is learned does not depend on their number: views depend on (seed, epoch, index, template) only, and every
-process
-has the gradients of the whole step. On a CPU a device is a process of one thread.
+Each process runs the one loop on its share of a step's images and texts; see `promptprism.backbones.ranks`.
+What is learned does not depend on their number: views depend on (seed, epoch, index, template) only, and
+every process has the gradients of the whole step. On a CPU a device is a process of one thread.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ import socket
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,16 +30,19 @@ from promptprism.data.records import Record
 from promptprism.errors import PromptPrismError
 from promptprism.methods import Method, MethodSettings, build_method
 from promptprism.provenance import Meter
-from promptprism.training.checkpoint import Run, load_checkpoint, save_checkpoint
+from promptprism.training.checkpoint import Epoch, Run, load_checkpoint, save_checkpoint
 from promptprism.training.loop import Training, interrupted
 from promptprism.training.schedule import make_optimizer
 
-# A server that has imported everything once starts the processes of this training and of the next; where
-# there is
-# none, each imports for itself.
-_START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+#: A server that has imported everything once starts the processes of this training and of the next; where
+#: there is none, each imports for itself.
+START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 # A process that loses another one hears of it in its next sum; that other one is to be told of, not this.
 _AFTER_THE_DEAD = 10.0
+# Seconds between looks at what the processes tell.
+_LOOK = 0.5
+# More processes a core than anybody means.
+_A_CORE = 4
 
 
 def check_devices(devices: int, method: Method) -> None:
@@ -55,6 +57,12 @@ def check_devices(devices: int, method: Method) -> None:
     if find_spec("lightning_fabric") is None:
         raise PromptPrismError(
             f"devices={devices} needs Lightning Fabric: pip install 'promptprism[distributed]'"
+        )
+    cores = os.cpu_count() or 1
+    if kind == "cpu" and devices > _A_CORE * cores:
+        raise PromptPrismError(
+            f"devices={devices}, and this machine has {cores} cores; each device is a process of one thread: "
+            f"give {cores} or less"
         )
     there = torch.cuda.device_count() if kind == "cuda" else 1 if kind == "mps" else devices
     if devices > there:
@@ -117,7 +125,7 @@ def share(training: Training, devices: int, space: LabelSpace) -> None:
             training.progress,
         )
         try:
-            peak = _join(task, home.type)
+            peak = _join(task, home.type, training.callback)
         except KeyboardInterrupt:
             done = load_checkpoint(kept, *state)[0] if training.checkpoint and kept.exists() else []
             epochs = method.settings.epochs
@@ -128,20 +136,27 @@ def share(training: Training, devices: int, space: LabelSpace) -> None:
         training.meter.add(peak_memory_mb=peak)
 
 
-def _join(task: _Task, kind: str) -> float:
-    """Start the processes and wait for all, or the first that is gone; gives the first's peak memory, MiB."""
+def _join(task: _Task, kind: str, callback: Callable[[Epoch], None] | None) -> float:
+    """Start the processes and wait for all, or the first that is gone; gives the first's peak memory, MiB.
+
+    A callback is called here, with the epochs that the first of them tells of.
+    """
     multiprocessing.set_forkserver_preload([__name__, "lightning_fabric"])
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells whom it ends
-    peak = multiprocessing.get_context(_START).Value("d", 0.0)
+    context = multiprocessing.get_context(START)
+    peak, told = context.Value("d", 0.0), context.SimpleQueue()
     processes: Any = None
     try:
         # By value: what torch sends itself takes a file descriptor for every tensor.
         content = pickle.dumps(task)
         processes = multiprocessing.start_processes(  # type: ignore[attr-defined, no-untyped-call]
-            _work, (content, kind, peak), task.size, join=False, start_method=_START
+            _work, (content, kind, peak, told), task.size, join=False, start_method=START
         )
-        while not processes.join():
-            pass
+        ended = False
+        while not ended:
+            ended = processes.join(_LOOK)
+            while callback and not told.empty():
+                callback(Epoch.model_validate_json(told.get()))
     except multiprocessing.ProcessRaisedException as error:  # type: ignore[attr-defined]
         cause = error.msg.strip().splitlines()[-1].rpartition("PromptPrismError: ")[2]
         raise PromptPrismError(f"device {error.error_index} of {task.size} failed: {cause}") from None
@@ -164,7 +179,7 @@ def _join(task: _Task, kind: str) -> float:
     return float(peak.value)
 
 
-def _work(rank: int, content: bytes, kind: str, peak_memory_mb: Any) -> None:
+def _work(rank: int, content: bytes, kind: str, peak_memory_mb: Any, told: Any) -> None:
     """One process; its content comes from the one that started it."""
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
@@ -180,6 +195,8 @@ def _work(rank: int, content: bytes, kind: str, peak_memory_mb: Any) -> None:
     backbone, first = task.backbone.to(fabric.device), rank == 0
     method = build_method(task.settings, backbone, task.run.seed)
     method.allot(len(task.space), len(task.records))
+    if task.run.weights_digest:
+        method.weigh(len(task.records))
     optimizer, meter = make_optimizer(task.settings, method.parameters()), Meter(fabric.device)
     history, seconds = load_checkpoint(task.start, task.run, method, optimizer)
     meter.add(seconds)
@@ -194,6 +211,7 @@ def _work(rank: int, content: bytes, kind: str, peak_memory_mb: Any) -> None:
         task.run,
         task.checkpoint if first else None,
         task.progress and first,
+        (lambda epoch: told.put(epoch.model_dump_json())) if first else None,
     )
     try:
         training.go()

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from promptprism.backbones import Backbone, fingerprint_of
-from promptprism.data.batches import shuffled_batches, view_batches
+from promptprism.data.batches import labels_of, shuffled_batches, view_batches
 from promptprism.data.images import check_images
 from promptprism.data.names import LabelSpace
 from promptprism.data.records import Record
@@ -18,6 +18,7 @@ from promptprism.data.views import make_views
 from promptprism.errors import PromptPrismError
 from promptprism.inference.predictor import Predictor, check_labels
 from promptprism.methods import Classifier, Method, MethodSettings, Texts, build_method
+from promptprism.methods.frozen import weights_of
 from promptprism.provenance import Cost, Facts, Meter
 from promptprism.training.checkpoint import Epoch, Run, load_checkpoint, save_checkpoint
 from promptprism.training.progress import Step, training_progress
@@ -42,6 +43,7 @@ class TrainResult(Facts):
             trained.
         collapsed: why the run failed although it went to its end, or None. A collapsed run is no result.
         cost: seconds, memory, device, versions; sittings before a resume included in the seconds.
+        weighted: whether images counted unequally.
     """
 
     seed: int
@@ -53,6 +55,7 @@ class TrainResult(Facts):
     accuracy: float | None
     collapsed: str | None
     cost: Cost
+    weighted: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +94,7 @@ def learn(
     checkpoint: Path | None = None,
     progress: bool = False,
     after_epoch: Callable[[int, Method], None] | None = None,
+    callback: Callable[[Epoch], None] | None = None,
     devices: int | None = None,
 ) -> Trained:
     """Learn a label space from labelled images; the last epoch counts.
@@ -114,6 +118,8 @@ def learn(
         after_epoch: called with the number of each epoch (from 0) when it is done, and the method; it must
             leave the method as it found it. What it takes counts as training in the seconds. Not with
             ``devices``.
+        callback: called with each epoch when it is done and, with a checkpoint, kept: what it raises ends the
+            run, and resuming goes on behind that epoch. Epochs of an earlier sitting are not told again.
         devices: GPUs of this machine, or cores of its CPU, that share each step as processes, see
             `promptprism.training.devices`; None takes this process, as does what takes no steps.
 
@@ -131,6 +137,9 @@ def learn(
         method.check_start(start.method)
     validation = validation if method.chooses else ()
     before = places_of(start.space, space) if start else ()
+    weighted = settings.learns and weights_of(records) is not None
+    if weighted:
+        method.weigh(len(records))
     _check(settings, space, records, validation, seed, before)
     method.allot(len(space), len(records))
     texts = method.texts(space)
@@ -152,7 +161,9 @@ def learn(
         if checkpoint and run and checkpoint.exists():
             history, seconds = load_checkpoint(checkpoint, run, method, optimizer)
             meter.add(seconds)
-        training = Training(method, texts, records, optimizer, history, meter, run, checkpoint, progress)
+        training = Training(
+            method, texts, records, optimizer, history, meter, run, checkpoint, progress, callback
+        )
         if devices and len(history) < epochs:
             share(training, devices, space)
         else:
@@ -172,6 +183,7 @@ def learn(
         accuracy=accuracy,
         collapsed=collapsed,
         cost=meter.cost(),
+        weighted=weighted,
     )
     return Trained(method.eval(), space, result)
 
@@ -190,6 +202,7 @@ class Training:
         run: what makes it the same run.
         checkpoint: where its state is kept after every epoch, if anywhere.
         progress: show a bar on standard error.
+        callback: called with each epoch that is done.
     """
 
     method: Method
@@ -201,6 +214,7 @@ class Training:
     run: Run | None
     checkpoint: Path | None
     progress: bool
+    callback: Callable[[Epoch], None] | None = None
 
     def go(self, after_epoch: Callable[[int, Method], None] | None = None) -> None:
         """Train to the last epoch; what is in `history` is behind already."""
@@ -219,6 +233,8 @@ class Training:
                     self.history = done
                     if after_epoch:
                         after_epoch(epoch, method)
+                    if self.callback:
+                        self.callback(done[-1])
         except KeyboardInterrupt:
             raise KeyboardInterrupt(interrupted(len(self.history), epochs, self.checkpoint)) from None
 
@@ -230,7 +246,10 @@ class Training:
         backbone, settings, ranks = method.backbone, method.settings, method.backbone.ranks
         started, total = meter.seconds, 0.0
         scale = rate_scale(backbone.logit_scale, settings.optimizer)
-        labels = torch.tensor([record.label for record in self.records])
+        labels = labels_of(self.records)
+        weights = weights_of(self.records)
+        if weights is not None:
+            weights = weights / weights.mean()
         batches = own = self._batches(epoch)
         if ranks:
             backbone.ranks = ranks = ranks.of(batches[0])
@@ -242,7 +261,9 @@ class Training:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad()
-            loss = method(views.to(backbone.device), labels[batch].to(backbone.device), self.texts, epoch)
+            given = (labels,) if weights is None else (labels, weights)
+            own_labels, *own_weights = (each[batch].to(backbone.device) for each in given)
+            loss = method(views.to(backbone.device), own_labels, self.texts, epoch, *own_weights)
             value = loss.item()
             if not math.isfinite(value):
                 raise PromptPrismError(_diverged(method, epoch, rate, f"the loss is {value}"))
@@ -285,25 +306,30 @@ def _check(
             f"{len(empty)} classes have no image to train on: {names}. Add some, or remove them"
         )
     check_labels((*records, *validation), len(space))
+    for place, record in enumerate(records):
+        if not 0 < record.weight < math.inf:
+            raise PromptPrismError(
+                f"weight of image {place} is {record.weight}: give a positive number, or leave the image out"
+            )
     if settings.learns:
         check_images([record.source for record in (*records, *validation)])
 
 
 def places_of(learned: LabelSpace, space: LabelSpace) -> list[int]:
     """The place of each class that was learned, in another label space that holds them all."""
-    places = {key: place for place, key in enumerate(space.keys)}
-    if lost := [name for name, key in zip(learned.names, learned.keys, strict=True) if key not in places]:
+    places = space.places(learned)
+    if lost := [name for name, place in zip(learned.names, places, strict=True) if place < 0]:
         raise PromptPrismError(
             f"{len(lost)} classes that were learned before are not among those to learn, first: '{lost[0]}': "
             "keep them, or start anew"
         )
-    return [places[key] for key in learned.keys]
+    return places
 
 
 def _examine(classifier: Classifier, records: Sequence[Record]) -> tuple[float, str | None]:
     """Accuracy on training images, and why the run must be called collapsed, if so."""
     some = records[:: max(1, math.ceil(len(records) / _CHECKED_IMAGES))]
-    sources, labels = [record.source for record in some], torch.tensor([record.label for record in some])
+    sources, labels = [record.source for record in some], labels_of(some)
     batches = Predictor(classifier).logits(sources)
     predicted = torch.cat([classifier.probabilities(logits).argmax(-1).cpu() for logits in batches])
     accuracy = (predicted == labels).double().mean().item()
@@ -319,9 +345,8 @@ def _examine(classifier: Classifier, records: Sequence[Record]) -> tuple[float, 
 
 def _diverged(method: Method, epoch: int, rate: float, what: str) -> str:
     return (
-        f"{method.name} diverged: {what} in epoch {epoch + 1}, at a rate of {rate:.3g}. Nothing of this "
-        "run is "
-        f"a result: try a smaller lr than {method.settings.lr:g}, or precision float32"
+        f"{method.name} diverged: {what} in epoch {epoch + 1}, at a rate of {rate:.3g}. Nothing of this run "
+        f"is a result: try a smaller lr than {method.settings.lr:g}, or precision float32"
     )
 
 

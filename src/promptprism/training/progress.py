@@ -1,10 +1,13 @@
-"""What a person sees of a run: epoch, loss, rate, time left, peak memory."""
+"""What a person sees of a run: epoch, loss, rate, time left, peak memory, in TensorBoard too."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
+from promptprism.errors import PromptPrismError
 from promptprism.provenance import Meter
+from promptprism.training.checkpoint import Epoch
 
 
 class Step(Protocol):
@@ -57,3 +60,34 @@ def training_progress(
             )
 
         yield step
+
+
+@contextmanager
+def tensorboard(folder: Path) -> Iterator[Callable[[Epoch], None]]:
+    """A callback for `learn` that writes ``loss``, ``rate`` and ``seconds`` of each epoch for TensorBoard.
+
+    They are on the disk as soon as the epoch is done; epochs count from 0, as in the card's history.
+
+    Raises:
+        PromptPrismError: the package is missing, or the folder cannot be written.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise PromptPrismError(
+            f"'{folder}' is for TensorBoard, which is not installed: pip install 'promptprism[tensorboard]'"
+        ) from error
+    try:
+        writer = SummaryWriter(str(folder))
+    except OSError as error:
+        raise PromptPrismError(
+            f"cannot write '{folder}' ({error.strerror}): check its permissions, or choose another folder"
+        ) from error
+
+    def write(epoch: Epoch) -> None:
+        for name in ("loss", "rate", "seconds"):
+            writer.add_scalar(name, getattr(epoch, name), epoch.epoch)
+        writer.flush()
+
+    with writer:
+        yield write

@@ -55,8 +55,7 @@ class TaskRes(Method):
         """Classes that were learned have a residual, others are zero-shot CLIP's."""
         text = texts.zero_shot_features
         if hasattr(self, "residual"):
-            known = {key: place for place, key in enumerate((learned or texts.space).keys)}
-            rows = torch.tensor([known.get(key, -1) for key in texts.space.keys], device=text.device)
+            rows = torch.tensor((learned or texts.space).places(texts.space), device=text.device)
             residual = self.residual[rows] * (rows >= 0).unsqueeze(-1)
             text = self.adapted(text, residual)
         return Classifier(name=self.name, texts=texts, text=text)
