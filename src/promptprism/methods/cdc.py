@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import Field, ValidationError, model_validator
@@ -32,7 +32,7 @@ from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.clip_lora import ClipLora, Dropout, Rank
 from promptprism.methods.coop import CoOp
 from promptprism.methods.ivlp import Ivlp
-from promptprism.methods.learner import LearnerMethod
+from promptprism.methods.learner import LearnerMethod, weighted
 from promptprism.methods.mmrl import FirstLayer, Mmrl, Tokens, Width
 from promptprism.methods.objectives import (
     ConsistencyForm,
@@ -201,6 +201,8 @@ class Cdc(LearnerMethod):
     Settings: ClassVar[type[MethodSettings]] = CdcSettings
     prediction_settings: ClassVar[frozenset[str]] = frozenset({"distance_aware"})
     settings: CdcSettings
+    learner: Any
+    """What all learners but low-rank updates are made by, such as a `PromptLearner`."""
 
     def __new__(
         cls,
@@ -210,8 +212,7 @@ class Cdc(LearnerMethod):
     ) -> Self:
         """Choose the subclass."""
         kind = _OVER[getattr(settings, "learner", "maple")] if cls is Cdc else cls
-        made: Self = super().__new__(kind)
-        return made
+        return cast(Self, super().__new__(kind))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """The subclass has no name that it could be found by when it is unpickled: it is chosen again."""
@@ -264,18 +265,17 @@ class Cdc(LearnerMethod):
             vision, numbers = self.backbone.vision, self.draws("patches of epoch {}", epoch)
             shown = patch_groups(vision.tokens - vision.first_patch, settings.templates, numbers)
         text, readings = self.features(views, texts, epoch, shown)
-        loss = self.over(
-            readings, text, texts.space, lambda logits: self._loss(logits, labels, epoch, weights)
-        )
-        image = readings[0][1]
+        logits = self.logits(readings, text, texts.space)
+        loss = weighted(logits, lambda one: self._loss(one, labels, epoch, weights))
         if settings.diversity_weight:
-            vectors = self._diversity_vectors(image, text, texts)
+            vectors = self._diversity_vectors(readings[0][1], text, texts)
             form = settings.diversity_form, settings.diversity_margin
             of_images = weights if settings.diversity_level == "image" else None
             diversity = diversity_loss(vectors, *form, of_images)
             loss = loss + settings.diversity_weight * diversity
         if settings.consistency_weight:
-            loss = loss + settings.consistency_weight * self._consistency(views, text, image, texts, weights)
+            consistency = self._consistency(views, text, logits[0][1], texts, weights)
+            loss = loss + settings.consistency_weight * consistency
         if settings.decoupling == "subspaces":
             loss = loss + settings.decoupling_weight * subspace_overlap(self.contexts())
         return loss
@@ -319,12 +319,11 @@ class Cdc(LearnerMethod):
         return text - texts.zero_shot_features if level == "text_centered" else text
 
     def _consistency(
-        self, views: Tensor, text: Tensor, image: Tensor, texts: Texts, weights: Tensor | None
+        self, views: Tensor, text: Tensor, logits: Tensor, texts: Texts, weights: Tensor | None
     ) -> Tensor:
         anchor = texts.zero_shot_features
         if self.settings.consistency_form != "kl":
             return consistency_loss(text, anchor, self.settings.consistency_form)
-        logits = self.backbone.logits(image, self.with_offsets(text, texts.space))
         with torch.no_grad():
             zero_shot = self.backbone.logits(encode_image(self.backbone, views), anchor)
         return logit_consistency_loss(logits, zero_shot, weights)

@@ -63,7 +63,8 @@ class LearnerMethod(Method):
 
         Of two readings each has a loss; logits are added up for the prediction, by the same weights.
         """
-        return self.text_features(texts), [(1.0, self.image_features(views, shown))]
+        image = self.image_features(views, shown)
+        return self.text_features(texts), [(1.0, image)]
 
     def contexts(self) -> Tensor:
         """Vectors that the templates learn, [M, G, n, D]: in each of G places n that span a subspace."""
@@ -74,15 +75,13 @@ class LearnerMethod(Method):
     ) -> Tensor:
         """Cross-entropy, averaged over templates and images."""
         text, readings = self.features(views, texts, epoch)
-        return self.over(readings, text, texts.space, lambda logits: softmax_loss(logits, labels, weights))
+        logits = self.logits(readings, text, texts.space)
+        return weighted(logits, lambda one: softmax_loss(one, labels, weights))
 
-    def over(
-        self, readings: Readings, text: Tensor, space: LabelSpace, loss: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        """A loss of the logits [M, B, K] of each reading, added up by their weights."""
+    def logits(self, readings: Readings, text: Tensor, space: LabelSpace) -> Readings:
+        """Logits [M, B, K] of each reading, with its weight."""
         text = self.with_offsets(text, space)
-        losses = [weight * loss(self.backbone.logits(image, text)) for weight, image in readings]
-        return torch.stack(losses).sum()
+        return [(weight, self.backbone.logits(image, text)) for weight, image in readings]
 
     def draws(self, purpose: str, epoch: int, device: str | torch.device = "cpu") -> torch.Generator:
         """The numbers of an epoch, drawn from step to step; each epoch begins anew, as a resumed run does."""
@@ -127,3 +126,8 @@ class LearnerMethod(Method):
     def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
         """M text classifiers on image features under the M templates, softmax head."""
         raise NotImplementedError
+
+
+def weighted(logits: Readings, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """A loss of the logits [M, B, K] of each reading, added up by their weights."""
+    return torch.stack([weight * loss(one) for weight, one in logits]).sum()

@@ -11,7 +11,7 @@ from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
 from promptprism.methods.base import Epochs, LearningRate, MethodSettings, Optimizer, Shape, Views
 from promptprism.methods.classifier import Classifier, Texts
-from promptprism.methods.learner import LearnerMethod, Readings
+from promptprism.methods.learner import LearnerMethod, Readings, weighted
 from promptprism.methods.objectives import consistency_loss, softmax_loss
 from promptprism.prompts import encode_image, encode_text
 from promptprism.prompts.representation import RepresentationLearner, both_features, finish_both
@@ -77,8 +77,8 @@ class Mmrl(LearnerMethod):
         if not (backbone.text.causal and vision.reads_one and vision.norm is not None):
             raise PromptPrismError(
                 f"{self.label.capitalize()} needs a causal text tower and an image tower of plain blocks "
-                f"that is read at its class token, as CLIP's own; backbone {backbone.name!r} has others. "
-                "Take a CLIP ViT, or learn prompts (maple, coop)."
+                "that is read at its class token, as CLIP's own; those of backbone "
+                f"{backbone.name!r} are others. Take a CLIP ViT, or learn prompts (maple, coop)."
             )
         layers = backbone.prompt_layers
         first = max(2, layers // 2) if settings.first_layer is None else settings.first_layer
@@ -128,7 +128,8 @@ class Mmrl(LearnerMethod):
         text, readings = self.features(views, texts, epoch)
         with torch.no_grad():
             frozen = encode_image(self.backbone, views)
-        loss = self.over(readings, text, texts.space, lambda logits: softmax_loss(logits, labels, weights))
+        logits = self.logits(readings, text, texts.space)
+        loss = weighted(logits, lambda one: softmax_loss(one, labels, weights))
         distance = consistency_loss(readings[0][1], frozen, weights=weights)
         distance = distance + consistency_loss(text, texts.zero_shot_features)
         return loss + self.settings.regularisation * distance
