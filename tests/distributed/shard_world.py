@@ -7,6 +7,7 @@ import tarfile
 from dataclasses import fields
 
 import pyarrow.parquet as pq
+import pytest
 import torch
 from PIL import Image
 
@@ -14,6 +15,14 @@ from promptprism.data.miniworld import load
 from promptprism.data.names import LabelSpace
 from promptprism.methods import build_method, make_settings
 from promptprism.methods.cdc import CdcClassifier
+
+
+def needs_cluster():
+    """Skip where none is asked for: Ray gives its processes seconds to start, too few on busy cores."""
+    pytest.importorskip("ray")
+    if os.environ.get("PROMPTPRISM_TEST_RAY") != "1":
+        pytest.skip("starts Ray clusters, on idle cores: PROMPTPRISM_TEST_RAY=1")
+
 
 SPACE = LabelSpace(("honeybee", "fox", "tulip", "pizza", "bus", "violin", "castle"))
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from shard_world import classifier, cut, rows, shards
+from shard_world import classifier, cut, needs_cluster, rows, shards
 
 import promptprism
 from promptprism.distributed.cluster import Node
@@ -29,7 +29,7 @@ def one_thread():
 
 @pytest.mark.slow
 def test_ray_names_what_one_process_names_though_a_worker_is_killed(tiny, tmp_path, monkeypatch):
-    pytest.importorskip("ray")
+    needs_cluster()
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     one = classifier(tiny)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from shard_world import needs_cluster
 from toys import colour_folder
 
 from promptprism.distributed import cluster, ray_suite
@@ -34,7 +35,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ray():
-    pytest.importorskip("ray")
+    needs_cluster()
     small = {"num_cpus": 2, "num_gpus": 1, "object_store_memory": 100 * 2**20}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
