@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -57,8 +58,9 @@ def test_any_number_of_devices_learns_the_same_numbers(tiny, method):
     assert one.training.cost.peak_memory_mb > 10 and tiny.ranks is None
 
 
-def step(rank, size, backbone, name, place):
-    """The gradients of one step in one of so many processes, kept by the first."""
+def step(rank, size, content, name, place):
+    """The gradients of one step in one of so many processes, kept by the last."""
+    backbone = pickle.loads(content)
     distributed.init_process_group("gloo", f"file://{place}/meet", rank=rank, world_size=size)
     found = gradients(backbone, name, Ranks(rank, size).of([0, 6, 11, 17]))
     if rank == size - 1:
@@ -82,8 +84,10 @@ def gradients(backbone, name, ranks):
 @pytest.mark.parametrize("size", [2, 3, 7])
 def test_distributed_gradients_are_those_of_the_whole_step(tiny, tmp_path, size):
     expected = gradients(tiny, "cdc", None)
+    torch.multiprocessing.set_forkserver_preload([devices_module.__name__])
+    content = pickle.dumps(tiny)  # by value: a process that has learned may not fork
     torch.multiprocessing.start_processes(
-        step, (size, tiny, "cdc", tmp_path), nprocs=size, start_method="fork"
+        step, (size, content, "cdc", tmp_path), nprocs=size, start_method=devices_module.START
     )
     found = torch.load(tmp_path / "found", weights_only=True)
     scale = max(value.abs().max().item() for value in expected.values())
@@ -121,6 +125,13 @@ def test_a_killed_distributed_process_is_named_and_another_number_goes_on(tiny, 
 
 
 @pytest.mark.slow
+def test_representation_tokens_of_cdc_on_patches_apart_are_split_too(tiny):
+    settings = {"learner": "mmrl", "templates": 2, "width": 8, "decoupling": "patches"}
+    one, two = (tensors(train(tiny, "cdc", count, settings=settings)) for count in (1, 2))
+    assert one["learner.tokens"].shape == (2, 5, 8) and farthest(one, two) == 0
+
+
+@pytest.mark.slow
 def test_distributed_training_says_why_it_fails(tiny):
     with pytest.raises(PromptPrismError, match=r"^device \d of 2 failed: maple diverged: .*try a smaller lr"):
         train(tiny, "maple", 2, settings={"lr": 1e30})
@@ -128,13 +139,14 @@ def test_distributed_training_says_why_it_fails(tiny):
 
 
 def test_distributed_training_is_refused_before_it_starts(tiny, monkeypatch):
-    def refused(message, method="coop", devices=2):
+    def refused(message, method="coop", devices=2, **settings):
         with pytest.raises(PromptPrismError, match=message):
-            train(tiny, method, devices)
+            train(tiny, method, devices, settings=settings)
 
     refused("devices is 0: give 1 or more", devices=0)
     refused(r"devices=9999, and this machine has \d+ cores; .*: give \d+ or less", devices=9999)
     refused("steps of method 'clip-lora' cannot be shared", "clip-lora")
+    refused("steps of learner 'lora' of method 'cdc' cannot be shared", "cdc", learner="lora")
     cuda = SimpleNamespace(device=torch.device("cuda"))
     method = SimpleNamespace(name="coop", splits=True, settings=make_settings("coop"), backbone=cuda)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
