@@ -36,12 +36,14 @@ METHODS = (
     "clip-lora",
     "tip-adapter",
     "vpt",
+    ("cdc", "lora"),
+    ("cdc", "mmrl"),
 )
 SRC = Path(__file__).parents[1] / "src"
 
 
-def fitted(backbone, method="cdc"):
-    return PromptPrism(method, backbone, **quick(method, epochs=1)).fit(colours())
+def fitted(backbone, method="cdc", **settings):
+    return PromptPrism(method, backbone, **quick(method, epochs=1), **settings).fit(colours())
 
 
 def export(model, folder, **options):
@@ -60,7 +62,8 @@ def exported(tiny, tmp_path_factory):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_onnx_gives_what_torch_gives_for_batches_of_any_size(tiny, tmp_path, method):
-    model = fitted(tiny, method)
+    method, *learner = [method] if isinstance(method, str) else method
+    model = fitted(tiny, method, **dict.fromkeys(["learner"][: len(learner)], *learner))
     export(model, tmp_path / "model")
     runtime, module = Runtime(tmp_path / "model"), Outputs(model.classifier_)
     for count in (1, 3, 32):

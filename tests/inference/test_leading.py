@@ -64,6 +64,11 @@ def test_each_map_to_evidence(tiny, evidence):
     check(at_odds(build(tiny, templates=2, evidence=evidence, fusion="pooling")), 7)
 
 
+@pytest.mark.parametrize("learner", ["coop", "ivlp", "lora"])
+def test_each_learner(tiny, learner):
+    check(at_odds(build(tiny, templates=2, learner=learner)), 7)
+
+
 @pytest.mark.parametrize("method", ["zero-shot", "coop", "maple", "clip-lora", "promptsrc"])
 def test_softmax_heads(tiny, method):
     one = build(tiny, method)
@@ -74,18 +79,21 @@ def test_softmax_heads(tiny, method):
 def test_what_is_more_than_a_product_of_features_is_taken_whole(tiny):
     assert not build(tiny, "cocoop").by_class
     assert build(tiny, "cdc", distance_aware=True).by_class  # learned classes have no factors
+    assert not build(tiny, "mmrl").by_class and not build(tiny, learner="mmrl").by_class
     lowest = Fusion(lambda opinions: opinions.weight.amin(0), "log(1 + e/K)", lambda one: one.weight, "max")
     assert not lowest.by_class  # another's rule may look at all classes
     assert all(FUSIONS.own[rule].by_class for rule in RULES)
 
 
-def test_answers_are_the_same_however_many_are_looked_at_together(tiny, monkeypatch):
+@pytest.mark.parametrize("learner", ["maple", "lora"])
+def test_answers_are_the_same_however_many_are_looked_at_together(tiny, monkeypatch, learner):
     photos = [picture(colour, i) for i, colour in enumerate(["red", "green", "blue", "black"])]
-    whole = list(answers.answers(build(tiny, templates=2), photos))
+    whole = list(answers.answers(build(tiny, templates=2, learner=learner), photos))
     monkeypatch.setattr(answers, "PART", 10)
     monkeypatch.setattr(base, "PART", 10)
-    one = build(tiny, templates=2)
-    torch.testing.assert_close(one.text, build_whole(tiny, monkeypatch).text, rtol=0, atol=1e-6)
+    one = build(tiny, templates=2, learner=learner)
+    torch.testing.assert_close(one.text, build_whole(tiny, monkeypatch, learner).text, rtol=0, atol=1e-6)
+    torch.testing.assert_close(one.logits(VIEWS), build_whole(tiny, monkeypatch, learner).logits(VIEWS))
 
     def refuse(*_):
         raise AssertionError("a matrix of all classes was made")
@@ -101,10 +109,10 @@ def test_answers_are_the_same_however_many_are_looked_at_together(tiny, monkeypa
             assert row[name] == pytest.approx(other[name], rel=1e-4)
 
 
-def build_whole(tiny, monkeypatch):
+def build_whole(tiny, monkeypatch, learner):
     with monkeypatch.context() as patch:
         patch.setattr(base, "PART", 10**6)
-        return build(tiny, templates=2)
+        return build(tiny, templates=2, learner=learner)
 
 
 def test_text_features_on_the_disk_leave_nothing_behind(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ def parameter(method, name):
     tower = method.vision if name.startswith("visual.") else method.text
     parts = name.split(".")
     layer, third = int(parts[parts.index("resblocks") + 1]), THIRDS.index(parts[-2][0])
-    return (tower.down if name.endswith("_A") else tower.up), (layer, third)
+    return (tower.down if name.endswith("_A") else tower.up), (0, layer, third)
 
 
 def make(backbone, arrays, zero_b=False, **settings):

@@ -18,11 +18,11 @@ OURS = {"compound_rep_tokens_r2vproj": "to_vision", "compound_rep_tokens_r2tproj
 def parameter(method, name):
     """Our tensor, and the index of it there, of a reference name."""
     if name.endswith("proj_rep"):
-        return method.learner.projection, ()
+        return method.learner.projection, (0,)
     if name.endswith("compound_rep_tokens"):
-        return method.learner.tokens, ()
+        return method.learner.tokens, (0,)
     _, which, layer, part = name.split(".")
-    return getattr(method.learner, f"{OURS[which]}_{part}"), (int(layer),)
+    return getattr(method.learner, f"{OURS[which]}_{part}"), (0, int(layer))
 
 
 @pytest.fixture

@@ -10,18 +10,26 @@ from toys import colours, quick
 from promptprism.adapter import Card, load_adapter, save_adapter
 from promptprism.errors import PromptPrismError
 from promptprism.methods import METHODS, CoOp, build_method, make_settings
+from promptprism.methods.cdc import LEARNERS
 from promptprism.methods.linear_probe import solve
 from promptprism.training.loop import learn
 
 DATA = colours()
 SPACE = DATA.label_space
 LEARNING = [name for name in METHODS if quick(name, epochs=1)]
+#: What is left out of an update depends on how many images there are.
+OFF = {learner: {"dropout": 0.0} if learner == "lora" else {} for learner in LEARNERS}
 CASES = [
-    *((name, {"dropout": 0.0} if name == "clip-lora" else {}) for name in LEARNING),
+    *((name, OFF["lora"] if name == "clip-lora" else {}) for name in LEARNING),
     ("cdc", {"head": "softmax", "consistency_form": "kl"}),
     ("cdc", {"diversity_level": "image", "kl_weight": 0.25, "loss_on": "templates"}),
     ("cdc", {"diversity_form": "hinge", "diversity_level": "image", "diversity_margin": -1.0}),
     ("maple", {"class_offsets": True}),
+    *(("cdc", {"learner": learner, "decoupling": "correlation", **OFF[learner]}) for learner in LEARNERS),
+    *(
+        ("cdc", {"learner": learner, "decoupling": "patches", "head": "softmax"})
+        for learner in ("coop", "mmrl")
+    ),
 ]
 
 
@@ -39,7 +47,7 @@ def step(backbone, name, settings, records, weights=None):
     return loss.item(), {key: value.grad for key, value in method.named_parameters()}
 
 
-@pytest.mark.parametrize(("name", "settings"), CASES, ids=[f"{name}-{len(more)}" for name, more in CASES])
+@pytest.mark.parametrize(("name", "settings"), CASES, ids=str)
 def test_an_image_of_weight_2_is_there_twice_in_the_loss_and_its_gradient(tiny, name, settings):
     if name.startswith("tip-adapter"):
         settings = {"passes": 1, "views": "flip"} | settings

@@ -39,7 +39,7 @@ class AdaptedBlock:
     Attributes:
         block: the frozen one.
         attn: what stands in for its attention: `in_proj_weight`, `in_proj_bias`, `num_heads`, `out_proj`.
-        update: added to the thirds of queries, keys and values asked for, [M, T, parts D] of [M, T, D].
+        update: added to the thirds of queries, keys and values asked for, [M, T, parts D] of [M or 1, T, D].
     """
 
     block: Any
@@ -64,7 +64,7 @@ def run_block(
 
     Args:
         block: the frozen block; the dtype of its matrices decides what the products run in.
-        x: states of the sequences, [M, N, S, D], float32.
+        x: states of the sequences, [M, N, S, D], float32; [1, N, S, D] where all share what they are.
         queries: the states whose output is wanted, [M, N, Q, D]; by default `x` itself.
         mask: added to the attention scores, broadcast to [N, Q, S] (0, or -inf for unseen).
 
@@ -73,7 +73,7 @@ def run_block(
     """
     rows = None if queries is None else queries.flatten(1, 2)
     out, pairs = run_packed(block, x.flatten(1, 2), [Run(x.shape[1], x.shape[2], mask)], queries=rows)
-    return out.view_as(x if queries is None else queries), pairs[0]
+    return out.view(len(out), *(x if queries is None else queries).shape[1:]), pairs[0]
 
 
 def run_packed(
@@ -146,8 +146,9 @@ def _project(block: Any, x: Tensor, thirds: range, shapes: Sequence[tuple[int, i
     # Cutting costs a copy in the backward pass.
     sizes = [sequences * tokens for sequences, tokens in shapes]
     cut = (out,) if len(shapes) == 1 else out.split_with_sizes(sizes, dim=1)
+    heads = len(thirds), attention.num_heads, -1
     return [
-        part.view(len(x), *shape, len(thirds), attention.num_heads, -1).permute(3, 0, 4, 1, 2, 5).contiguous()
+        part.view(len(out), *shape, *heads).permute(3, 0, 4, 1, 2, 5).contiguous()
         for part, shape in zip(cut, shapes, strict=True)
     ]
 

@@ -110,6 +110,10 @@ class VisionTower(Tower):
         """Whether plain blocks need give nothing but the class token, the first."""
         return self.plain and self.reads == "class token"
 
+    def plain_patches(self, count: int) -> bool:
+        """Whether there are so many patches, and a plain block takes any of them, in any number."""
+        return self.plain and self.tokens - self.first_patch >= count
+
     @abstractmethod
     def stem(self, images: Tensor) -> Tensor:
         """States [N, S, D] of images [N, 3, H, W] before the first block, or before `read` without blocks."""

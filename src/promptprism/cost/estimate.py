@@ -23,11 +23,11 @@ def step_flops(method: Method, tokens: Tensor, batch: int) -> float:
         batch: images.
     """
     shape = method.shape
-    shared, own = _image_flops(method)
+    shared, own = _image_flops(method, shape.patch_groups)
     text = text_flops(method.backbone, tokens, shape.text_prompts)
     if shape.texts_per_image:
         return batch * (own + 2 * text)
-    image = shape.templates * (shared + 2 * own) if shape.vision_prompts else (1 + shape.image_learns) * own
+    image = shape.templates * (shared + (1 + shape.through_images) * own)
     image += shape.plain_images * image_flops(method.backbone)
     if not shape.text_learns:
         return batch * image
@@ -51,7 +51,7 @@ def recomputed_flops(method: Method, tokens: Tensor, item: int) -> float:
 def image_prediction_flops(method: Method) -> float:
     """Operations of the image tower for one image that is predicted."""
     shared, own = _image_flops(method)
-    return shared + own * (method.shape.templates if method.shape.vision_prompts else 1)
+    return shared + own * (method.shape.templates if method.shape.through_images else 1)
 
 
 def text_prediction_flops(method: Method, tokens: Tensor, images: int) -> float:
@@ -84,15 +84,15 @@ def training_mb(method: Method, tokens: Tensor, batch: int, item: int) -> float:
 def prediction_mb(method: Method, batch: int, item: int) -> float:
     """One layer of a batch of images; arguments as for `training_mb`."""
     shape = method.shape
-    images = batch * (shape.templates if shape.vision_prompts else 1)
+    images = batch * (shape.templates if shape.through_images else 1)
     return images * _image_mb(method, item) / max(1, method.backbone.vision_layers)
 
 
-def _image_flops(method: Method) -> tuple[float, float]:
+def _image_flops(method: Method, groups: int = 1) -> tuple[float, float]:
     """Operations of one image below the first prompts and, for one template, from there on."""
     backbone, shape = method.backbone, method.shape
-    own = image_flops(backbone, shape.vision_prompts, shape.vision_from)
-    return shared_image_flops(backbone, shape.vision_from), own
+    own = image_flops(backbone, shape.vision_prompts, shape.vision_from, groups)
+    return shared_image_flops(backbone, shape.vision_from, groups), own
 
 
 def _image_mb(method: Method, item: int) -> float:

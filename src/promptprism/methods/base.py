@@ -101,6 +101,7 @@ class Shape:
         plain_images: passes of each image through the plain tower in a step, beside its own.
         backward_passes: through the text tower in a step.
         looks: passes over the training images before the first step.
+        patch_groups: that a step deals the patches out to; a template sees one of them.
     """
 
     templates: int = 1
@@ -114,6 +115,7 @@ class Shape:
     plain_images: int = 0
     backward_passes: int = 1
     looks: int = 0
+    patch_groups: int = 1
 
     @property
     def through_images(self) -> bool:
@@ -174,6 +176,11 @@ class Method(nn.Module):
         object.__setattr__(self, "backbone", backbone)
         self.backbone: Backbone
         self.build(seed)
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f"method {self.name!r}"
 
     @property
     def shape(self) -> Shape:

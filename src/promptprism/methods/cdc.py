@@ -4,15 +4,19 @@ M templates look at M views (VSD), form M opinions by their evidence, and Dempst
 What is not known to us of the paper is a setting here, and its description says "not known".
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
+from promptprism.backbones import Backbone
 from promptprism.data.names import LabelSpace
+from promptprism.errors import PromptPrismError
 from promptprism.evidence import (
     EvidenceKind,
     FusionRule,
@@ -23,28 +27,64 @@ from promptprism.evidence import (
     trusted_cross_entropy,
 )
 from promptprism.evidence.fusion import find_fusion
-from promptprism.methods.base import MethodSettings
+from promptprism.methods.base import MethodSettings, Shape
 from promptprism.methods.classifier import Classifier, Texts
+from promptprism.methods.clip_lora import ClipLora, Dropout, Rank
+from promptprism.methods.coop import CoOp
+from promptprism.methods.ivlp import Ivlp
+from promptprism.methods.learner import LearnerMethod, weighted
+from promptprism.methods.mmrl import FirstLayer, Mmrl, Tokens, Width
 from promptprism.methods.objectives import (
     ConsistencyForm,
+    Decoupling,
     DiversityForm,
     DiversityLevel,
     consistency_loss,
     diversity_loss,
     image_mean,
     logit_consistency_loss,
+    negative_correlation,
+    patch_groups,
     softmax_loss,
+    subspace_overlap,
 )
 from promptprism.methods.templated import TemplateMethod, TemplateSettings
 from promptprism.prompts import encode_image
 
+#: What a template may be. MaPLe's is any that the settings of prompts make.
+LEARNERS: dict[str, type[LearnerMethod]] = {
+    "maple": TemplateMethod,
+    "ivlp": Ivlp,
+    "coop": CoOp,
+    "lora": ClipLora,
+    "mmrl": Mmrl,
+}
+#: What CDC sets, whatever it learns with.
+_OWN = {*MethodSettings.model_fields, "templates", "class_offsets"}
+
 
 class CdcSettings(TemplateSettings):
-    """CDC's settings; those of training and of each template are MaPLe's."""
+    """CDC's settings; those of training and of each template are MaPLe's, or those of another learner."""
 
     method: ClassVar[str] = "cdc"
 
+    learner: Literal["maple", "ivlp", "coop", "lora", "mmrl"] = Field(
+        default="maple",
+        description="What each template is: the prompts of maple, of ivlp or of coop, the low-rank updates "
+        "of clip-lora, the representation tokens of mmrl. Its settings, rate and optimizer are by default "
+        "those of that method.",
+    )
     templates: int = Field(default=4, ge=1, description="M, the number of templates.")
+    rank: Rank = 2
+    dropout: Dropout = 0.25
+    tokens: Tokens = 5
+    width: Width = 512
+    first_layer: FirstLayer = None
+    alpha: float | None = Field(
+        default=None,
+        description="With lora, the updates are times alpha / sqrt(r), by default 1; with mmrl, the weight "
+        "of the class token's logits beside the representation tokens' own, by default 0.7.",
+    )
     views: Literal["maple", "half", "flip", "set1", "set2"] = Field(
         default="set1",
         description="Augmentations of the templates: set1 is another one for each template, set2 adds a "
@@ -108,71 +148,172 @@ class CdcSettings(TemplateSettings):
         description="Distance of each template's text features to the hand-made template's: 1 - cosine, L1, "
         "squared L2; or kl of the zero-shot probabilities to the template's. Not known.",
     )
+    decoupling: Decoupling = Field(
+        default="none",
+        description="What else tells templates apart. subspaces: a loss that holds their contexts in "
+        "orthogonal ones (soft orthogonality, Bansal et al., NeurIPS 2018); correlation: negative "
+        "correlation learning on their class probabilities (Liu and Yao, Neural Networks 1999); patches: in "
+        "training each sees a random group of patches that no other sees (PatchDropout, Liu et al., WACV "
+        "2023). Ours in CDC.",
+    )
+    decoupling_weight: float = Field(
+        default=0.5, ge=0, description="Weight of the loss of subspaces, or of correlation. Ours."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_learner_has_it(cls, given: Any) -> Any:
+        learner = str(given.get("learner", "maple")) if isinstance(given, Mapping) else "maple"
+        if learner == "maple" or learner not in LEARNERS:
+            return given
+        usual = LEARNERS[learner].Settings.model_fields
+        names = usual.keys() & cls.model_fields.keys() - {"templates", "epochs", "batch_size", "views"}
+        return {name: usual[name].default for name in names} | dict(given)
+
+    @model_validator(mode="after")
+    def _nothing_of_another_learner(self) -> Self:
+        own = LEARNERS[self.learner].Settings
+        foreign = {name for kind in LEARNERS.values() for name in kind.Settings.model_fields} - _OWN
+        for name in sorted(foreign & type(self).model_fields.keys()):
+            value, why = getattr(self, name), "it has no such setting"
+            if name in own.model_fields:
+                try:
+                    own(**{name: value})
+                    continue
+                except ValidationError as error:
+                    why = error.errors()[0]["msg"]
+            elif value == type(self).model_fields[name].default:
+                continue
+            raise PromptPrismError(
+                f"Setting {name}={value!r} of method 'cdc' is refused with learner={self.learner!r}: {why}. "
+                "Leave it out, or choose another learner."
+            )
+        return self
 
 
-class Cdc(TemplateMethod):
-    """M templates, each with a view of its own, that classify by the fusion of their opinions."""
+class Cdc(LearnerMethod):
+    """M templates, each with a view of its own, that classify by the fusion of their opinions.
+
+    What a template is, its learner, is the settings': an instance is of a subclass that is that learner, too.
+    """
 
     name = CdcSettings.method
     Settings: ClassVar[type[MethodSettings]] = CdcSettings
     prediction_settings: ClassVar[frozenset[str]] = frozenset({"distance_aware"})
     settings: CdcSettings
+    learner: Any
+    """What all learners but low-rank updates are made by, such as a `PromptLearner`."""
+
+    def __new__(
+        cls,
+        backbone: Backbone | None = None,  # noqa: ARG004
+        settings: MethodSettings | None = None,
+        seed: int = 1,  # noqa: ARG004
+    ) -> Self:
+        """Choose the subclass."""
+        kind = _OVER[getattr(settings, "learner", "maple")] if cls is Cdc else cls
+        return cast(Self, super().__new__(kind))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The subclass has no name that it could be found by when it is unpickled: it is chosen again."""
+        return Cdc.__new__, (Cdc, None, self.settings), self.__dict__
+
+    @classmethod
+    def axes(cls, settings: Any, images: int) -> dict[str, tuple[int | None, ...]]:
+        """Those of the learner."""
+        return LEARNERS[settings.learner].axes(settings, images)
+
+    def build(self, seed: int) -> None:
+        """Make the learners.
+
+        Raises:
+            PromptPrismError: the backbone has not what they need, or no patches to tell apart.
+        """
+        super().build(seed)
+        settings, vision = self.settings, self.backbone.vision
+        if settings.decoupling == "patches" and not vision.plain_patches(settings.templates):
+            raise PromptPrismError(
+                f"decoupling='patches' gives each of {settings.templates} templates patches of its own, and "
+                f"the image tower of backbone {self.backbone.name!r} has too few, or takes them all or none: "
+                "take a CLIP ViT, fewer templates, or another decoupling."
+            )
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f"learner {self.settings.learner!r} of method {self.name!r}"
+
+    @property
+    def shape(self) -> Shape:
+        """The learner's, and the plain features that consistency may take."""
+        settings = self.settings
+        plain = len(self.views) if settings.consistency_weight and settings.consistency_form == "kl" else 0
+        groups = settings.templates if settings.decoupling == "patches" else 1
+        return replace(super().shape, plain_images=plain, patch_groups=groups)
 
     @property
     def separable(self) -> bool:
         """Whether the logit of a class is the same in every label space."""
-        return not self.settings.distance_aware
+        return super().separable and not self.settings.distance_aware
 
     def forward(
         self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
     ) -> Tensor:
-        """Trusted loss + beta * diversity + gamma * consistency."""
-        settings = self.settings
-        image, text = self.image_features(views), self.text_features(texts)
-        logits = self.backbone.logits(image, self.with_offsets(text, texts.space))
-        if settings.head == "evidential":
-            loss = self._trusted_loss(logits, labels, epoch, weights)
-        else:
-            loss = softmax_loss(logits, labels, weights)
+        """Trusted loss + beta * diversity + gamma * consistency, and what else decouples."""
+        settings, shown = self.settings, None
+        if settings.decoupling == "patches" and self.training:
+            vision, numbers = self.backbone.vision, self.draws("patches of epoch {}", epoch)
+            shown = patch_groups(vision.tokens - vision.first_patch, settings.templates, numbers)
+        text, readings = self.features(views, texts, epoch, shown)
+        logits = self.logits(readings, text, texts.space)
+        loss = weighted(logits, lambda one: self._loss(one, labels, epoch, weights))
         if settings.diversity_weight:
-            vectors = self._diversity_vectors(image, text, texts)
+            vectors = self._diversity_vectors(readings[0][1], text, texts)
             form = settings.diversity_form, settings.diversity_margin
             of_images = weights if settings.diversity_level == "image" else None
             diversity = diversity_loss(vectors, *form, of_images)
             loss = loss + settings.diversity_weight * diversity
         if settings.consistency_weight:
-            loss = loss + settings.consistency_weight * self._consistency(views, text, logits, texts, weights)
+            consistency = self._consistency(views, text, logits[0][1], texts, weights)
+            loss = loss + settings.consistency_weight * consistency
+        if settings.decoupling == "subspaces":
+            loss = loss + settings.decoupling_weight * subspace_overlap(self.contexts())
         return loss
 
     def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
         """M templates whose opinions are fused, each by its distance from the classes learned if wanted."""
-        text, settings = self.text_features(texts), self.settings
-        parts = self.learned_parts(text, texts, learned)
-        factors = None
+        settings, factors = self.settings, None
+        seer = super().classify(texts, learned)
         if settings.distance_aware and learned and not set(texts.space.names) <= set(learned.names):
             # In the phrase of both: another one would look like a distance.
             near = self.texts(replace(learned, phrase=texts.space.phrase))
             zero_shot = texts.zero_shot_features, near.zero_shot_features
-            factors = distance_factors(text, self.text_features(near), *zero_shot).float()
-        if settings.head == "softmax":
-            return CdcClassifier(**parts, settings=settings, factors=factors)
-        return CdcClassifier(**parts, settings=settings, factors=factors, fusion=settings.fusion)
+            both = self.text_features(texts), self.text_features(near)
+            factors = distance_factors(*both, *zero_shot).float()
+        parts = {field.name: getattr(seer, field.name) for field in fields(Classifier)}
+        if settings.head == "evidential":
+            parts["fusion"] = settings.fusion
+        return CdcClassifier(**parts, settings=settings, factors=factors, seer=seer)
 
-    def _trusted_loss(self, logits: Tensor, labels: Tensor, epoch: int, weights: Tensor | None) -> Tensor:
+    def _loss(self, logits: Tensor, labels: Tensor, epoch: int, weights: Tensor | None) -> Tensor:
+        """Of one reading's logits."""
         settings = self.settings
-        opinions, fused = form_opinions(logits, settings)
-        kl_weight = settings.kl_weight * min(1.0, (epoch + 1) / settings.anneal)
-        loss = logits.new_zeros(())
-        if settings.loss_on != "fused":
-            loss = loss + image_mean(trusted_cross_entropy(opinions, labels, kl_weight), weights)
-        if settings.loss_on != "templates":
-            loss = loss + image_mean(trusted_cross_entropy(fused, labels, kl_weight), weights)
+        if settings.head == "softmax":
+            loss, probabilities = softmax_loss(logits, labels, weights), logits.softmax(-1)
+        else:
+            opinions, fused = form_opinions(logits, settings)
+            kl_weight = settings.kl_weight * min(1.0, (epoch + 1) / settings.anneal)
+            held = {"templates": [opinions], "fused": [fused], "both": [opinions, fused]}[settings.loss_on]
+            losses = [image_mean(trusted_cross_entropy(one, labels, kl_weight), weights) for one in held]
+            loss, probabilities = torch.stack(losses).sum(), opinions.probability
+        if settings.decoupling == "correlation":
+            loss = loss + settings.decoupling_weight * negative_correlation(probabilities, weights)
         return loss
 
     def _diversity_vectors(self, image: Tensor, text: Tensor, texts: Texts) -> Tensor:
         level = self.settings.diversity_level
         if level == "context":
-            return self.learner.context.flatten(1, 2)
+            return self.contexts().flatten(1, 2)
         if level == "image":
             return image
         return text - texts.zero_shot_features if level == "text_centered" else text
@@ -188,6 +329,9 @@ class Cdc(TemplateMethod):
         return logit_consistency_loss(logits, zero_shot, weights)
 
 
+_OVER: dict[str, type[Cdc]] = {name: type("Cdc", (Cdc, kind), {}) for name, kind in LEARNERS.items()}
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CdcClassifier(Classifier):
     """M templates, their opinions, and the fused one.
@@ -195,27 +339,28 @@ class CdcClassifier(Classifier):
     Attributes:
         settings: of the method.
         factors: [M, K]: what each template's logits are scaled by where it leads to a class; None is 1.
+        seer: the learners' own classifier, which looks at images.
     """
 
     settings: CdcSettings
     factors: Tensor | None
+    seer: Classifier
 
     @property
     def by_class(self) -> bool:
         """Whether a part of the classes can be asked for; the factors take the leading one of all."""
         fusion = None if self.fusion is None else find_fusion(self.fusion)
-        return self.factors is None and (fusion is None or fusion.by_class)
+        return self.seer.by_class and self.factors is None and (fusion is None or fusion.by_class)
 
-    def logits(self, views: Tensor) -> Tensor:
-        """Logits [M, B, K] of views [M or 1, B, 3, H, W]."""
-        return _scaled(super().logits(views), self.factors)
+    def finish_features(self, states: Tensor, part: slice = slice(None)) -> Tensor:
+        """Image features [m, B, D] of what `start` gave, under some of the templates."""
+        return self.seer.finish_features(states, part)
 
-    def one_by_one(self, views: Tensor) -> Callable[[int, Tensor], Tensor]:
-        """Prepare to ask one template at a time."""
-        ask, factors = super().one_by_one(views), self.factors
-        return lambda template, images: _scaled(
-            ask(template, images), None if factors is None else factors[template : template + 1]
-        )
+    def finish_logits(self, states: Tensor, part: slice = slice(None)) -> Tensor:
+        """Logits [m, B, K] of what `start` gave, under some of the templates."""
+        # Of very many classes, the text features that were put together from parts.
+        logits = replace(self.seer, text=self.text).finish_logits(states, part)
+        return logits if self.factors is None else _scaled(logits, self.factors[part])
 
     def opinions(self, logits: Tensor) -> tuple[Opinion, Opinion]:
         """Opinions of the templates [M, B, K] and the fused one [B, K]."""
@@ -245,8 +390,6 @@ def form_opinions(logits: Tensor, settings: CdcSettings) -> tuple[Opinion, Opini
     return opinions, opinions.fuse(settings.fusion)
 
 
-def _scaled(logits: Tensor, factors: Tensor | None) -> Tensor:
+def _scaled(logits: Tensor, factors: Tensor) -> Tensor:
     """Logits [M, B, K], each image's times the factor, of [M, K], of its leading class."""
-    if factors is None:
-        return logits
     return logits * factors.gather(1, logits.argmax(-1)).unsqueeze(-1)

@@ -14,7 +14,7 @@ from promptprism.backbones import Backbone
 from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
 from promptprism.evidence import FusionRule, Opinion, PartOfOpinion
-from promptprism.prompts import encode_image, encode_text, finish_image, start_image
+from promptprism.prompts import encode_text, finish_image, start_image
 
 #: Classes that are looked at together where there are more.
 PART = 8192
@@ -105,16 +105,31 @@ class Classifier:
     @property
     def by_class(self) -> bool:
         """Whether the logit of a class is that of its text feature alone: a part of them can be asked for."""
-        return self.text is not None and type(self).logits is Classifier.logits
+        own, plain = type(self), Classifier
+        from_features = own.logits is plain.logits and own.finish_logits is plain.finish_logits
+        return self.text is not None and from_features
 
     def image_features(self, views: Tensor) -> Tensor:
         """Image features [M, B, D] of views [M or 1, B, 3, H, W]; of the plain tower, as many as views."""
-        return encode_image(self.backbone, views, self.vision_prompts, self.first_layer, self.pool_prompts)
+        return self.finish_features(self.start(views))
 
     def logits(self, views: Tensor) -> Tensor:
         """Logits [M, B, K], float32, of views [M, B, 3, H, W], or [1, B, 3, H, W] that all templates see."""
+        return self.finish_logits(self.start(views))
+
+    def start(self, views: Tensor) -> Tensor:
+        """What templates that share a view share of it, states [V, B, S, Dv] of views [V, B, 3, H, W]."""
+        return start_image(self.backbone, views, self.first_layer)
+
+    def finish_features(self, states: Tensor, part: slice = slice(None)) -> Tensor:
+        """Image features [m, B, D] of what `start` gave, under some of the templates."""
+        prompts = None if self.vision_prompts is None else self.vision_prompts[part]
+        return finish_image(self.backbone, states, prompts, self.first_layer, self.pool_prompts)
+
+    def finish_logits(self, states: Tensor, part: slice = slice(None)) -> Tensor:
+        """Logits [m, B, K] of what `start` gave, under some of the templates."""
         assert self.text is not None
-        return self.backbone.logits(self.image_features(views), self.text)
+        return self.backbone.logits(self.finish_features(states, part), self.text[part])
 
     def one_by_one(self, views: Tensor) -> Callable[[int, Tensor], Tensor]:
         """Prepare to ask one template at a time; what templates share is computed here, once.
@@ -125,16 +140,8 @@ class Classifier:
         Returns:
             A function from a template and indices [b] of images to logits [1, b, K].
         """
-        assert self.text is not None
-        text, prompts, first_layer = self.text, self.vision_prompts, self.first_layer
-        states = start_image(self.backbone, views, first_layer)
-
-        def ask(template: int, images: Tensor) -> Tensor:
-            own = None if prompts is None else prompts[template : template + 1]
-            image = finish_image(self.backbone, states[:, images], own, first_layer, self.pool_prompts)
-            return self.backbone.logits(image, text[template : template + 1])
-
-        return ask
+        states = self.start(views)
+        return lambda template, images: self.finish_logits(states[:, images], slice(template, template + 1))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Class probabilities [B, K] from logits [M, B, K]: softmax of their mean, at the temperature."""

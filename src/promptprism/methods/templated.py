@@ -1,23 +1,17 @@
-"""Methods whose prompts do not depend on the image: M templates, softmax cross-entropy. CDC builds on it."""
+"""Methods whose prompts do not depend on the image: M templates, softmax cross-entropy."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from promptprism.data.batches import labels_of
 from promptprism.data.names import LabelSpace
-from promptprism.data.records import Records
-from promptprism.data.views import view_names
-from promptprism.errors import warn
-from promptprism.methods.base import Method, MethodSettings, Shape
+from promptprism.errors import PromptPrismError, warn
+from promptprism.methods.base import MethodSettings, Shape
 from promptprism.methods.classifier import Classifier, Texts
-from promptprism.methods.frozen import frozen_features, weights_of
-from promptprism.methods.objectives import softmax_loss
+from promptprism.methods.learner import LearnerMethod
 from promptprism.prompts import PromptLearner, encode_image, encode_text
 from promptprism.prompts.text import TEXT_MEMORY_MB
 
@@ -88,12 +82,11 @@ class TemplateSettings(MethodSettings):
     )
 
 
-class TemplateMethod(Method):
+class TemplateMethod(LearnerMethod):
     """M templates of learned prompts on a frozen CLIP, one classifier each."""
 
     Settings: ClassVar[type[MethodSettings]] = TemplateSettings
     settings: TemplateSettings
-    by_class = frozenset({"offsets"})
     splits = True
     needs_vision_prompts: ClassVar[bool] = False
     """Whether the method is none without vision prompts, rather than one with its templates in the text."""
@@ -111,17 +104,20 @@ class TemplateMethod(Method):
         return found or {last: (count, None, None)}
 
     def build(self, seed: int) -> None:
-        """Make the learner; choose the views."""
+        """Make the learner."""
+        super().build(seed)
         settings, backbone = self.settings, self.backbone
-        # None until there is room for them: a method that has seen no image has none.
-        self.offsets: nn.Parameter | None = None
-        self.views = view_names(settings.views, settings.templates)
         coupled = settings.coupled
         if coupled and not backbone.vision_layers and not self.needs_vision_prompts:
             coupled = False
             warn(
                 f"the image tower of backbone {backbone.name!r} has no tokens that prompts may join: the "
                 f"templates of {self.name!r} live in the text alone, as with coupled=False",
+            )
+        if settings.vision_tokens and not backbone.vision_layers:
+            raise PromptPrismError(
+                f"{self.label.capitalize()} needs an image tower with tokens that prompts may join, and "
+                f"backbone {backbone.name!r} has none: take a ViT, or prompts for the texts alone (coop)."
             )
         self.learner = PromptLearner(
             backbone,
@@ -137,30 +133,6 @@ class TemplateMethod(Method):
             phrase_init=settings.phrase_init,
             seed=seed,
         )
-
-    @property
-    def has_offsets(self) -> bool:
-        """Whether each class learned has an offset of its own."""
-        wanted = self.settings.class_offsets
-        return self.backbone.few_names if wanted is None else wanted
-
-    def allot(self, classes: int, images: int) -> None:
-        """Make room for the offsets."""
-        if self.has_offsets:
-            shape = self.settings.templates, classes, self.backbone.embed_dim
-            self.offsets = nn.Parameter(torch.zeros(shape, device=self.backbone.device))
-
-    def prepare(self, texts: Texts, records: Records) -> None:
-        """Start the offsets at the mean of each class's plain images."""
-        if self.offsets is None:
-            return
-        with torch.inference_mode(False), torch.no_grad():
-            images = F.normalize(frozen_features(self.backbone, records), dim=-1)
-            if (weights := weights_of(records)) is not None:
-                images = images * weights.to(images).unsqueeze(-1)
-            sums = images.new_zeros(len(texts.space), images.shape[1])
-            sums.index_add_(0, labels_of(records, images.device), images)
-            self.offsets.copy_(F.normalize(sums, dim=-1) - self.text_features(texts))
 
     @property
     def shape(self) -> Shape:
@@ -189,42 +161,26 @@ class TemplateMethod(Method):
             return texts.zero_shot_features.expand(settings.templates, -1, -1)
         return encode_text(self.backbone, texts.tokens, self.learner.context, settings.text_memory_mb)
 
-    def image_features(self, views: Tensor) -> Tensor:
+    def image_features(self, views: Tensor, shown: Tensor | None = None) -> Tensor:
         """Image features [M, B, D] of views [M or 1, B, 3, H, W]; uncoupled, as many as there are views."""
-        _, vision_prompts = self.learner()
-        settings = self.settings
-        return encode_image(self.backbone, views, vision_prompts, settings.vision_from, settings.pool_prompts)
+        (_, prompts), settings = self.learner(), self.settings
+        first, pool = settings.vision_from, settings.pool_prompts
+        return encode_image(self.backbone, views, prompts, first, pool, shown=shown)
 
-    def with_offsets(self, text: Tensor, space: LabelSpace, learned: LabelSpace | None = None) -> Tensor:
-        """Text features [M, K, D] of a space, with the offsets of the classes learned (None: the same)."""
-        offsets: Tensor | None = self.offsets
-        if offsets is None:
-            return text
-        if learned is not None:
-            rows = torch.tensor(learned.places(space), device=text.device)
-            offsets = offsets[:, rows] * (rows >= 0).unsqueeze(-1)
-        return F.normalize(text + offsets, dim=-1)
-
-    def forward(
-        self, views: Tensor, labels: Tensor, texts: Texts, epoch: int, weights: Tensor | None = None
-    ) -> Tensor:
-        """Cross-entropy, averaged over templates and images."""
-        text = self.with_offsets(self.text_features(texts), texts.space)
-        return softmax_loss(self.backbone.logits(self.image_features(views), text), labels, weights)
+    def contexts(self) -> Tensor:
+        """The prompts of each layer, [M, J, n, Dt]; of the image tower where the text has none."""
+        vision = self.learner.vision
+        return self.learner.context if self.settings.learn_text or vision is None else vision
 
     def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
         """M text classifiers on image features under the M templates, softmax head."""
-        return Classifier(**self.learned_parts(self.text_features(texts), texts, learned))
-
-    def learned_parts(self, text: Tensor, texts: Texts, learned: LabelSpace | None) -> dict[str, Any]:
-        """What every classifier of such a method is made of; of its text features without offsets."""
-        _, vision_prompts = self.learner()
-        return {
-            "name": self.name,
-            "texts": texts,
-            "text": self.with_offsets(text, texts.space, learned),
-            "context": self.learner.context[:, 0].clone() if self.settings.learn_text else None,
-            "vision_prompts": None if vision_prompts is None else vision_prompts.clone(),
-            "first_layer": self.settings.vision_from,
-            "pool_prompts": self.settings.pool_prompts,
-        }
+        settings, (context, vision_prompts) = self.settings, self.learner()
+        return Classifier(
+            name=self.name,
+            texts=texts,
+            text=self.with_offsets(self.text_features(texts), texts.space, learned),
+            context=context[:, 0].clone() if settings.learn_text else None,
+            vision_prompts=None if vision_prompts is None else vision_prompts.clone(),
+            first_layer=settings.vision_from,
+            pool_prompts=settings.pool_prompts,
+        )

@@ -144,6 +144,11 @@ def local_generator(seed: int, purpose: str, device: str | torch.device = "cpu")
     return torch.Generator(device).manual_seed(random.Random(f"{purpose} {seed}").getrandbits(63))
 
 
+def own_generators(seed: int, purpose: str, templates: int) -> list[torch.Generator]:
+    """A generator for each template, by (seed, purpose, template)."""
+    return [local_generator(seed, f"{purpose}, template {m}" if m else purpose) for m in range(templates)]
+
+
 def linear_start(inputs: int, outputs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw weight [outputs, inputs] and bias [outputs] as `nn.Linear` does, but from a local generator."""
     bound = 1 / math.sqrt(inputs)

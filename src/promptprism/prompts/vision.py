@@ -19,6 +19,7 @@ def encode_image(
     first_layer: int = 0,
     pool_prompts: bool = False,
     normalize: bool = True,
+    shown: Tensor | None = None,
 ) -> Tensor:
     """Image features of B images under M templates, all templates in one forward.
 
@@ -34,23 +35,35 @@ def encode_image(
         pool_prompts: where the feature is read from all tokens, as their mean or by attention, read it from
             the prompts too.
         normalize: give the features length 1.
+        shown: the patches that each template sees, [M, P] places; the others are dropped behind the
+            positional embedding (PatchDropout, Liu et al., WACV 2023). None shows all.
 
     Returns:
         Features [M, B, D], float32, L2-normalised.
     """
 
     def run(views: Tensor, prompts: Tensor | None) -> Tensor:
-        states = start_image(backbone, views, first_layer)
+        states = start_image(backbone, views, first_layer, shown)
         return finish_image(backbone, states, prompts, first_layer, pool_prompts, normalize)
 
     return backbone.ranks.over_images(run, views, prompts) if backbone.ranks else run(views, prompts)
 
 
-def start_image(backbone: Backbone, views: Tensor, first_layer: int = 0) -> Tensor:
-    """States [V, B, S, Dv] of views [V, B, 3, H, W] before a layer (from 0) of the plain tower."""
+def start_image(
+    backbone: Backbone, views: Tensor, first_layer: int = 0, shown: Tensor | None = None
+) -> Tensor:
+    """States [V, B, S, Dv] of views [V, B, 3, H, W] before a layer (from 0) of the plain tower.
+
+    Of V = M, and of the patches shown, where `shown` is given; see `encode_image`.
+    """
     vision, images = backbone.vision, views.flatten(0, 1)
     x = vision.stem(images) if backbone.stems is None else backbone.stems(vision, images)
     x = x.view(*views.shape[:2], *x.shape[1:])
+    if shown is not None:
+        first = vision.first_patch
+        before = torch.arange(first, device=x.device).expand(len(shown), -1)
+        kept = torch.cat([before, first + shown.to(x.device)], dim=1)[:, None, :, None]
+        x = x.expand(len(shown), -1, -1, -1).gather(2, kept.expand(-1, x.shape[1], -1, x.shape[3]))
     for layer in range(min(first_layer, backbone.vision_layers)):
         x = vision.run(layer, x)
     return x
@@ -74,9 +87,10 @@ def finish_image(
             return torch.cat(
                 [finish_image(backbone, *each, first_layer, pool_prompts, normalize) for each in passes]
             )
+    tokens = x.shape[2]
     x = run_layers(backbone, x, prompts, first_layer)
     if vision.layers and not pool_prompts:
-        x = x[:, :, : vision.tokens]
+        x = x[:, :, :tokens]
     features = vision.read(x)
     return F.normalize(features, dim=-1) if normalize else features
 

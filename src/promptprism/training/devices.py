@@ -71,9 +71,7 @@ def check_devices(devices: int, method: Method) -> None:
             "less, or device='cpu' for processes"
         )
     if method.settings.learns and method.settings.epochs and not method.splits:
-        raise PromptPrismError(
-            f"the steps of method {method.name!r} cannot be shared by devices: leave devices out"
-        )
+        raise PromptPrismError(f"the steps of {method.label} cannot be shared by devices: leave devices out")
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise PromptPrismError(
             "devices start this script again, each for itself: put what it does under "
