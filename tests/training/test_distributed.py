@@ -58,8 +58,9 @@ def test_any_number_of_devices_learns_the_same_numbers(tiny, method):
     assert one.training.cost.peak_memory_mb > 10 and tiny.ranks is None
 
 
-def step(rank, size, content, name, place):
+def step(rank, size, content, name, place, threads):
     """The gradients of one step in one of so many processes, kept by the last."""
+    torch.set_num_threads(threads)  # sums of as many parts as where they are compared
     backbone = pickle.loads(content)
     distributed.init_process_group("gloo", f"file://{place}/meet", rank=rank, world_size=size)
     found = gradients(backbone, name, Ranks(rank, size).of([0, 6, 11, 17]))
@@ -87,7 +88,10 @@ def test_distributed_gradients_are_those_of_the_whole_step(tiny, tmp_path, size)
     torch.multiprocessing.set_forkserver_preload([devices_module.__name__])
     content = pickle.dumps(tiny)  # by value: a process that has learned may not fork
     torch.multiprocessing.start_processes(
-        step, (size, content, "cdc", tmp_path), nprocs=size, start_method=devices_module.START
+        step,
+        (size, content, "cdc", tmp_path, torch.get_num_threads()),
+        nprocs=size,
+        start_method=devices_module.START,
     )
     found = torch.load(tmp_path / "found", weights_only=True)
     scale = max(value.abs().max().item() for value in expected.values())
