@@ -169,8 +169,8 @@ def test_distributed_what_cannot_be_meant_is_refused(saved, tiny, tmp_path, monk
     for options, words in (
         ((pattern, "--workers", 2), "--workers and --once are for shards: add --engine"),
         ((pattern, "--once"), "--workers and --once are for shards"),
-        ((pattern, "--engine", "spark", *out), "unknown engine 'spark': choose processes"),
-        ((pattern, "--engine", "ray://", *out), "unknown engine 'ray://'"),
+        ((pattern, "--engine", "spark", *out), "no engine 'spark': give processes, ray or ray://HOST:PORT"),
+        ((pattern, "--engine", "ray://", *out), "no engine 'ray://'"),
         ((pattern, "--engine", "processes"), "give --out a folder or an address"),
         ((pattern, "--engine", "processes", "--out", "a.parquet"), "give --out a folder or an address"),
         ((pattern, "--engine", "processes", *out, "--templates"), "--templates is for one process"),

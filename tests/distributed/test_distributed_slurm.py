@@ -122,7 +122,7 @@ def test_a_distributed_array_job_is_submitted_on_request(suite, tmp_path, monkey
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--engine", "rocket"], "no engine 'rocket': give local, ray, ray://HOST:PORT or slurm"),
+        (["--engine", "rocket"], "no engine 'rocket': give local, slurm, ray or ray://HOST:PORT"),
         (["--gpus-per-cell", "0.5"], "--cpus-per-cell and --gpus-per-cell are of an engine that gives out"),
         (["--submit"], "--submit is of an engine"),
         (["--engine", "ray", "--submit"], "--submit is of an engine"),

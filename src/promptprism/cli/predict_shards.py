@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from promptprism.cli.output import Output, terminal
+from promptprism.distributed.cluster import ray_address
 from promptprism.errors import PromptPrismError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from promptprism.methods import Classifier
 
 _SHOWN = 20
-_RAY = "ray"
+_HERE = "processes"
 
 
 def check(
@@ -40,11 +41,8 @@ def check(
         if workers is not None or once:
             raise PromptPrismError("--workers and --once are for shards: add --engine processes, or ray")
         return
-    kind, _, address = engine.partition("://")
-    if engine != "processes" and (kind != _RAY or (engine != _RAY and not address)):
-        raise PromptPrismError(
-            f"unknown engine '{engine}': choose processes (of this machine), ray, or ray://HOST:PORT"
-        )
+    if engine != _HERE:
+        ray_address(engine, _HERE)
     if out is None or out.endswith((".csv", ".parquet")):
         raise PromptPrismError("--engine writes tables for each shard: give --out a folder or an address")
     if given := [name for name, is_given in others.items() if is_given]:
@@ -135,14 +133,14 @@ def _named(
 ) -> Generator[Named | Failed, None, None]:
     if not shards:
         return
-    if engine == "processes":
+    if engine == _HERE:
         from promptprism.distributed.processes import name_by_processes
 
         yield from name_by_processes(classifier, naming, shards, workers)
         return
     from promptprism.distributed.ray_shards import name_by_ray
 
-    yield from name_by_ray(classifier, naming, shards, workers, None if engine == _RAY else engine)
+    yield from name_by_ray(classifier, naming, shards, workers, ray_address(engine, _HERE))
 
 
 def _told(

@@ -171,11 +171,10 @@ def _engine(name: str, cpus: float, gpus: float, device: str) -> Engine:
 
     if name == "local":
         return run_here
-    if name != "ray" and not name.startswith("ray://"):
-        raise PromptPrismError(f"no engine '{name}': give local, ray, ray://HOST:PORT or slurm")
+    from promptprism.distributed.cluster import ray_address
     from promptprism.distributed.ray_suite import RayEngine
 
-    return RayEngine(None if name == "ray" else name, cpus, gpus, device)
+    return RayEngine(ray_address(name, "local, slurm"), cpus, gpus, device)
 
 
 def _write_job(

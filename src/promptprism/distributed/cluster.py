@@ -32,6 +32,18 @@ _APART = 60.0
 _STARTS = 3
 
 
+def ray_address(engine: str, others: str) -> str | None:
+    """The cluster that ``ray`` or ``ray://HOST:PORT`` names; None is that of RAY_ADDRESS, or this machine.
+
+    Raises:
+        PromptPrismError: it is no Ray; the message names the others, too.
+    """
+    kind, separator, place = engine.partition("://")
+    if kind != "ray" or (separator and not place):
+        raise PromptPrismError(f"no engine '{engine}': give {others}, ray or ray://HOST:PORT")
+    return engine if separator else None
+
+
 @dataclass(frozen=True)
 class Node:
     """What a node of a cluster says of itself.
