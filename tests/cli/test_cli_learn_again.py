@@ -43,6 +43,9 @@ def test_suggest_writes_what_fit_reads(place, tmp_path):
     out.write_text("\n".join([head, *filled]) + "\n")
     result = run("fit", "--from", place / "a", "--corrections", out, "--out", tmp_path / "b", "--json", "-")
     assert json.loads(result.stdout)["data"]["corrections"] == 4
+    for packed in (["wds:red"], ["--labelled", "red.tar"]):
+        result = run("suggest", place / "a", *packed, "--out", tmp_path / "other.csv", code=2)
+        assert "photos in shards are none: unpack the shards" in " ".join(result.stderr.split())
 
 
 def test_suggest_finds_labels_that_look_wrong(place):

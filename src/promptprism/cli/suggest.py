@@ -50,6 +50,7 @@ def suggest(
     output = Output("suggest", json_file)
     from promptprism.cli import tables
     from promptprism.data.corrections import Correction, append
+    from promptprism.data.photos import Heap
     from promptprism.files import check_place, is_there
 
     if (labelled is None) == (not photos):
@@ -58,6 +59,11 @@ def suggest(
         raise PromptPrismError(f"'{out}' exists, and may hold labels: give another place with --out")
     if out is not None:
         check_place(out)
+        if Heap([labelled] if labelled else photos or []).packed:
+            raise PromptPrismError(
+                "--out is a list for fit --corrections, which reads files, and photos in shards are none: "
+                "unpack the shards into a folder, or leave out --out"
+            )
     model = opening.open(adapter)
     if labelled is None:
         found = _to_label(model, photos or [], count, seed)
