@@ -14,8 +14,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +22,7 @@ import typer
 from fastapi.testclient import TestClient
 
 from promptprism import load_data, load_model
+from promptprism.cli import app
 from promptprism.data.records import Record
 from promptprism.data.splits import few_shot
 from promptprism.serving.review import Review, review_app
@@ -32,9 +31,11 @@ from promptprism.serving.review import Review, review_app
 def promptprism(*arguments: object, code: int = 0) -> None:
     """Run a command as on a terminal."""
     print("\n$ promptprism", *arguments, flush=True)
-    done = subprocess.run([sys.executable, "-m", "promptprism", *map(str, arguments)], check=False)
-    if done.returncode != code:
-        raise SystemExit(done.returncode)
+    try:
+        app([*map(str, arguments)])
+    except SystemExit as ended:
+        if ended.code != code:
+            raise
 
 
 def lay_out(data: Path, place: Path, shots: int, heaped: int) -> dict[Path, str]:
