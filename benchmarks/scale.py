@@ -1,6 +1,7 @@
 """What a second process is worth, what an engine costs, and what very large work would cost by that.
 
     python -m benchmarks.scale --json -
+    python -m benchmarks.scale --json benchmarks/results/scale.json --page docs/explanation/scale.md
 
 One process against two on two cores, each of one thread: photos of MiniWorld in shards, the cells of a suite,
 and training with 1,000 classes (`--devices`). Shards and cells are measured at two sizes each, and
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import math
 import multiprocessing
 import os
 import sys
@@ -22,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -172,13 +174,13 @@ def measure_cells(folder: Path, cells: int) -> dict[str, Any]:
     return growth(points) | {"engine_seconds_per_cell": (time.perf_counter() - began) / cells}
 
 
-def measure_devices(backbone: Backbone, classes: int, images: int) -> dict[str, Any]:
-    """Seconds of a step whose texts dominate, shared by one process and by two."""
-    space = LabelSpace(tuple(class_names(classes)))
-    records = load("mini/general").train[:images]
+def measure_devices(backbone: Backbone, classes: int, count: int) -> dict[str, Any]:
+    """Seconds of a step whose texts dominate, shared by one process and by two; one image of each class."""
+    space, images = LabelSpace(tuple(class_names(classes))), load("mini/general").train
+    records = [replace(images[label % len(images)], label=label) for label in range(classes)]
     steps = {}
     for devices in (1, 2):
-        settings = make_settings("cdc", epochs=1)
+        settings = make_settings("cdc", epochs=1, batch_size=math.ceil(classes / count))
         trained = learn(settings, backbone, space, records, devices=devices)
         steps[devices] = trained.training.seconds_per_step
     assert steps[1] and steps[2]
@@ -266,7 +268,7 @@ def main(
     scenes: Annotated[
         int, typer.Option(min=80, help="Photos in shards; a quarter of them is measured too.")
     ] = 4000,
-    cells: Annotated[int, typer.Option(min=4, help="Cells; a quarter of them is measured too.")] = 12,
+    cells: Annotated[int, typer.Option(min=4, help="Cells; a quarter of them is measured too.")] = 8,
     classes: Annotated[int, typer.Option(min=10, help="K of the training by several devices.")] = 1000,
     steps: Annotated[int, typer.Option(min=1, help="Of that training.")] = 8,
     most_classes: Annotated[int, typer.Option(min=1000, help="The end of the curve.")] = _CLASSES[-1],
@@ -281,7 +283,7 @@ def main(
             "shards": measure_shards(backbone, Path(name), scenes),
             "cells": measure_cells(Path(name), cells),
         }
-    found["devices"] = measure_devices(backbone, classes, steps * 4)
+    found["devices"] = measure_devices(backbone, classes, steps)
     found["classes"] = measure_classes([count for count in _CLASSES if count <= most_classes], 64)
     found["read_seconds_per_image"] = scale_paper.read_seconds()
     found["paper"] = scale_paper.on_paper(found)
