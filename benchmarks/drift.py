@@ -1,7 +1,11 @@
-"""At how many photos `promptprism drift` finds a shift, and how often it cries wolf without one.
+r"""At how many photos `promptprism drift` finds a shift, and how often it cries wolf without one.
 
     promptprism fit mini/general --method zero-shot --backbone mini --out general
-    python -m benchmarks.drift general mini/general mini/general-v2 mini/general-sketch --csv FILE
+    python -m benchmarks.drift general mini/general mini/general-v2 mini/general-sketch \
+        mini/general-adversarial mini/general-rendition --csv benchmarks/results/drift.csv
+    promptprism fit DATA/flowers12/train --shots 16 --seed 1 --out flowers12
+    python -m benchmarks.drift flowers12 DATA/flowers12/test eurosat --root DATA \
+        --csv benchmarks/results/drift.csv
 
 The adapter answers once for at most 1,000 photos of each data set. Of these answers so many are drawn, again
 and again, and compared with the reference that the adapter's card keeps: `found` is the share of draws that
@@ -10,13 +14,14 @@ are called shifted. The first data set is like the reference, so that `found` is
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from benchmarks.measure import CsvFile, append_rows
+from benchmarks.measure import CsvFile, append_rows, called
 from promptprism import load_data, load_model
 from promptprism.drift import Reference
 from promptprism.errors import PromptPrismError
@@ -54,6 +59,20 @@ def rows(
     return found
 
 
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Markdown of the share of draws that are called shifted, in %."""
+    figures: dict[tuple[str, ...], dict[int, str]] = {}
+    for row in rows:
+        found = figures.setdefault(tuple(row[name] for name in ("adapter", "data", "distance", "effect")), {})
+        found[int(row["photos"])] = f"{100 * float(row['found']):.0f}"
+    lines = [
+        " | ".join([*key, *(found.get(count, "–") for count in PHOTOS)]) for key, found in figures.items()
+    ]
+    columns = ["adapter", "photos of", "distance", "effect", *map(str, PHOTOS)]
+    head = [" | ".join(columns), " | ".join("---" for _ in columns)]
+    return "\n".join(f"| {line} |" for line in [*head, *lines])
+
+
 def main(
     adapter: Annotated[Path, typer.Argument(help="Fitted on the first data set, or on data like it.")],
     data: Annotated[list[str], typer.Argument(help="First what is like the reference, then what is not.")],
@@ -69,7 +88,7 @@ def main(
         photos = evenly([record.source for record in load_data(name, root).evaluation], _MOST)
         shown = "/".join(Path(name).parts[-2:])
         made = [
-            {"adapter": model.method, **row}
+            {"adapter": called(str(adapter)), **row}
             for row in rows(model.reference_, shown, doubt(model.classifier_, photos, {}), draws)
         ]
         for row in made:

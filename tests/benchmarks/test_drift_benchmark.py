@@ -40,6 +40,7 @@ def test_adapter_and_data_make_a_table(tiny, tmp_path, monkeypatch):
     assert [(row["data"], row["photos"]) for row in rows] == [
         (name, photos) for name in ("toy", "toys/test") for photos in ("20", "50", "64")
     ]
+    assert drift.table(rows).splitlines()[2].startswith("| A | toy | 0.0 | 0.0 | ")
     assert rows[2] | {"found": "0.0", "effect": "0.0", "reference": "64", "draws": "1"} == rows[2]
     model.reference_ = None
     with pytest.raises(PromptPrismError, match="tells of no held-out photos: fit it with fewer shots"):
