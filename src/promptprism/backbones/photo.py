@@ -98,6 +98,11 @@ class LiteTrunk(nn.Module):
         return last, self.head(last).mean((2, 3))
 
 
+# Images in the trunk at a time on a CPU, where what a layer gives the next then stays in the core's caches:
+# 4 are 1.8 times as fast as 64.
+_AT_ONCE = 4
+
+
 class PhotoVision(nn.Module):
     """The vision tower: `read(blocks(stem(images)))`; prompts are appended to what `stem` gives.
 
@@ -140,7 +145,9 @@ class PhotoVision(nn.Module):
         """Tokens [N, S, Dv], float32, of images [N, 3, H, W]: the class token, then the map row by row."""
         convolution = self.trunk.head.weight
         images = images.to(convolution.dtype, memory_format=torch.channels_last)
-        last, pooled = self.trunk(images)
+        small = images.device.type == "cpu" and not torch.onnx.is_in_onnx_export()
+        parts = [self.trunk(part) for part in torch.split(images, _AT_ONCE if small else len(images))]
+        last, pooled = (torch.cat(each) for each in zip(*parts, strict=True))
         return self.embed(last.flatten(2).transpose(1, 2), pooled)
 
     def embed(self, last: Tensor, pooled: Tensor) -> Tensor:
