@@ -1,7 +1,15 @@
+import json
+import re
+from pathlib import Path
+
 import pytest
 
 from benchmarks import scale, scale_paper
 from benchmarks.scale import Point, fit_growth, growth, measure_classes
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/explanation/scale.md"
+RESULT = ROOT / "benchmarks/results/scale.json"
 
 
 def points(start, serial, parallel):
@@ -20,6 +28,33 @@ def test_growth_is_found_again():
     model = fit_growth(noisy)  # better than twice as fast: what does not divide is nothing, not less
     assert model["serial"] == 0 and model["parallel"] > 0 and scale_paper.workers_to_half(model) is None
     assert scale_paper.workers_to_half({"start": 1, "serial": 0.01, "parallel": 0.2}) == pytest.approx(20)
+
+
+def test_what_is_on_the_page_is_what_was_measured():
+    found, page = json.loads(RESULT.read_text()), PAGE.read_text(encoding="utf-8")
+    names = re.findall(r"<!-- scale: (\w+) -->\n\|", page)
+    assert sorted(names) == sorted(scale_paper.tables(found))
+    assert scale_paper.filled(page, found) == page
+    other = json.loads(RESULT.read_text())
+    other["shards"]["speedup"] += 1
+    assert scale_paper.filled(page, other) != page
+
+
+@pytest.mark.slow
+def test_what_is_on_paper_follows_from_what_was_measured():
+    found = json.loads(RESULT.read_text())
+    again, paper = scale_paper.on_paper(found), found["paper"]
+    assert again["assumed"] == paper["assumed"]
+    for part in ("training", "table"):
+        assert again[part] == pytest.approx(paper[part])
+    naming = again["naming"]
+    assert naming["zero-shot"] == pytest.approx(paper["naming"]["zero-shot"])
+    # A ViT-B/16 is 35.5 GFLOP an image; CDC asks it four times, with some prompts more.
+    assert naming["zero-shot"]["pflop"] == pytest.approx(4e8 * 35.5e9 / 1e15, rel=0.02)
+    assert 4 < naming["cdc"]["pflop"] / naming["zero-shot"]["pflop"] < 4.2
+    assert naming["cdc"]["gpu_hours"] == pytest.approx(naming["cdc"]["pflop"] * 1e3 / 125 / 3600)
+    assert again["training"]["share_of_texts"] > 0.9
+    assert again["training"]["text_features_bytes"] == 4 * 4 * 21_841 * 512
 
 
 @pytest.mark.slow
