@@ -1,6 +1,6 @@
 """Sort a heap of photos: learn from a few, answer all, look at some, learn again; what was that worth?
 
-    python examples/sort_flowers.py flowers12
+    python examples/sort_flowers.py DATA/flowers12 --json benchmarks/results/sort_flowers.json
 
 The data is a folder with a folder per class, inside train/ and test/ or not; without one it is flowers12
 below PROMPTPRISM_DATA. A few photos of each class are labelled, many lie in a heap without labels, a broken

@@ -196,6 +196,13 @@ def test_the_table_of_servers_is_that_of_the_benchmark():
     assert told.strip() == serving.table(found)
 
 
+def test_the_page_tells_what_the_example_came_to():
+    found = json.loads((ROOT / "benchmarks/results/sort_flowers.json").read_text(encoding="utf-8"))
+    page = " ".join((ROOT / "docs/how-to/learn-again.md").read_text(encoding="utf-8").split())
+    assert f"{found['reviewed']} of {found['photos']} looked at" in page and found["shots"] == 8
+    assert f"{100 * found['before']:.1f} % before and {100 * found['after']:.1f} % after" in page
+
+
 def test_the_tutorial_tells_what_few_photos_gave():
     every = [
         result
