@@ -15,7 +15,9 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from promptprism.backbones import Backbone
+from promptprism.data.batches import labels_of
 from promptprism.data.names import LabelSpace
+from promptprism.data.records import Records
 from promptprism.errors import PromptPrismError
 from promptprism.evidence import (
     EvidenceKind,
@@ -27,6 +29,7 @@ from promptprism.methods.base import MethodSettings, Shape
 from promptprism.methods.cdc_classifier import CdcClassifier, form_opinions
 from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.clip_lora import ClipLora, Dropout, Rank
+from promptprism.methods.contexts import Contexts, plain_features
 from promptprism.methods.coop import CoOp
 from promptprism.methods.ivlp import Ivlp
 from promptprism.methods.learner import LearnerMethod, weighted
@@ -156,6 +159,12 @@ class CdcSettings(TemplateSettings):
     decoupling_weight: float = Field(
         default=0.5, ge=0, description="Weight of the loss of subspaces, or of correlation. Ours."
     )
+    contexts: int = Field(
+        default=0,
+        ge=0,
+        description="The adapter keeps what so many training photos show beside their classes, 1 MiB at "
+        "most, and predictions are adjusted for it (front door). Training does not change. Ours.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -169,6 +178,11 @@ class CdcSettings(TemplateSettings):
 
     @model_validator(mode="after")
     def _nothing_of_another_learner(self) -> Self:
+        if self.contexts and self.learner == "mmrl":
+            raise PromptPrismError(
+                f"Setting contexts={self.contexts} of method 'cdc' is refused with learner='mmrl': it reads "
+                "images in two ways. Leave it out, or choose another learner."
+            )
         own = LEARNERS[self.learner].Settings
         foreign = {name for kind in LEARNERS.values() for name in kind.Settings.model_fields} - _OWN
         for name in sorted(foreign & type(self).model_fields.keys()):
@@ -198,6 +212,8 @@ class Cdc(LearnerMethod):
     Settings: ClassVar[type[MethodSettings]] = CdcSettings
     prediction_settings: ClassVar[frozenset[str]] = frozenset({"distance_aware"})
     settings: CdcSettings
+    context_mean: Tensor
+    context_residuals: Tensor
     learner: Any
     """What all learners but low-rank updates are made by, such as a `PromptLearner`."""
 
@@ -234,6 +250,39 @@ class Cdc(LearnerMethod):
                 f"the image tower of backbone {self.backbone.name!r} has too few, or takes them all or none: "
                 "take a CLIP ViT, fewer templates, or another decoupling."
             )
+
+    def allot(self, classes: int, images: int) -> None:
+        """Make room for the contexts, too."""
+        super().allot(classes, images)
+        if self.settings.contexts:
+            kept = Contexts.empty(self.templates, self.settings.contexts, self.backbone.embed_dim)
+            self.register_buffer("context_mean", kept.mean.to(self.backbone.device))
+            self.register_buffer("context_residuals", kept.residuals.to(self.backbone.device))
+
+    def prepare(self, texts: Texts, records: Records) -> None:
+        """Refuse training images that have no contexts.
+
+        Raises:
+            PromptPrismError: contexts are wanted, and no class has two images.
+        """
+        if self.settings.contexts and labels_of(records).bincount().max() < 2:
+            raise PromptPrismError(
+                f"contexts={self.settings.contexts} is what photos show beside their class, and there are no "
+                "two photos of a class: give more shots, or leave out contexts"
+            )
+        super().prepare(texts, records)
+
+    def finish(self, texts: Texts, records: Records, validation: Records) -> None:
+        """Look at the training images once more, plainly, and keep their contexts."""
+        super().finish(texts, records, validation)
+        if self.settings.contexts:
+            with torch.inference_mode(False), torch.no_grad():
+                features = plain_features(super().classify(texts, None), records)
+                features = features.expand(self.templates, -1, -1)
+                labels = labels_of(records, features.device)
+                kept = Contexts.of(features, labels, self.settings.contexts)
+                self.context_mean.copy_(kept.mean)
+                self.context_residuals[:, : kept.residuals.shape[1]] = kept.residuals
 
     @property
     def label(self) -> str:
@@ -290,7 +339,10 @@ class Cdc(LearnerMethod):
         parts = {field.name: getattr(seer, field.name) for field in fields(Classifier)}
         if settings.head == "evidential":
             parts["fusion"] = settings.fusion
-        return CdcClassifier(**parts, settings=settings, factors=factors, seer=seer)
+        adjust = None
+        if settings.contexts and self.context_residuals.any():  # not while it is trained
+            adjust = Contexts(self.context_mean, self.context_residuals).filter()
+        return CdcClassifier(**parts, settings=settings, factors=factors, seer=seer, adjust=adjust)
 
     def _loss(self, logits: Tensor, labels: Tensor, epoch: int, weights: Tensor | None) -> Tensor:
         """Of one reading's logits."""

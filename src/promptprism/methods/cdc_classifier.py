@@ -12,6 +12,7 @@ from torch import Tensor
 from promptprism.evidence import Opinion, PartOfOpinion, to_evidence
 from promptprism.evidence.fusion import find_fusion
 from promptprism.methods.classifier import Classifier
+from promptprism.methods.contexts import ContextFilter
 
 if TYPE_CHECKING:
     from promptprism.methods.cdc import CdcSettings
@@ -25,11 +26,13 @@ class CdcClassifier(Classifier):
         settings: of the method.
         factors: [M, K]: what each template's logits are scaled by where it leads to a class; None is 1.
         seer: the learners' own classifier, which looks at images.
+        adjust: takes less of the context from image features; None leaves them as they are.
     """
 
     settings: CdcSettings
     factors: Tensor | None
     seer: Classifier
+    adjust: ContextFilter | None = None
 
     @property
     def by_class(self) -> bool:
@@ -39,12 +42,16 @@ class CdcClassifier(Classifier):
 
     def finish_features(self, states: Tensor, part: slice = slice(None)) -> Tensor:
         """Image features [m, B, D] of what `start` gave, under some of the templates."""
-        return self.seer.finish_features(states, part)
+        features = self.seer.finish_features(states, part)
+        return features if self.adjust is None else self.adjust(features, part)
 
     def finish_logits(self, states: Tensor, part: slice = slice(None)) -> Tensor:
         """Logits [m, B, K] of what `start` gave, under some of the templates."""
-        # Of very many classes, the text features that were put together from parts.
-        logits = replace(self.seer, text=self.text).finish_logits(states, part)
+        if self.adjust is None:
+            # Of very many classes, the text features that were put together from parts.
+            logits = replace(self.seer, text=self.text).finish_logits(states, part)
+        else:
+            logits = super().finish_logits(states, part)
         return logits if self.factors is None else _scaled(logits, self.factors[part])
 
     def opinions(self, logits: Tensor) -> tuple[Opinion, Opinion]:
