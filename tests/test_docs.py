@@ -13,7 +13,7 @@ from PIL import Image
 from toys import picture
 from typer.testing import CliRunner
 
-from benchmarks import conformal, drift, serving
+from benchmarks import conformal, contexts, drift, serving
 from benchmarks.measure import read_rows
 from promptprism.cli import app
 from promptprism.evaluation.store import read_results
@@ -187,6 +187,12 @@ def test_the_table_of_shifts_is_that_of_the_benchmark():
     page = (ROOT / "docs/how-to/serve.md").read_text(encoding="utf-8")
     told = page.partition("<!-- drift: begin -->")[2].partition("<!-- drift: end -->")[0]
     assert told.strip() == drift.table(read_rows(ROOT / "benchmarks/results/drift.csv"))
+
+
+def test_the_table_of_contexts_is_that_of_the_benchmark():
+    page = (ROOT / "docs/explanation/causality.md").read_text(encoding="utf-8")
+    told = page.partition("<!-- contexts: begin -->")[2].partition("<!-- contexts: end -->")[0]
+    assert told.strip() == contexts.table(read_rows(ROOT / "benchmarks/results/contexts.csv"))
 
 
 def test_the_table_of_servers_is_that_of_the_benchmark():

@@ -14,7 +14,7 @@ from PIL import Image
 from promptprism.data.miniworld import load
 from promptprism.data.names import LabelSpace
 from promptprism.methods import build_method, make_settings
-from promptprism.methods.cdc import CdcClassifier
+from promptprism.methods.cdc_classifier import CdcClassifier
 
 
 def needs_cluster():

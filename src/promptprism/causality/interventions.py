@@ -122,15 +122,26 @@ def usual_colours(data: str) -> list[str]:
 
 
 def pull(before: Answers, after: Answers, shown: Sequence[Scene], usual: Sequence[str]) -> dict[str, float]:
-    """How much probability do(colour) moves to the classes whose usual colour the new one is, by name.
+    """See `pulled`; by name."""
+    return before.by_name(pulled(before.probabilities, after.probabilities, shown, usual))
+
+
+def pulled(before: Tensor, after: Tensor, shown: Sequence[Scene], usual: Sequence[str]) -> Tensor:
+    """How much probability do(colour) moves to the classes whose usual colour the new one is, [W].
 
     This is the confounding itself: 0 for one who has not learned which colour goes with which class.
+
+    Args:
+        before: probabilities [W, B, K] of the scenes as they were.
+        after: the same, of the scenes shown.
+        shown: with the new colours.
+        usual: colour of each class, see `usual_colours`.
     """
     places = {colour: place for place, colour in enumerate(COLOURS)}
     of_classes = torch.tensor([places[colour] for colour in usual])
     set_to = torch.tensor([places[scene.colour] for scene in shown])
-    gained = (after.probabilities - before.probabilities) * (set_to[:, None] == of_classes)
-    return before.by_name(gained.sum(-1).mean(-1))
+    gained = (after - before) * (set_to[:, None] == of_classes)
+    return gained.sum(-1).mean(-1)
 
 
 def factors_of(shown: Sequence[Scene], labels: Sequence[int]) -> dict[str, Tensor]:

@@ -6,8 +6,8 @@ What is not known to us of the paper is a setting here, and its description says
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
@@ -15,21 +15,21 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from promptprism.backbones import Backbone
+from promptprism.data.batches import labels_of
 from promptprism.data.names import LabelSpace
+from promptprism.data.records import Records
 from promptprism.errors import PromptPrismError
 from promptprism.evidence import (
     EvidenceKind,
     FusionRule,
-    Opinion,
-    PartOfOpinion,
     distance_factors,
-    to_evidence,
     trusted_cross_entropy,
 )
-from promptprism.evidence.fusion import find_fusion
 from promptprism.methods.base import MethodSettings, Shape
+from promptprism.methods.cdc_classifier import CdcClassifier, form_opinions
 from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.clip_lora import ClipLora, Dropout, Rank
+from promptprism.methods.contexts import Contexts, plain_features
 from promptprism.methods.coop import CoOp
 from promptprism.methods.ivlp import Ivlp
 from promptprism.methods.learner import LearnerMethod, weighted
@@ -159,6 +159,12 @@ class CdcSettings(TemplateSettings):
     decoupling_weight: float = Field(
         default=0.5, ge=0, description="Weight of the loss of subspaces, or of correlation. Ours."
     )
+    contexts: int = Field(
+        default=0,
+        ge=0,
+        description="The adapter keeps what so many training photos show beside their classes, 1 MiB at "
+        "most, and predictions are adjusted for it (front door). Training does not change. Ours.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -172,6 +178,11 @@ class CdcSettings(TemplateSettings):
 
     @model_validator(mode="after")
     def _nothing_of_another_learner(self) -> Self:
+        if self.contexts and self.learner == "mmrl":
+            raise PromptPrismError(
+                f"Setting contexts={self.contexts} of method 'cdc' is refused with learner='mmrl': it reads "
+                "images in two ways. Leave it out, or choose another learner."
+            )
         own = LEARNERS[self.learner].Settings
         foreign = {name for kind in LEARNERS.values() for name in kind.Settings.model_fields} - _OWN
         for name in sorted(foreign & type(self).model_fields.keys()):
@@ -201,6 +212,8 @@ class Cdc(LearnerMethod):
     Settings: ClassVar[type[MethodSettings]] = CdcSettings
     prediction_settings: ClassVar[frozenset[str]] = frozenset({"distance_aware"})
     settings: CdcSettings
+    context_mean: Tensor
+    context_residuals: Tensor
     learner: Any
     """What all learners but low-rank updates are made by, such as a `PromptLearner`."""
 
@@ -237,6 +250,39 @@ class Cdc(LearnerMethod):
                 f"the image tower of backbone {self.backbone.name!r} has too few, or takes them all or none: "
                 "take a CLIP ViT, fewer templates, or another decoupling."
             )
+
+    def allot(self, classes: int, images: int) -> None:
+        """Make room for the contexts, too."""
+        super().allot(classes, images)
+        if self.settings.contexts:
+            kept = Contexts.empty(self.templates, self.settings.contexts, self.backbone.embed_dim)
+            self.register_buffer("context_mean", kept.mean.to(self.backbone.device))
+            self.register_buffer("context_residuals", kept.residuals.to(self.backbone.device))
+
+    def prepare(self, texts: Texts, records: Records) -> None:
+        """Refuse training images that have no contexts.
+
+        Raises:
+            PromptPrismError: contexts are wanted, and no class has two images.
+        """
+        if self.settings.contexts and labels_of(records).bincount().max() < 2:
+            raise PromptPrismError(
+                f"contexts={self.settings.contexts} is what photos show beside their class, and there are no "
+                "two photos of a class: give more shots, or leave out contexts"
+            )
+        super().prepare(texts, records)
+
+    def finish(self, texts: Texts, records: Records, validation: Records) -> None:
+        """Look at the training images once more, plainly, and keep their contexts."""
+        super().finish(texts, records, validation)
+        if self.settings.contexts:
+            with torch.inference_mode(False), torch.no_grad():
+                features = plain_features(super().classify(texts, None), records)
+                features = features.expand(self.templates, -1, -1)
+                labels = labels_of(records, features.device)
+                kept = Contexts.of(features, labels, self.settings.contexts)
+                self.context_mean.copy_(kept.mean)
+                self.context_residuals[:, : kept.residuals.shape[1]] = kept.residuals
 
     @property
     def label(self) -> str:
@@ -293,7 +339,10 @@ class Cdc(LearnerMethod):
         parts = {field.name: getattr(seer, field.name) for field in fields(Classifier)}
         if settings.head == "evidential":
             parts["fusion"] = settings.fusion
-        return CdcClassifier(**parts, settings=settings, factors=factors, seer=seer)
+        adjust = None
+        if settings.contexts and self.context_residuals.any():  # not while it is trained
+            adjust = Contexts(self.context_mean, self.context_residuals).filter()
+        return CdcClassifier(**parts, settings=settings, factors=factors, seer=seer, adjust=adjust)
 
     def _loss(self, logits: Tensor, labels: Tensor, epoch: int, weights: Tensor | None) -> Tensor:
         """Of one reading's logits."""
@@ -330,66 +379,3 @@ class Cdc(LearnerMethod):
 
 
 _OVER: dict[str, type[Cdc]] = {name: type("Cdc", (Cdc, kind), {}) for name, kind in LEARNERS.items()}
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class CdcClassifier(Classifier):
-    """M templates, their opinions, and the fused one.
-
-    Attributes:
-        settings: of the method.
-        factors: [M, K]: what each template's logits are scaled by where it leads to a class; None is 1.
-        seer: the learners' own classifier, which looks at images.
-    """
-
-    settings: CdcSettings
-    factors: Tensor | None
-    seer: Classifier
-
-    @property
-    def by_class(self) -> bool:
-        """Whether a part of the classes can be asked for; the factors take the leading one of all."""
-        fusion = None if self.fusion is None else find_fusion(self.fusion)
-        return self.seer.by_class and self.factors is None and (fusion is None or fusion.by_class)
-
-    def finish_features(self, states: Tensor, part: slice = slice(None)) -> Tensor:
-        """Image features [m, B, D] of what `start` gave, under some of the templates."""
-        return self.seer.finish_features(states, part)
-
-    def finish_logits(self, states: Tensor, part: slice = slice(None)) -> Tensor:
-        """Logits [m, B, K] of what `start` gave, under some of the templates."""
-        # Of very many classes, the text features that were put together from parts.
-        logits = replace(self.seer, text=self.text).finish_logits(states, part)
-        return logits if self.factors is None else _scaled(logits, self.factors[part])
-
-    def opinions(self, logits: Tensor) -> tuple[Opinion, Opinion]:
-        """Opinions of the templates [M, B, K] and the fused one [B, K]."""
-        return form_opinions(logits, self.settings) if self.evidential else super().opinions(logits)
-
-    def part_of_opinions(
-        self, logits: Tensor, mean: Callable[[], Tensor], strength: Callable[[], Tensor]
-    ) -> PartOfOpinion:
-        """Opinions [M, B, k] of the templates on some of the classes."""
-        settings, classes = self.settings, len(self.space)
-        centre = mean() if settings.evidence == "exp_centered" else None
-        evidence = to_evidence(logits, settings.evidence, settings.temperature, centre)
-        return PartOfOpinion(torch.log1p(evidence / classes), classes, strength)
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Class probabilities [B, K]: the fused opinion's expected ones, at the temperature."""
-        if not self.evidential:
-            return super().probabilities(logits)
-        expected = self.opinions(logits)[1].probability
-        return expected if self.temperature == 1 else (expected.log() / self.temperature).softmax(-1)
-
-
-def form_opinions(logits: Tensor, settings: CdcSettings) -> tuple[Opinion, Opinion]:
-    """Opinions [M, B, K] of logits [M, B, K], and the fused one [B, K]."""
-    evidence = to_evidence(logits, settings.evidence, settings.temperature)
-    opinions = Opinion.from_evidence(evidence)
-    return opinions, opinions.fuse(settings.fusion)
-
-
-def _scaled(logits: Tensor, factors: Tensor) -> Tensor:
-    """Logits [M, B, K], each image's times the factor, of [M, K], of its leading class."""
-    return logits * factors.gather(1, logits.argmax(-1)).unsqueeze(-1)
