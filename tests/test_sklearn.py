@@ -326,6 +326,7 @@ NOT_SO = {
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_sklearns_own_checks_hold_but_for_those_that_are_listed(tiny):
     model = Rows("linear-probe", tiny, strength=1.0)
     found = check_estimator(model, on_fail=None, on_skip=None, expected_failed_checks=NOT_SO)
