@@ -146,7 +146,8 @@ class PhotoVision(nn.Module):
         convolution = self.trunk.head.weight
         images = images.to(convolution.dtype, memory_format=torch.channels_last)
         small = images.device.type == "cpu" and not torch.onnx.is_in_onnx_export()
-        parts = [self.trunk(part) for part in torch.split(images, _AT_ONCE if small else len(images))]
+        # A split in an exported graph would have the size of the example.
+        parts = [self.trunk(part) for part in (torch.split(images, _AT_ONCE) if small else (images,))]
         last, pooled = (torch.cat(each) for each in zip(*parts, strict=True))
         return self.embed(last.flatten(2).transpose(1, 2), pooled)
 
