@@ -24,6 +24,7 @@ from promptprism.runtime import Runtime
 pytestmark = [
     pytest.mark.filterwarnings("ignore:the run collapsed"),  # random weights see little
     pytest.mark.filterwarnings("ignore:.*has no validation images"),
+    pytest.mark.filterwarnings("ignore:products in float32"),
 ]
 METHODS = (
     "cdc",
@@ -74,6 +75,15 @@ def test_onnx_gives_what_torch_gives_for_batches_of_any_size(tiny, tmp_path, met
         assert len(ours) == len(theirs) == (7 if method == "cdc" else 2)
         for mine, other in zip(ours, theirs, strict=True):
             assert np.allclose(mine.numpy(), other, rtol=1e-4, atol=1e-4)
+
+
+def test_onnx_of_the_model_for_photos(tmp_path):
+    # Its stem takes some images at a time, which the graph must not do by the number that was traced.
+    model = PromptPrism("zero-shot", "photo", precision="float32", device="cpu").fit(colours())
+    assert export(model, tmp_path / "model")["difference"] < 1e-4
+    sources = [record.source for record in colours().test[:7]]
+    rows = Runtime(tmp_path / "model").predict(sources)
+    assert [row["class"] for row in rows] == list(model.predict(sources))
 
 
 def test_onnx_answers_are_those_of_the_estimator_for_files_of_all_kinds(exported, tmp_path):
