@@ -25,7 +25,7 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.measure import CsvFile, append_rows, called, is_there, machine, read_rows
+from benchmarks.measure import CsvFile, called, is_there, machine, read_rows, tell
 from promptprism.backbones import as_backbone
 from promptprism.data.batches import labels_of
 from promptprism.data.miniworld import REPORTED, SHIFTS
@@ -203,10 +203,7 @@ def main(
         if is_there(csv_file, {"data": called(name)}):
             continue
         rows = measure(name, root, epochs, draws, alpha, risk)
-        for row in rows:
-            typer.echo(", ".join(f"{head} {row[head]}" for head in ("data", "part", "score", *_FIGURES)))
-        if csv_file:
-            append_rows(csv_file, rows)
+        tell(rows, ("data", "part", "score", *_FIGURES), csv_file)
     if csv_file:
         typer.echo(table(read_rows(csv_file)))
 

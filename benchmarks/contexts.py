@@ -29,7 +29,7 @@ import typer
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.measure import CsvFile, append_rows, is_there, machine, read_rows
+from benchmarks.measure import CsvFile, is_there, machine, read_rows, tell
 from promptprism.backbones import Backbone, Precision, as_backbone
 from promptprism.backbones.block import run_block
 from promptprism.causality.front_door import in_context
@@ -362,11 +362,7 @@ def main(
                 if is_there(csv_file, run):
                     continue
                 rows = measure(run, epochs, images, precision, root)
-                for row in rows:
-                    heads = (*_RUN, "part", "way", "adjusted", *_FIGURES)
-                    typer.echo(", ".join(f"{head} {row[head]}" for head in heads))
-                if csv_file:
-                    append_rows(csv_file, rows)
+                tell(rows, (*_RUN, "part", "way", "adjusted", *_FIGURES), csv_file)
     if csv_file:
         typer.echo(table(read_rows(csv_file)))
 

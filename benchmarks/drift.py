@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.measure import CsvFile, append_rows, called
+from benchmarks.measure import CsvFile, called, tell
 from promptprism import load_data, load_model
 from promptprism.drift import Reference
 from promptprism.errors import PromptPrismError
@@ -91,10 +91,7 @@ def main(
             {"adapter": called(str(adapter)), **row}
             for row in rows(model.reference_, shown, doubt(model.classifier_, photos, {}), draws)
         ]
-        for row in made:
-            print(" ".join(f"{name} {value}" for name, value in row.items()))
-        if csv_file is not None:
-            append_rows(csv_file, made)
+        tell(made, made[0], csv_file)
 
 
 if __name__ == "__main__":

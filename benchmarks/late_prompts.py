@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.measure import CsvFile, append_rows, is_there, machine
+from benchmarks.measure import CsvFile, is_there, machine, tell
 from promptprism.backbones import Backbone, Precision, load_backbone
 from promptprism.backbones.loading import random_backbone
 from promptprism.cost.speed import (
@@ -119,9 +119,7 @@ def main(
                 seconds = cost(tower, space, settings, size, repeats)
                 facts = {"layers": layers, "templates": templates, "batch": size}
                 row = key | facts | seconds | scores | machine()
-                if csv_file:
-                    append_rows(csv_file, [row])
-                typer.echo(", ".join(f"{head} {row[head]}" for head in (*key, *seconds, *_SCORES[:3])))
+                tell([row], (*key, *seconds, *_SCORES[:3]), csv_file)
 
 
 _SCORES = ("base", "new", "hm", "trainable", "seconds_per_step")

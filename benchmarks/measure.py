@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,6 +54,14 @@ def is_there(path: Path | None, key: Mapping[str, Any]) -> bool:
     """Whether a CSV file has a row with these values."""
     wanted = {name: str(value) for name, value in key.items()}
     return path is not None and any(wanted.items() <= row.items() for row in read_rows(path))
+
+
+def tell(rows: list[dict[str, Any]], heads: Iterable[str], path: Path | None) -> None:
+    """Say some columns of rows, and add the rows to the CSV file, if there is to be one."""
+    for row in rows:
+        typer.echo(", ".join(f"{head} {row[head]}" for head in heads))
+    if path:
+        append_rows(path, rows)
 
 
 def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
