@@ -307,18 +307,14 @@ def load_adapter(
 ) -> tuple[Trained, Card]:
     """Read an adapter folder and build its method; see `promptprism.load_model`.
 
-    Settings may differ from the card's in those that training does not see; None takes the card's.
+    Settings may differ from the card's in those that training does not see, and be lower in those that
+    say how much of what was kept is used; None takes the card's.
     """
     card = read_card(path)
     card.label_space  # noqa: B018 - a damaged one is refused before anything is loaded
     learned_with = make_settings(card.method, **card.settings)
     settings = learned_with if settings is None else settings
-    free = METHODS[card.method].prediction_settings
-    if changed := sorted({name for name, value in settings if value != getattr(learned_with, name)} - free):
-        raise PromptPrismError(
-            f"setting '{changed[0]}' of adapter '{path}' cannot be changed, it was learned with: fit "
-            f"anew. Can be: {', '.join(sorted(free)) or 'none'}"
-        )
+    _check_settings(settings, learned_with, path)
     tensors = _read_tensors(path, card)
     if not isinstance(backbone, Backbone):
         facts = card.backbone
@@ -340,7 +336,7 @@ def load_adapter(
             f"{card.backbone.fingerprint}, but {backbone.name!r} has {backbone.fingerprint}: the weights "
             "differ. Give the weights it was trained with (backbone=... or pretrained=...)"
         )
-    method = build_method(settings, backbone, card.seed)
+    method = build_method(learned_with, backbone, card.seed)
     method.allot(len(card.learned_space), card.training.images)
     if card.training.weighted:
         method.weigh(card.training.images)
@@ -360,7 +356,23 @@ def load_adapter(
                 f"tensor '{name}' in '{path / TENSORS}' is not finite: the file is damaged"
             )
         value.copy_(found)
+    method.use(settings)
     return Trained(method.eval(), card.learned_space, card.training), card
+
+
+def _check_settings(settings: MethodSettings, learned_with: MethodSettings, path: Path) -> None:
+    """Refuse settings that what was learned cannot be used with."""
+    method = METHODS[learned_with.method]
+    free, lowered = method.prediction_settings, method.lowered_settings
+    for name, value in sorted(settings):
+        if value == (before := getattr(learned_with, name)) or name in free:
+            continue
+        if name not in lowered or value > before:
+            why = f"it keeps {before}" if name in lowered else "it was learned with"
+            raise PromptPrismError(
+                f"setting '{name}' of adapter '{path}' cannot be changed to {value!r}, {why}: fit anew. Can "
+                f"be: {', '.join(sorted(free)) or 'none'}; lowered: {', '.join(sorted(lowered)) or 'none'}"
+            )
 
 
 def _read_tensors(path: Path, card: Card) -> dict[str, Tensor]:

@@ -65,8 +65,26 @@ def test_an_adapter_keeps_its_contexts_and_learns_the_same(tiny, tmp_path, learn
     early = again.early_opinions(sources, float("inf")).fused.probability
     assert torch.allclose(early, again.opinions(sources).fused.probability, atol=1e-6)
     plain.save(tmp_path / "without")
-    with pytest.raises(PromptPrismError, match=r"'contexts' of adapter .* cannot be changed.*fit anew"):
+    with pytest.raises(PromptPrismError, match=r"'contexts' of adapter .* to 8, it keeps 0: fit anew"):
         load_model(tmp_path / "without", backbone=tiny, contexts=8)
+
+
+@pytest.mark.filterwarnings("ignore:the run collapsed")
+def test_fewer_contexts_are_used_where_they_are_loaded(tiny, tmp_path):
+    data, how = colours(), {"templates": 2, "epochs": 1}
+    model = PromptPrism("cdc", tiny, contexts=8, **how).fit(data)
+    sources, place = [record.source for record in data.test], model.save(tmp_path / "with")
+    plain = PromptPrism("cdc", tiny, **how).fit(data).predict_proba(sources)
+    assert (load_model(place, backbone=tiny, contexts=0).predict_proba(sources) == plain).all()
+    fewer = load_model(place, backbone=tiny, contexts=3)
+    three = Contexts(model.method_.context_mean, model.method_.context_residuals[:, [0, 3, 7]])
+    assert torch.equal(fewer.classifier_.adjust.kept, three.filter().kept)
+    again = load_model(fewer.save(tmp_path / "fewer"), backbone=tiny)
+    assert (again.predict_proba(sources) == fewer.predict_proba(sources)).all()
+    none = load_model(load_model(place, backbone=tiny, contexts=0).save(tmp_path / "none"), backbone=tiny)
+    assert "context_mean" not in none.method_.state_dict()
+    with pytest.raises(PromptPrismError, match=r"'contexts' .* to 9, it keeps 8: .*lowered: contexts"):
+        load_model(place, backbone=tiny, contexts=9)
 
 
 def test_one_photo_of_each_class_has_no_context(tiny):

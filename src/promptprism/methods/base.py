@@ -144,6 +144,8 @@ class Method(nn.Module):
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     prediction_settings: ClassVar[frozenset[str]] = frozenset()
     """Settings that training does not see, so that they may be chosen anew for what was learned."""
+    lowered_settings: ClassVar[frozenset[str]] = frozenset()
+    """Settings that may be lowered for what was learned: how much of something it kept is used."""
     chooses: ClassVar[bool] = False
     """Whether something is chosen by validation images, see `finish`."""
     continues: ClassVar[bool] = True
@@ -176,6 +178,10 @@ class Method(nn.Module):
         object.__setattr__(self, "backbone", backbone)
         self.backbone: Backbone
         self.build(seed)
+
+    def use(self, settings: MethodSettings) -> None:
+        """Take settings of prediction, or lower ones, for what was learned."""
+        self.settings = settings
 
     @property
     def label(self) -> str:

@@ -211,6 +211,7 @@ class Cdc(LearnerMethod):
     name = CdcSettings.method
     Settings: ClassVar[type[MethodSettings]] = CdcSettings
     prediction_settings: ClassVar[frozenset[str]] = frozenset({"distance_aware"})
+    lowered_settings: ClassVar[frozenset[str]] = frozenset({"contexts"})
     settings: CdcSettings
     context_mean: Tensor
     context_residuals: Tensor
@@ -254,10 +255,27 @@ class Cdc(LearnerMethod):
     def allot(self, classes: int, images: int) -> None:
         """Make room for the contexts, too."""
         super().allot(classes, images)
+        self._keep(None)
+
+    def _keep(self, contexts: Contexts | None) -> None:
+        """Hold so many contexts as are wanted, or the room for them."""
         if self.settings.contexts:
-            kept = Contexts.empty(self.templates, self.settings.contexts, self.backbone.embed_dim)
-            self.register_buffer("context_mean", kept.mean.to(self.backbone.device))
-            self.register_buffer("context_residuals", kept.residuals.to(self.backbone.device))
+            room = Contexts.empty(self.templates, self.settings.contexts, self.backbone.embed_dim)
+            mean, residuals = room.mean, room.residuals
+            if contexts:
+                mean = contexts.mean
+                residuals[:, : contexts.residuals.shape[1]] = contexts.residuals
+            self.register_buffer("context_mean", mean.to(self.backbone.device))
+            self.register_buffer("context_residuals", residuals.to(self.backbone.device))
+
+    def use(self, settings: MethodSettings) -> None:
+        """Keep fewer contexts if less are wanted, or none."""
+        before, wanted = self.settings.contexts, cast(CdcSettings, settings).contexts
+        super().use(settings)
+        if wanted < before:
+            kept = Contexts(self.context_mean, self.context_residuals).some(wanted)
+            del self.context_mean, self.context_residuals
+            self._keep(kept)
 
     def prepare(self, texts: Texts, records: Records) -> None:
         """Refuse training images that have no contexts.
@@ -280,9 +298,7 @@ class Cdc(LearnerMethod):
                 features = plain_features(super().classify(texts, None), records)
                 features = features.expand(self.templates, -1, -1)
                 labels = labels_of(records, features.device)
-                kept = Contexts.of(features, labels, self.settings.contexts)
-                self.context_mean.copy_(kept.mean)
-                self.context_residuals[:, : kept.residuals.shape[1]] = kept.residuals
+                self._keep(Contexts.of(features, labels, self.settings.contexts))
 
     @property
     def label(self) -> str:

@@ -60,13 +60,17 @@ class Contexts:
             labels: [N], numbers from 0.
             count: at most so many.
         """
-        templates, photos, width = features.shape
+        templates, _, width = features.shape
         counts = labels.bincount().clamp(min=1)[:, None]
         sums = features.new_zeros(templates, len(counts), width).index_add_(1, labels, features)
-        residuals = features - (sums / counts)[:, labels]
-        count = min(count, photos, ROOM // (2 * templates * width))
-        chosen = torch.linspace(0, photos - 1, count, device=features.device).long()
-        return cls(features.mean(1), residuals[:, chosen].half())
+        residuals = (features - (sums / counts)[:, labels]).half()
+        return cls(features.mean(1), residuals).some(min(count, ROOM // (2 * templates * width)))
+
+    def some(self, count: int) -> Contexts:
+        """At most so many of them, evenly over all; room that was not used is none."""
+        used = self.residuals[:, self.residuals.any(dim=2).any(dim=0)]
+        chosen = torch.linspace(0, used.shape[1] - 1, min(count, used.shape[1]), device=used.device).long()
+        return Contexts(self.mean, used[:, chosen])
 
     def filter(self) -> ContextFilter:
         """What takes less of a context from a feature."""
