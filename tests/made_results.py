@@ -29,9 +29,10 @@ def result(
     **settings,
 ):
     """A result with these accuracies by part; each: of the templates."""
+    of_method = make_settings(method, **settings)
     cell = Cell(
-        protocol=protocol, method=method, settings=make_settings(method, **settings),
-        data=data, targets=targets, shots=shots, seed=seed,
+        protocol=protocol, method=method, settings=of_method, data=data, targets=targets, shots=shots,
+        seed=seed, version=of_method.version,
     )  # fmt: skip
     scores = {
         part: Evaluation(

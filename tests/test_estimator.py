@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the run collapsed")  # random we
 
 @pytest.fixture(scope="module")
 def model(tiny):
-    return PromptPrism("cdc", tiny, templates=2, **QUICK).fit(DATA)
+    return PromptPrism("cdc", tiny, templates=2, distance_aware=False, **QUICK).fit(DATA)
 
 
 def test_predictions_are_names_and_the_most_probable(model):

@@ -61,6 +61,7 @@ def exported(tiny, tmp_path_factory):
     return model, folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_onnx_gives_what_torch_gives_for_batches_of_any_size(tiny, tmp_path, method):
     method, *learner = [method] if isinstance(method, str) else method
@@ -77,6 +78,7 @@ def test_onnx_gives_what_torch_gives_for_batches_of_any_size(tiny, tmp_path, met
             assert np.allclose(mine.numpy(), other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_onnx_of_the_model_for_photos(tmp_path):
     # Its stem takes some images at a time, which the graph must not do by the number that was traced.
     model = PromptPrism("zero-shot", "photo", precision="float32", device="cpu").fit(colours())
@@ -86,6 +88,7 @@ def test_onnx_of_the_model_for_photos(tmp_path):
     assert [row["class"] for row in rows] == list(model.predict(sources))
 
 
+@pytest.mark.slow
 def test_onnx_answers_are_those_of_the_estimator_for_files_of_all_kinds(exported, tmp_path):
     model, folder = exported
     images = []
@@ -127,6 +130,7 @@ def test_onnx_graph_says_what_it_is(exported):
     assert [output.name for output in graph.graph.output] == list(facts["outputs"])
 
 
+@pytest.mark.slow
 def test_onnx_with_8_bits_says_what_it_costs(tiny, tmp_path):
     model, check = fitted(tiny), colours(test=8)
     told = dataclasses.replace(check, class_names=tuple(name.upper() for name in check.class_names))

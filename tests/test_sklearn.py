@@ -82,6 +82,7 @@ def test_a_clone_is_unfitted_has_the_same_parameters_and_shares_the_backbone(pro
     assert np.array_equal(again.predict_proba(NEW), probe.predict_proba(NEW))
 
 
+@pytest.mark.slow
 def test_cross_validation_scores_what_a_loop_would(probe):
     expected = []
     for train, test in FOLDS.split(X, Y):
@@ -95,6 +96,7 @@ def test_cross_validation_scores_what_a_loop_would(probe):
     assert held_out.shape == (16, 4) and held_out.sum(1) == pytest.approx(np.ones(16), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_grid_goes_over_methods_and_their_settings(probe):
     grid = [
         {"strength": [1e-4, 10.0]},
@@ -143,6 +145,7 @@ def test_calibration_takes_its_probabilities(probe):
     assert after < before - 1e-4
 
 
+@pytest.mark.slow
 def test_images_and_labels_may_come_in_any_column(probe, paths):
     expected = clone(probe).fit(paths, Y).predict_proba(paths)
     numbers = np.array([DATA.class_names.index(name) for name in Y])
@@ -190,6 +193,7 @@ def test_images_that_are_missing_are_named_by_their_place(probe, paths):
         probe.fit(pd.Series([*paths[:4], None, *paths[5:]], dtype="str"), Y)
 
 
+@pytest.mark.slow
 def test_equal_weights_change_no_bit_and_one_of_zero_is_no_image(steps, probe):
     for model in (steps, probe):
         plain = model.fit(X, Y).predict_proba(NEW)
@@ -214,6 +218,7 @@ def test_the_probe_is_scikit_learns_logistic_regression_with_weights(probe, tiny
     assert ours.predict_proba(NEW) == pytest.approx(theirs.predict_proba(new), abs=5e-4)
 
 
+@pytest.mark.slow
 def test_classes_count_the_same_where_they_are_balanced(steps, probe, tmp_path, tiny):
     few = [0, 1, 2, 3, 4, 5, 8, 12]  # 4, 2, 1 and 1 images
     images, labels = chosen(few)
@@ -340,6 +345,7 @@ def test_sklearns_own_checks_hold_but_for_those_that_are_listed(tiny):
     assert set(re.findall(r"`(check_\w+)` \|", page)) == NOT_SO.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_page_on_scikit_learn_runs_word_for_word(paths, tmp_path, tiny, monkeypatch):
     page = Path(__file__).parents[1] / "docs" / "how-to" / "sklearn.md"

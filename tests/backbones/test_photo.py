@@ -123,6 +123,7 @@ def test_stem_in_bfloat16_gives_the_same_tokens(model, images):
         assert F.cosine_similarity(model.visual.stem(images), tokens, dim=-1).min() > 0.98
 
 
+@pytest.mark.slow
 def test_kept_stems_are_the_same_numbers(images):
     backbone = load_backbone("photo")
     views, prompts = images[None], torch.randn(3, 2, 2, backbone.vision_width)
@@ -160,6 +161,7 @@ def test_config_names_what_was_built(model):
     assert 5 < model.logit_scale.exp() < 100
 
 
+@pytest.mark.slow
 def test_flowers_that_imagenet_knows(model, real_data):
     folder = real_data("flowers12/test/daisy")
     pixels = [pil_to_tensor(Image.open(p).convert("RGB").resize((224, 224))) for p in folder.iterdir()]

@@ -63,6 +63,7 @@ def test_what_is_kept_takes_no_more_than_its_room(tiny, monkeypatch):
     assert kept.patches.nbytes + kept.colours.nbytes == 4 * size
 
 
+@pytest.mark.slow
 def test_one_look_is_the_plain_prediction_and_each_way_averages_its_looks(tiny):
     data = colours()
     model = PromptPrism("cdc", tiny, templates=2, epochs=1, contexts=8).fit(data)

@@ -125,6 +125,7 @@ def test_late_prompts_are_scored_once_and_cost_against_the_first_layer(tiny, mon
     assert [row["hm"] for row in read(table)[2:]] == ["", ""]
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_of_what_there_is(tmp_path, source):
     with pytest.raises(PromptPrismError, match="neither"):
         picture.main(tmp_path)

@@ -73,6 +73,7 @@ def test_moved_counts_flips_and_variation():
     assert (found.flips, found.total_variation) == (0.5, pytest.approx((0.5 + 0.3) / 2))
 
 
+@pytest.mark.slow
 def test_pull_is_felt_by_who_looks_at_colours_only():
     other = [do(scene, "colour", SPACE, f"{place}") for place, scene in enumerate(SHOWN)]
     stub = Stub(sees_object, sees_colour)

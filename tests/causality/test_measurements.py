@@ -2,6 +2,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from pydantic import BaseModel
 
 from promptprism.causality.measurements import measure
@@ -33,6 +34,7 @@ def test_what_exists_is_not_made_again_and_what_fails_is_told(tmp_path):
     assert calls == [0, 1, 2, 2]
 
 
+@pytest.mark.slow
 def test_what_another_holds_is_waited_for(tmp_path):
     store, told = Store(tmp_path), []
     works = {key: lambda: Made(number=1) for key in "ab"}

@@ -21,7 +21,9 @@ from promptprism.methods import METHODS, Cdc
 from promptprism.reports.formats import FORMATS
 from promptprism.training import loop
 
-QUICK = [x for pair in ("epochs=4", "lr=0.008", "depth=2", "templates=2") for x in ("--set", pair)]
+QUICK = [
+    x for pair in ("epochs=4", "batch_size=4", "lr=0.008", "depth=2", "templates=2") for x in ("--set", pair)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -169,6 +171,7 @@ def test_many_images_are_asked_about_once(fitted, data, monkeypatch, tiny):
             assert [one[name] for name in shown] == pytest.approx([same[name] for name in shown], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_predict_among_other_classes(fitted, data, tmp_path):
     image, out = data / "test" / "red" / "5.png", tmp_path / "x.svg"
     content = json.loads(
@@ -183,7 +186,7 @@ def test_predict_among_other_classes(fitted, data, tmp_path):
     other = ["predict", fitted[0], image, "--classes", "plum,navy", "--json", "-"]
     plain, aware = (
         json.loads(run(*other, *more).stdout)["predictions"][0]["probability"]
-        for more in ((), ("--set", "distance_aware=true"))
+        for more in ((), ("--set", "distance_aware=false"))
     )
     assert plain != aware
     for pair, word in (
@@ -194,6 +197,7 @@ def test_predict_among_other_classes(fitted, data, tmp_path):
         assert word in run("predict", fitted[0], image, "--set", pair, code=2).stderr
 
 
+@pytest.mark.slow
 def test_stopping_early(fitted, data):
     images = [data / "test" / "red" / "5.png", data / "test" / "blue" / "5.png"]
     content = json.loads(run("predict", fitted[0], *images, "--margin", 0, "--json", "-").stdout)

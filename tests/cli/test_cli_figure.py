@@ -71,6 +71,7 @@ def test_task_misalignment(tmp_path, monkeypatch):
     assert f"{100 * content['full_is_closer']['object']:.1f} %" in texts(out)
 
 
+@pytest.mark.slow
 def test_data_misalignment(folder):
     arguments = ["data-misalignment", *common(folder, "b"), "--epochs", 1, "--json"]
     content = json.loads(run(*arguments, "-").stdout)

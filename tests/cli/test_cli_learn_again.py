@@ -27,6 +27,7 @@ def place(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_suggest_writes_what_fit_reads(place, tmp_path):
     (place / "data" / "test" / "red" / "broken.png").write_bytes(b"none")
     out = tmp_path / "next.csv"
@@ -55,6 +56,7 @@ def test_suggest_finds_labels_that_look_wrong(place):
     assert "give PHOTOS to choose from" in run("suggest", place / "a", code=2).output
 
 
+@pytest.mark.slow
 def test_evaluate_tells_apart_what_was_learned_from(place, tmp_path):
     content = json.loads(run("evaluate", place / "a", place / "data" / "train", "--json", "-").stdout)
     assert content["images"] == 12 and content["learned_from"] == 6 and content["held_out"]["images"] == 6
@@ -96,6 +98,7 @@ def test_others_of_the_same_classes_are_refused(place):
     assert "give photos of other classes" in " ".join(result.output.split())
 
 
+@pytest.mark.slow
 def test_labels_come_from_label_studio(place, tmp_path):
     photos, review, tasks = place / "data" / "test", tmp_path / "review.csv", tmp_path / "tasks.json"
     options = ("review", place / "a", photos, "--corrections", review)

@@ -86,6 +86,7 @@ def encodings():
     return [(kind, noise) for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")]
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(st.sampled_from(encodings()), st.data())
 def test_fuzz_damaged_images_are_errors_or_pictures(tmp_path, encoding, data):

@@ -163,6 +163,7 @@ def test_list(tmp_path):
     assert json.loads(said.stdout)["datasets"] == list(rows.values())
 
 
+@pytest.mark.slow
 def test_check_real_eurosat(real_data):
     folder = real_data("eurosat")
     lists = json.loads((folder / "split_zhou_EuroSAT.json").read_text())

@@ -160,6 +160,7 @@ def test_distributed_a_run_that_is_stopped_says_what_is_kept(saved, tiny, tmp_pa
     assert "holds answers of another adapter, or with other classes" in refused.stderr.replace("\n    ", " ")
 
 
+@pytest.mark.slow
 def test_distributed_what_cannot_be_meant_is_refused(saved, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(adapter, "load_backbone", lambda *_, **__: pytest.fail("long work has begun"))
     pattern = f"wds:{shards(tmp_path / 'in', 2, 2)}"
@@ -300,6 +301,7 @@ def test_distributed_pictures_with_the_same_bytes_are_looked_at_once(one, tmp_pa
         name_shard(one, once, str(first))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(METHODS.own))
 def test_distributed_what_every_method_has_made_goes_to_other_processes(tiny, method, tmp_path):
     settings = make_settings(method)

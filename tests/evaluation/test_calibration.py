@@ -65,6 +65,7 @@ def test_adaptive_error_does_not_depend_on_the_order(pairs, random):
     assert adaptive_error(*tensors(pairs)) == pytest.approx(adaptive_error(*tensors(shuffled)), abs=1e-9)
 
 
+@pytest.mark.slow
 @given(st.floats(0.5, 8), st.floats(0.55, 0.95))
 def test_the_temperature_of_two_classes_has_a_closed_form(gap, share):
     logits = torch.tensor([[gap, 0.0]]).repeat(1000, 1)

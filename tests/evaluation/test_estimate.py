@@ -57,7 +57,8 @@ def test_learned_numbers_and_steps_are_those_of_a_run(sized, tmp_path):
 
 def test_operations_follow_what_a_step_does(sized):
     rows = {
-        "one": {"method": "cdc", "templates": 1}, "four": {"method": "cdc", "templates": 4},
+        "one": {"method": "cdc", "templates": 1, "class_offsets": False},
+        "four": {"method": "cdc", "templates": 4, "class_offsets": False},
         "coop": {"epochs": 5},
         "cocoop": {"epochs": 5, "batch_size": 1},
     }  # fmt: skip
@@ -89,6 +90,7 @@ def test_a_paper_suite_is_told_without_its_data(tmp_path, sized, monkeypatch):
     assert found.cells[0].trainable == 0 and found.cells[-1].images == 16000
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr(estimate, "measure_gigaflops", lambda *_: 50.0)
     args = ["suite", "paper/base-to-new", "--root", str(tmp_path), "--dry-run"]

@@ -18,6 +18,7 @@ def predicted(part, classifier):
     return predictions(classifier, torch.cat(list(Predictor(classifier).logits(sources)), 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*METHODS, "cdc, distance_aware"])
 @pytest.mark.parametrize("phrase", ["a photo of a {}.", "a drawing of a {}."])
 def test_new_images_are_told_from_base_ones_in_the_base_label_space(tiny, name, phrase):

@@ -15,18 +15,19 @@ from promptprism.cli import app
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation import run_suite as running
 from promptprism.evaluation.run_suite import run_suite
-from promptprism.evaluation.store import Store, read_failures, read_results, write_results
+from promptprism.evaluation.store import CellResult, Store, read_failures, read_results, write_results
 from promptprism.evaluation.suites import Cell, images_fingerprint, keys, load_suite
 from promptprism.methods import METHODS, make_settings
 from promptprism.provenance import BackboneFacts
 
 COMMITTED = Path(__file__).parents[2] / "results"
-FILES = ["mini", "study", "photos"]
+FILES = ["mini", "study", "photos", "photos-study"]
 
 
 def cell(method="cdc", data="mini/food", **settings):
     made = make_settings(method, **settings)
-    return Cell(protocol="base-to-new", method=method, settings=made, data=data, shots=16, seed=1)
+    facts = {"data": data, "shots": 16, "seed": 1, "version": made.version}
+    return Cell(protocol="base-to-new", method=method, settings=made, **facts)
 
 
 def command(*arguments, code=0):
@@ -48,6 +49,7 @@ def test_a_new_setting_with_a_neutral_default_finds_all_committed_cells_again(na
         assert learned != one.learned and key != one.key
 
 
+@pytest.mark.slow
 def test_a_suite_goes_on_from_committed_results(tmp_path):
     suite = load_suite("mini/fusion").only(seeds=[1])
     wanted = set(suite.cells())
@@ -72,7 +74,7 @@ _CDC = {
     "diversity_weight": 0.1, "diversity_form": "squared_cosine", "diversity_level": "text_centered",
     "diversity_margin": 0.5, "consistency_weight": 1.0, "consistency_form": "cosine",
 }  # fmt: skip
-#: The defaults of version 1. A committed line has only what differs from them.
+#: The defaults of version 1. A line of it has only what differs from them.
 DEFAULTS = {
     "zero-shot": {"epochs": 0, "ensemble": False},
     "coop": {
@@ -84,14 +86,36 @@ DEFAULTS = {
         "initial_phrase": "a photo of a {}.", "reduction": 16,
     },
     "maple": {**_MAPLE, "templates": 1},
-    "cdc": {**_MAPLE, **_CDC},
+    "cdc": {**_MAPLE, **_CDC, "class_offsets": None},
 }  # fmt: skip
+#: What version 2 has instead.
+NOW = {
+    "coop": {"epochs": 10, "batch_size": 16, "lr": 0.01},
+    "cocoop": {"epochs": 4, "batch_size": 4, "lr": 0.004},
+    "maple": {"epochs": 10, "batch_size": 16, "lr": 0.004},
+    "cdc": {"epochs": 10, "batch_size": 16, "lr": 0.004, "distance_aware": True, "class_offsets": True},
+}
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_another_default_needs_another_version(name):
-    settings = METHODS[name].Settings()
-    assert settings.version == 1 and settings.model_dump(include=set(DEFAULTS[name])) == DEFAULTS[name]
+    settings, first = METHODS[name].Settings(), make_settings(name, **{"preset": 1} if name in NOW else {})
+    assert first.model_dump(include=set(DEFAULTS[name])) == DEFAULTS[name]
+    assert settings.version == (2 if name in NOW else 1)
+    assert settings == make_settings(name, **DEFAULTS[name] | NOW.get(name, {}))
+
+
+def test_a_line_of_an_earlier_version_is_what_it_was_then():
+    now = result("cdc", "a", 1, two(0.8, 0.6), epochs=7).model_copy(update={"images_learned": "i"})
+    content = now.model_dump(mode="json")
+    content["fingerprints"] = {"a": "f"}
+    then = content | {"cell": content["cell"] | {"version": 1, "settings": {"epochs": 7, "lr": 0.01}}}
+    read = CellResult.model_validate_json(json.dumps(then))
+    settings = make_settings("cdc", preset=1, epochs=7, lr=0.01)
+    assert (read.cell.settings, read.cell.version) == (settings, 2) and settings.batch_size == 4
+    assert (read.learned, read.key) == keys(read.cell, read.backbone, {"a": "f"}, "i")
+    assert CellResult.model_validate_json(read.model_dump_json()) == read
+    assert CellResult.model_validate(content).key == now.key  # of now: as it is written
 
 
 @pytest.mark.parametrize(
@@ -109,7 +133,7 @@ def test_names_can_be_read(data, said):
 
 
 def test_json_has_what_is_no_default_and_reads_what_had_all():
-    one = cell(templates=2, lr=0.0035)
+    one = cell(templates=2, lr=0.004)
     text = one.model_dump_json()
     assert json.loads(text)["settings"] == {"templates": 2} and Cell.model_validate_json(text) == one
     whole = json.loads(text) | {"settings": one.settings.model_dump(mode="json")}
@@ -218,10 +242,10 @@ def test_keys_follow_settings_data_and_precision_and_no_version(tiny, tiny_facto
         of(images=images[1:]),
         of(one.model_copy(update={"seed": 2})),
         of(cell(epochs=6, lr=0.1)),
-        of(one.model_copy(update={"version": 2})),
+        of(one.model_copy(update={"version": 3})),
     ):
         assert learned != first[0] and key != first[1]
-    assert of(cell(epochs=6, lr=0.0035)) == of(images=images[::-1]) == first  # the default; in any order
+    assert of(cell(epochs=6, lr=0.004)) == of(images=images[::-1]) == first  # the default; in any order
     monkeypatch.setattr(promptprism, "__version__", "9")
     monkeypatch.setattr(running, "revision", lambda: "9")
     assert of() == first

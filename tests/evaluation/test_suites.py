@@ -47,6 +47,7 @@ def figures(outcome):
     return {r.key: {part: one.metrics for part, one in r.scores.items()} for r in outcome.results}
 
 
+@pytest.mark.slow
 def test_cells_are_the_protocol_and_are_run_once(tiny, data, tmp_path):
     shown = []
     outcome = run_suite(make(data), tmp_path, tiny, show=lambda p: shown.append((p.done, p.running)))
@@ -73,6 +74,7 @@ def test_cells_are_the_protocol_and_are_run_once(tiny, data, tmp_path):
     assert more.ran == 2 and len(read_results(tmp_path)) == 7  # other settings are other cells
 
 
+@pytest.mark.slow
 def test_learning_and_scoring_are_separate(tiny, data, tmp_path, monkeypatch):
     suite = make(data, methods={"cdc": METHODS["cdc"]})
     refused = run_suite(suite, tmp_path, tiny, stage="test")
@@ -102,6 +104,7 @@ def test_a_collapsed_run_has_no_summary(tiny, data, tmp_path, monkeypatch):
     assert result.training.collapsed == "says the test" and result.summary is None
 
 
+@pytest.mark.slow
 def test_transfer_protocols_share_what_was_learned(tiny, data, tmp_path):
     kept = {"methods": {"cdc": METHODS["cdc"]}, "targets": (data,), "seeds": (1,)}
     first = run_suite(make(data, protocol="cross-dataset", **kept), tmp_path, tiny).results[0]
@@ -126,6 +129,7 @@ def test_rows_that_differ_in_predictions_only_learn_once(tiny, data, tmp_path):
     assert plain.scores["new"].metrics["cal/nll"] != aware.scores["new"].metrics["cal/nll"]
 
 
+@pytest.mark.slow
 def test_a_failed_cell_is_recorded_and_the_rest_goes_on(tiny, data, tmp_path, monkeypatch):
     suite = make(data, methods={"maple": QUICK, "cdc": METHODS["cdc"]}, seeds=(1,))
     real = running.learn
@@ -364,6 +368,7 @@ def test_commands(tiny, data, tmp_path, monkeypatch):
     assert "2 results" in said and "0 cells run now" in said and "--table base-to-new --suite" in said
 
 
+@pytest.mark.slow
 def test_report_commands(tiny, data, tmp_path):
     run_suite(make(data, methods={"cdc": METHODS["cdc"]}, seeds=(1,)), tmp_path / "R", tiny)
     before = sorted(tmp_path.rglob("*"))

@@ -156,6 +156,7 @@ def test_one_class_to_show_is_drawn(tiny):
     assert draw_explanation(explanation).get_suptitle()
 
 
+@pytest.mark.slow
 def test_the_command_draws_and_tells(saved):
     out = saved / "x.png"
     content = json.loads(run(saved / "adapter", saved / "image.png", "--out", out, "--json", "-").stdout)

@@ -26,7 +26,13 @@ from promptprism.training.loop import learn
 from tests.backbones.families import make as family
 
 METHOD = {"maple": "maple", "ivlp": "ivlp", "coop": "coop", "lora": "clip-lora", "mmrl": "mmrl"}
-OFF = {"head": "softmax", "diversity_weight": 0, "consistency_weight": 0}
+OFF = {
+    "head": "softmax",
+    "diversity_weight": 0,
+    "consistency_weight": 0,
+    "class_offsets": False,
+    "distance_aware": False,
+}
 #: MMRL's own regulariser is CDC's consistency, on images too.
 ALONE = {"mmrl": {"regularisation": 0}}
 DATA = colours()
@@ -58,7 +64,7 @@ def test_one_template_with_a_softmax_head_is_the_method(tiny, learner):
     cdc = make("cdc", tiny, 7, learner=learner, templates=1, views=alone.settings.views, **OFF)
     assert cdc.views == alone.views and cdc.state_dict().keys() == alone.state_dict().keys()
     assert all(value.equal(cdc.state_dict()[key]) for key, value in alone.state_dict().items())
-    kept = {"method", "epochs", "batch_size", "templates"}
+    kept = {"method", "epochs", "batch_size", "templates", "class_offsets"}
     for name in type(alone.settings).model_fields.keys() & CdcSettings.model_fields.keys() - kept:
         assert learner == "maple" or getattr(cdc.settings, name) == getattr(alone.settings, name), name
     for method in (alone, cdc):
@@ -132,7 +138,7 @@ def test_both_readings_of_mmrl_are_trained_on_opinions_and_decide_for_classes_le
     logits = cdc.classifier(SPACE, SPACE).logits(pixels(2))
     torch.testing.assert_close(logits, 0.6 * both[0] + 0.4 * both[1], atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(cdc.classifier(SPACE, OTHER).logits(pixels(2)), both[0], atol=1e-4, rtol=1e-5)
-    assert not cdc.separable and make("cdc", tiny, learner="lora").separable
+    assert not cdc.separable(SPACE, SPACE) and make("cdc", tiny, learner="lora").separable(SPACE, SPACE)
 
 
 @pytest.mark.slow
@@ -164,13 +170,17 @@ def test_it_is_pickled_and_copied_as_what_it_is(tiny, learner):
 
 def test_settings_are_the_learners_and_are_read_again(tiny):
     coop = CdcSettings(learner="coop")
-    assert (coop.coupled, coop.depth, coop.vision_tokens, coop.lr, coop.templates) == (False, 1, 0, 0.002, 4)
+    assert (coop.coupled, coop.depth, coop.vision_tokens, coop.lr, coop.templates) == (False, 1, 0, 0.01, 4)
     lora = CdcSettings(learner="lora", rank=3)
-    assert (lora.optimizer, lora.lr, lora.rank, lora.alpha, lora.epochs) == ("adamw", 2e-4, 3, 1.0, 5)
+    assert (lora.optimizer, lora.lr, lora.rank, lora.alpha, lora.epochs) == ("adamw", 4e-4, 3, 1.0, 10)
     assert CdcSettings().differing() == {} and CdcSettings(learner="mmrl").alpha == 0.7
+    paper = CdcSettings(learner="coop", preset="paper", epochs=7)
+    assert (paper.lr, paper.batch_size, paper.epochs, paper.fusion) == (0.002, 4, 7, "dempster")
     for settings in (coop, lora, CdcSettings(learner="ivlp", depth=1)):
         assert CdcSettings.model_validate_json(settings.model_dump_json()) == settings
-        cell = Cell(protocol="few-shot", method="cdc", settings=settings, data="d", shots=1, seed=1)
+        cell = Cell(
+            protocol="few-shot", method="cdc", settings=settings, data="d", shots=1, seed=1, version=2
+        )
         assert Cell.model_validate_json(cell.model_dump_json()) == cell
 
 

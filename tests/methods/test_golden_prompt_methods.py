@@ -44,7 +44,7 @@ class TestKgCoOp:
 
 @pytest.mark.parametrize(("name", "epochs"), [("kgcoop", 100), ("promptsrc", 20)])
 def test_golden_rates(golden, name, epochs):
-    settings = make_settings(name)
+    settings = make_settings(name, preset="paper")
     rates = [step_rate(settings, epoch, 0, 7) for epoch in range(epochs)]
     assert settings.epochs == epochs and rate_scale(100) == 1
     np.testing.assert_allclose(rates, golden(name)["lrs_base2new"], rtol=1e-6)

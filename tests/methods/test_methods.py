@@ -104,7 +104,7 @@ def test_ensemble_averages_features_and_normalises(tiny):
 
 
 def test_a_new_label_space_is_another_classifier_of_what_was_learned(tiny):
-    method, other = make("cdc", tiny, templates=2), LabelSpace(("dog", "cat"))
+    method, other = make("cdc", tiny, templates=2, class_offsets=False), LabelSpace(("dog", "cat"))
     before = {key: value.clone() for key, value in method.state_dict().items()}
     first = method.classifier(SPACE)
     logits = first.logits(pixels())
@@ -112,7 +112,7 @@ def test_a_new_label_space_is_another_classifier_of_what_was_learned(tiny):
     assert second.space == other and logits_of(method, other).shape == (2, 3, 2)
     assert first.space == SPACE and first.logits(pixels()).equal(logits)
     assert all(before[key].equal(value) for key, value in method.state_dict().items())
-    fresh = make("cdc", tiny, templates=2).classifier(other)
+    fresh = make("cdc", tiny, templates=2, class_offsets=False).classifier(other)
     assert second.zero_shot_features.equal(fresh.zero_shot_features)
     assert second.logits(pixels()).equal(fresh.logits(pixels()))
 
@@ -139,7 +139,7 @@ def test_what_was_first_made_in_inference_mode_still_trains_and_explains(tiny):
 def test_cdc_with_one_template_and_softmax_is_maple(tiny):
     maple = make("maple", tiny, seed=7)
     off = {"head": "softmax", "diversity_weight": 0, "consistency_weight": 0, "views": "maple"}
-    cdc = make("cdc", tiny, seed=7, templates=1, **off)
+    cdc = make("cdc", tiny, seed=7, templates=1, preset="paper", **off)
     assert maple.views == cdc.views
     assert all(a.equal(b) for a, b in zip(maple.parameters(), cdc.parameters(), strict=True))
     assert logits_of(maple).equal(logits_of(cdc))
@@ -247,15 +247,15 @@ def test_views_of_each_template(tiny):
     assert make("cdc", tiny, templates=2, views="maple").views == ("maple", "maple")
 
 
-def test_paper_hyper_parameters_are_the_defaults(tiny_factory):
+def test_paper_hyper_parameters_are_a_preset(tiny_factory):
     deep = tiny_factory(vision_cfg={"layers": 12}, text_cfg={"layers": 12})
     expected = {"coop": (200, 32, 0.002, 1, 4), "maple": (5, 4, 0.0035, 9, 2), "cdc": (5, 4, 0.0035, 9, 2)}
     for name, (epochs, batch, lr, depth, n) in expected.items():
-        method = make(name, deep)
+        method = make(name, deep, preset="paper")
         settings = method.settings
         assert (settings.epochs, settings.batch_size, settings.lr) == (epochs, batch, lr)
         assert method.learner.context.shape[1:3] == (depth, n)
-    cocoop = METHODS["cocoop"].Settings()
+    cocoop = METHODS["cocoop"].Settings(preset="paper")
     assert (cocoop.epochs, cocoop.batch_size, cocoop.lr, cocoop.context_length) == (10, 1, 0.002, 4)
     for method in METHODS.values():
         assert all(field.description for field in method.Settings.model_fields.values())
@@ -279,6 +279,7 @@ def test_depth_fits_the_backbone(tiny):
         ("cdc", {"evidence": "sigmoid"}, "evidence='sigmoid' of method 'cdc' is refused"),
         ("maple", {"templates": 4}, "templates=4 of method 'maple' is refused"),
         ("maple", {"evidence": "exp"}, "'maple' has no setting 'evidence'"),
+        ("coop", {"preset": "papers"}, "preset='papers' of method 'coop' is unknown: it is 'paper', what"),
     ],
 )
 def test_unknown_methods_and_settings(tiny, name, settings, words):
@@ -313,6 +314,7 @@ def test_a_distributed_wrapper_can_hold_a_method(tiny, tmp_path):
     assert all(torch.allclose(one.grad, other.grad) for one, other in gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_bfloat16_backbone_leaves_everything_learned_in_float32(tiny_factory, name):
     method = make(name, tiny_factory("bfloat16"))
@@ -336,7 +338,8 @@ def test_late_vision_prompts_train_and_predict_template_by_template(tiny):
 
 
 def test_evidence_by_distance_scales_what_was_not_learned(tiny):
-    plain, aware = (make("cdc", tiny, templates=3, distance_aware=on) for on in (False, True))
+    how = {"templates": 3, "class_offsets": False}
+    plain, aware = (make("cdc", tiny, distance_aware=on, **how) for on in (False, True))
     other = LabelSpace(("dog", "lemon", "truck"), "a drawing of a {}.")
 
     def move(amount):

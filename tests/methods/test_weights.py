@@ -10,7 +10,7 @@ from toys import colours, quick
 from promptprism.adapter import Card, load_adapter, save_adapter
 from promptprism.errors import PromptPrismError
 from promptprism.methods import METHODS, CoOp, build_method, make_settings
-from promptprism.methods.cdc import LEARNERS
+from promptprism.methods.cdc_settings import LEARNERS
 from promptprism.methods.linear_probe import solve
 from promptprism.training.loop import learn
 
@@ -119,6 +119,7 @@ def weighted(weight):
     return tuple(replace(record, weight=weight + place % 2) for place, record in enumerate(DATA.train))
 
 
+@pytest.mark.slow
 def test_weights_are_of_a_run_and_a_resumed_one_is_the_same(tiny, tmp_path):
     settings = make_settings("coop", epochs=3, batch_size=4)
     file = tmp_path / "checkpoint"

@@ -13,6 +13,7 @@ BASE_NEW = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_base_new_scatter(tmp_path):
     drawing = make_plot(BASE_NEW, "base-new")
     (axes,) = drawing.axes

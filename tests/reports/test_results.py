@@ -73,9 +73,9 @@ def test_rows_tell_settings_apart_and_published_figures_need_their_backbone():
 
 def test_versions_of_a_method_and_what_learns_nothing_are_rows_of_their_own():
     one, two_ = (result("cdc", "a", seed, two(0.8, 0.6)) for seed in (1, 2))
-    newer = one.model_copy(update={"key": "n", "cell": one.cell.model_copy(update={"version": 2})})
+    newer = one.model_copy(update={"key": "n", "cell": one.cell.model_copy(update={"version": 3})})
     assert {row[1] for row in make_table([one, newer], "base-to-new").rows} == {
-        "cdc (version=1)", "cdc (version=2)"
+        "cdc (version=2)", "cdc (version=3)"
     }  # fmt: skip
     found = rows(make_table([one, two_, result("cdc", "a", 1, two(0.7, 0.7), epochs=0)], "base-to-new"))
     assert found["a", "cdc (epochs=0)"][-1] is None  # no seed is missing, whatever its method does elsewhere

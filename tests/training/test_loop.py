@@ -64,6 +64,7 @@ def test_rates_follow_the_schedule_and_the_logit_scale(tiny):
     assert [epoch.rate for epoch in result.history] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_same_seed_same_numbers_whatever_the_global_generators(tiny):
     results = []
     for global_seed in (1, 2):

@@ -252,9 +252,9 @@ class _Arithmetic:
 
     def _score(self, method: Method, part: Dataset, home: Dataset | None) -> float:
         """Operations of scoring the test images, in their own label space and in home's."""
-        once = home is None or (home.phrase == part.phrase and method.separable)
-        images, passes = len(part.test), 1 if once else 2
         space = home.label_space.joined(part.label_space) if home else part.label_space
+        once = not home or (home.phrase == part.phrase and method.separable(space, home.label_space))
+        images, passes = len(part.test), 1 if once else 2
         texts = text_prediction_flops(method, method.texts(space).tokens, images)
         return passes * images * image_prediction_flops(method) + texts
 

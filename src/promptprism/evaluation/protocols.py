@@ -176,7 +176,7 @@ def _both_spaces(
     Where a class has the same logit in every label space, and with one phrase, images are read once for both.
     """
     own = classifier.space
-    if own.phrase != home.phrase or not method.separable:
+    if own.phrase != home.phrase or not method.separable(home.joined(own), learned):
         at_home = all_logits(Predictor(method.classifier(home, learned)), records)
         return all_logits(Predictor(classifier), records), at_home
     both = method.classifier(home.joined(own), learned)

@@ -7,18 +7,25 @@ no result, ``locks/`` who works at what: the operating system takes a lock from 
 Results also travel as one file of JSON lines, a line per cell: `write_results` and `read_results`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, Field, JsonValue, ValidationError
+from pydantic import (
+    BaseModel,
+    Field,
+    JsonValue,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 
 import promptprism
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.evaluate import Evaluation
-from promptprism.evaluation.suites import Cell, digest_of
+from promptprism.evaluation.suites import Cell, digest_of, keys
 from promptprism.files import check_regular, locked, remove, write_text
 from promptprism.provenance import BackboneFacts, Facts
 from promptprism.training.loop import TrainResult
@@ -65,6 +72,19 @@ class CellResult(Facts):
     images: dict[str, dict[str, int]]
     summary: dict[str, float] | None
     extra: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keyed_as_now(cls, given: Any, make: ModelWrapValidatorHandler[Self]) -> Self:
+        """Of an earlier version of its method: with the keys that it would have now."""
+        result = make(given)
+        cell = given.get("cell") if isinstance(given, Mapping) else None
+        if not isinstance(cell, Mapping) or cell.get("version", 1) == result.cell.version:
+            return result
+        if result.images_learned is None:
+            return result
+        learned, key = keys(result.cell, result.backbone, result.fingerprints, result.images_learned)
+        return result.model_copy(update={"learned": learned, "key": key})
 
 
 class _Failure(BaseModel):

@@ -67,6 +67,21 @@ class Cell(Facts):
     allow_fewer: bool = False
     version: int = 1
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_earlier_version(cls, given: Any) -> Any:
+        """What were defaults then is spelled out."""
+        method = METHODS.get(str(given.get("method"))) if isinstance(given, Mapping) else None
+        version = given.get("version", 1) if method else None
+        settings = given.get("settings") if method else None
+        if not method or version not in method.Settings.earlier or not isinstance(settings, Mapping):
+            return given
+        return {
+            **given,
+            "settings": {"preset": version, **settings},
+            "version": method.Settings.version,
+        }
+
     @field_validator("settings", mode="before")
     @classmethod
     def _of_the_method(cls, given: Any, info: ValidationInfo) -> Any:

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from promptprism.backbones import Backbone
 from promptprism.errors import PromptPrismError
 from promptprism.methods.base import Method, MethodSettings, Shape
-from promptprism.methods.cdc import Cdc, CdcSettings
+from promptprism.methods.cdc import Cdc
+from promptprism.methods.cdc_settings import CdcSettings
 from promptprism.methods.classifier import PART, Classifier, Texts
 from promptprism.methods.clip_lora import ClipLora
 from promptprism.methods.cocoop import CoCoOp, CoCoOpSettings

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from promptprism.backbones import Backbone
@@ -58,6 +58,10 @@ class MethodSettings(BaseModel):
     """Name of the method that these are the settings of."""
     version: ClassVar[int] = 1
     """Of the method: raised when the same settings make other numbers, or a default becomes another value."""
+    earlier: ClassVar[Mapping[int, Mapping[str, Any]]] = {}
+    """What defaults were in versions that made the same numbers: `preset=VERSION`, for what is read."""
+    paper: ClassVar[Mapping[str, Any]] = {}
+    """What `preset="paper"` takes instead of the defaults: what the method's authors train with."""
 
     schedule: ClassVar[Literal["epochs", "steps"]] = "epochs"
     """epochs: warm-up, then a cosine from epoch to epoch; steps: a cosine from step to step, no warm-up."""
@@ -74,6 +78,20 @@ class MethodSettings(BaseModel):
     weight_decay: WeightDecay = 5e-4
     warmup_lr: float = Field(default=1e-5, ge=0, description="Constant learning rate of the first epoch.")
     views: Views = "maple"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_preset(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or "preset" not in given:
+            return given
+        preset, rest = given["preset"], {name: value for name, value in given.items() if name != "preset"}
+        values = cls.paper if preset == "paper" else cls.earlier.get(preset)
+        if values is None:
+            raise PromptPrismError(
+                f"preset={preset!r} of method {cls.method!r} is unknown: it is 'paper', what the method's "
+                "authors train with. Leave it out for the defaults"
+            )
+        return {**values, **rest}
 
     @property
     def learns(self) -> bool:
@@ -193,9 +211,8 @@ class Method(nn.Module):
         """What a step and a prediction cost depends on this."""
         return Shape()
 
-    @property
-    def separable(self) -> bool:
-        """Whether the logit of a class is the same in every label space."""
+    def separable(self, space: LabelSpace, learned: LabelSpace) -> bool:
+        """Whether the logit of a class is the same in every part of a label space as in the whole."""
         return True
 
     @classmethod
@@ -343,7 +360,7 @@ class Method(nn.Module):
         None where logits are more than products of features, or depend on the other classes.
         """
         parts = [replace(space, names=space.names[at : at + PART]) for at in range(0, len(space), PART)]
-        first = self.classify(self.texts(parts[0]), learned) if self.separable else None
+        first = self.classify(self.texts(parts[0]), learned) if self.separable(space, learned) else None
         if first is None or first.text is None or not first.by_class:
             return None
         rest = (self.classify(self.texts(part), learned).text for part in parts[1:])

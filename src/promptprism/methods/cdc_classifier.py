@@ -15,7 +15,7 @@ from promptprism.methods.classifier import Classifier
 from promptprism.methods.contexts import ContextFilter
 
 if TYPE_CHECKING:
-    from promptprism.methods.cdc import CdcSettings
+    from promptprism.methods.cdc_settings import CdcSettings
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

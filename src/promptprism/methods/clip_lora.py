@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -38,16 +39,19 @@ class ClipLoraSettings(MethodSettings):
     method: ClassVar[str] = "clip-lora"
     schedule: ClassVar[Literal["epochs", "steps"]] = "steps"
     lowest_lr: ClassVar[float] = 1e-6
+    version: ClassVar[int] = 2
+    paper: ClassVar[Mapping[str, Any]] = {"epochs": 160, "batch_size": 32, "lr": 0.0002}
+    earlier: ClassVar[Mapping[int, Mapping[str, Any]]] = {1: paper}
 
     epochs: int = Field(
-        default=160,
+        default=10,
         ge=0,
         description="Passes over the training images. The paper takes 500 steps per shot: 16,000 / K epochs "
         "for K classes, so that 160 are its own for 100 classes.",
     )
-    batch_size: BatchSize = 32
+    batch_size: BatchSize = 16
     optimizer: Optimizer = "adamw"
-    lr: LearningRate = 2e-4
+    lr: LearningRate = 4e-4
     weight_decay: WeightDecay = 0.01
     rank: Rank = 2
     alpha: float = Field(default=1.0, gt=0, description="The updates are times alpha / sqrt(r).")

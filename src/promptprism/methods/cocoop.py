@@ -2,6 +2,7 @@
 
 import copy
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,12 +27,15 @@ class CoCoOpSettings(MethodSettings):
     """CoCoOp's settings in the base-to-new protocol."""
 
     method: ClassVar[str] = "cocoop"
+    version: ClassVar[int] = 2
+    paper: ClassVar[Mapping[str, Any]] = {"epochs": 10, "batch_size": 1, "lr": 0.002}
+    earlier: ClassVar[Mapping[int, Mapping[str, Any]]] = {1: paper}
 
-    epochs: Epochs = 10
+    epochs: Epochs = 4
     batch_size: int = Field(
-        default=1, ge=1, description="Images per step; each image has text features of its own."
+        default=4, ge=1, description="Images per step; each image has text features of its own."
     )
-    lr: LearningRate = 0.002
+    lr: LearningRate = 0.004
     context_length: int = Field(default=4, ge=1, description="n, context tokens, shared by all classes.")
     initial_phrase: InitialPhrase = "a photo of a {}."
     reduction: int = Field(

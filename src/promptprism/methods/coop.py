@@ -1,6 +1,7 @@
 """CoOp (Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022)."""
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,10 +16,13 @@ class CoOpSettings(TemplateSettings):
     """
 
     method: ClassVar[str] = "coop"
+    version: ClassVar[int] = 2
+    paper: ClassVar[Mapping[str, Any]] = {"epochs": 200, "batch_size": 32, "lr": 0.002}
+    earlier: ClassVar[Mapping[int, Mapping[str, Any]]] = {1: paper}
 
-    epochs: Epochs = 200
-    batch_size: BatchSize = 32
-    lr: LearningRate = 0.002
+    epochs: Epochs = 10
+    batch_size: BatchSize = 16
+    lr: LearningRate = 0.01
     templates: Literal[1] = Field(default=1, description="CoOp has one template.")
     depth: Literal[1] = Field(default=1, description="CoOp's context enters the first layer only.")
     coupled: Literal[False] = Field(default=False, description="CoOp leaves the vision tower alone.")

@@ -3,11 +3,12 @@
 IVLP: Khattak et al., CVPR 2023; Rasheed et al., CVPR 2023. VPT: Jia et al., ECCV 2022, its deep kind.
 """
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from promptprism.methods.base import Epochs, LearningRate, MethodSettings
+from promptprism.methods.base import BatchSize, Epochs, LearningRate, MethodSettings
 from promptprism.methods.templated import TemplateMethod, TemplateSettings
 
 
@@ -15,9 +16,13 @@ class IvlpSettings(TemplateSettings):
     """IVLP's settings in the base-to-new protocol, as PromptSRC's authors train it."""
 
     method: ClassVar[str] = "ivlp"
+    version: ClassVar[int] = 2
+    paper: ClassVar[Mapping[str, Any]] = {"epochs": 20, "batch_size": 4, "lr": 0.0025}
+    earlier: ClassVar[Mapping[int, Mapping[str, Any]]] = {1: paper}
 
-    lr: LearningRate = 0.0025
-    epochs: Epochs = 20
+    epochs: Epochs = 10
+    batch_size: BatchSize = 16
+    lr: LearningRate = 0.004
     templates: Literal[1] = Field(default=1, description="IVLP has one template.")
     coupled: Literal[False] = Field(default=False, description="Nothing couples the prompts of both towers.")
     learn_text: Literal[True] = Field(default=True, description="Both towers have prompts.")
@@ -38,9 +43,13 @@ class VptSettings(TemplateSettings):
     """VPT's settings, as PromptSRC's and MaPLe's authors train it beside their own methods."""
 
     method: ClassVar[str] = "vpt"
+    version: ClassVar[int] = 2
+    paper: ClassVar[Mapping[str, Any]] = {"epochs": 20, "batch_size": 4, "lr": 0.0025}
+    earlier: ClassVar[Mapping[int, Mapping[str, Any]]] = {1: paper}
 
-    lr: LearningRate = 0.0025
-    epochs: Epochs = 20
+    epochs: Epochs = 10
+    batch_size: BatchSize = 16
+    lr: LearningRate = 0.004
     templates: Literal[1] = Field(default=1, description="VPT has one template.")
     coupled: Literal[False] = Field(default=False, description="There are no text prompts to couple to.")
     learn_text: Literal[False] = Field(default=False, description="The texts stay the phrase.")

@@ -1,11 +1,12 @@
 """KgCoOp (Yao, Zhang and Xu, Prompt Tuning with Knowledge-guided Context Optimization, CVPR 2023)."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
-from promptprism.methods.base import BatchSize, Epochs, MethodSettings
+from promptprism.methods.base import LearningRate, MethodSettings
 from promptprism.methods.classifier import Texts
 from promptprism.methods.coop import CoOp, CoOpSettings
 from promptprism.methods.objectives import consistency_loss, softmax_loss
@@ -15,9 +16,10 @@ class KgCoOpSettings(CoOpSettings):
     """KgCoOp's settings in the base-to-new protocol."""
 
     method: ClassVar[str] = "kgcoop"
+    paper: ClassVar[Mapping[str, Any]] = {"epochs": 100, "batch_size": 128, "lr": 0.002}
+    earlier: ClassVar[Mapping[int, Mapping[str, Any]]] = {1: paper}
 
-    epochs: Epochs = 100
-    batch_size: BatchSize = 128
+    lr: LearningRate = 0.02
     knowledge_weight: float = Field(
         default=8.0, ge=0, description="Weight of the distance between learned and hand-made text features."
     )

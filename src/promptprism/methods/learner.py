@@ -114,14 +114,25 @@ class LearnerMethod(Method):
             self.offsets.copy_(F.normalize(sums, dim=-1) - self.text_features(texts))
 
     def with_offsets(self, text: Tensor, space: LabelSpace, learned: LabelSpace | None = None) -> Tensor:
-        """Text features [M, K, D] of a space, with the offsets of the classes learned (None: the same)."""
+        """Text features [M, K, D] of a space, with the offsets of the classes learned (None: the same).
+
+        Those that were not learned have none, or the mean of all where others of the space were.
+        """
         offsets: Tensor | None = self.offsets
         if offsets is None:
             return text
         if learned is not None:
             rows = torch.tensor(learned.places(space), device=text.device)
-            offsets = offsets[:, rows] * (rows >= 0).unsqueeze(-1)
+            known = (rows >= 0).unsqueeze(-1)
+            # Learned ones lie where images do: beside them, others go there by what all have in common.
+            rest = offsets.mean(dim=1, keepdim=True) * known.any()
+            offsets = torch.where(known, offsets[:, rows], rest)
         return F.normalize(text + offsets, dim=-1)
+
+    def separable(self, space: LabelSpace, learned: LabelSpace) -> bool:
+        """No with offsets, where some classes were learned and some were not."""
+        places = learned.places(space)
+        return not self.has_offsets or min(places) >= 0 or max(places) < 0
 
     def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
         """M text classifiers on image features under the M templates, softmax head."""

@@ -54,8 +54,7 @@ class LinearProbe(Method):
         """One look at each training image."""
         return Shape(text_learns=False, looks=1)
 
-    @property
-    def separable(self) -> bool:
+    def separable(self, space: LabelSpace, learned: LabelSpace) -> bool:
         """No: a class has a logit of the probe only where all classes were learned."""
         return False
 

@@ -1,5 +1,6 @@
 """MMRL (Guo and Gu, Multi-Modal Representation Learning for Vision-Language Models, CVPR 2025)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -9,7 +10,15 @@ from torch import Tensor
 
 from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
-from promptprism.methods.base import Epochs, LearningRate, MethodSettings, Optimizer, Shape, Views
+from promptprism.methods.base import (
+    BatchSize,
+    Epochs,
+    LearningRate,
+    MethodSettings,
+    Optimizer,
+    Shape,
+    Views,
+)
 from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.learner import LearnerMethod, Readings, weighted
 from promptprism.methods.objectives import consistency_loss, softmax_loss
@@ -34,10 +43,14 @@ class MmrlSettings(MethodSettings):
     """MMRL's settings in the base-to-new protocol; `regularisation` is another for each data set there."""
 
     method: ClassVar[str] = "mmrl"
+    version: ClassVar[int] = 2
+    paper: ClassVar[Mapping[str, Any]] = {"epochs": 10, "batch_size": 4, "lr": 0.001}
+    earlier: ClassVar[Mapping[int, Mapping[str, Any]]] = {1: paper}
 
     epochs: Epochs = 10
+    batch_size: BatchSize = 16
     optimizer: Optimizer = "adamw"
-    lr: LearningRate = 0.001
+    lr: LearningRate = 0.002
     views: Views = "half"
     tokens: Tokens = 5
     width: Width = 512
@@ -98,8 +111,7 @@ class Mmrl(LearnerMethod):
         tokens = self.settings.tokens
         return Shape(self.templates, vision_prompts=tokens, vision_from=self.first_layer, plain_images=1)
 
-    @property
-    def separable(self) -> bool:
+    def separable(self, space: LabelSpace, learned: LabelSpace) -> bool:
         """No: classes are told apart otherwise where all were learned."""
         return False
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from promptprism.data.names import check_phrase
-from promptprism.methods.base import Epochs, MethodSettings, Shape
+from promptprism.methods.base import LearningRate, MethodSettings, Shape
 from promptprism.methods.classifier import Texts
 from promptprism.methods.coop import CoOp, CoOpSettings
 from promptprism.methods.objectives import image_mean, softmax_loss
@@ -21,9 +22,11 @@ class ProGradSettings(CoOpSettings):
     """ProGrad's settings in its base-to-new experiments, which are with a ResNet-50 and 4 shots."""
 
     method: ClassVar[str] = "prograd"
+    paper: ClassVar[Mapping[str, Any]] = {"epochs": 100, "batch_size": 32, "lr": 0.002}
+    earlier: ClassVar[Mapping[int, Mapping[str, Any]]] = {1: paper}
 
     class_offsets: NoOffsets = False
-    epochs: Epochs = 100
+    lr: LearningRate = 0.02
     context_length: int = Field(default=16, ge=1, description="n, context tokens, shared by all classes.")
     initial_phrase: str = Field(
         default="a photo of a {}.",

@@ -22,6 +22,15 @@ _USUAL_DEPTH = 9
 InitialPhrase = Annotated[
     str, Field(description="The context starts as the embeddings of its first n tokens, the rest stays text.")
 ]
+Offsets = Annotated[
+    bool | None,
+    Field(
+        description="Learn for each class and template a vector that is added to its text feature (TaskRes, "
+        "Yu et al., CVPR 2023); it starts so that the class is at the mean of its plain training images. "
+        "None is true for a backbone that knows few names, such as photo. Classes that were not learned go "
+        "without, or take the mean of all where they stand beside learned ones.",
+    ),
+]
 NoOffsets = Annotated[
     Literal[False], Field(description="What is learned is held to the frozen text features.")
 ]
@@ -67,13 +76,7 @@ class TemplateSettings(MethodSettings):
         description="Where a backbone reads its image feature from all tokens, as their mean or by "
         "attention: read it from the vision prompts too.",
     )
-    class_offsets: bool | None = Field(
-        default=None,
-        description="Learn for each class and template a vector that is added to its text feature (TaskRes, "
-        "Yu et al., CVPR 2023); it starts so that the class is at the mean of its plain training images. "
-        "None is true for a backbone that knows few names, such as photo. Classes that were not learned go "
-        "without.",
-    )
+    class_offsets: Offsets = None
     text_memory_mb: float = Field(
         default=TEXT_MEMORY_MB,
         ge=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -75,8 +76,7 @@ class TipAdapter(Method):
         """Texts are frozen; so many looks at each training image."""
         return Shape(text_learns=False, looks=self.settings.passes)
 
-    @property
-    def separable(self) -> bool:
+    def separable(self, space: LabelSpace, learned: LabelSpace) -> bool:
         """No: only classes that were learned have images in the cache."""
         return False
 
@@ -171,9 +171,12 @@ class TipAdapterFSettings(TipAdapterSettings):
     method: ClassVar[str] = "tip-adapter-f"
     schedule: ClassVar[Literal["epochs", "steps"]] = "steps"
     adam_epsilon: ClassVar[float] = 1e-4
+    version: ClassVar[int] = 2
+    paper: ClassVar[Mapping[str, Any]] = {"epochs": 20, "batch_size": 256, "lr": 0.001}
+    earlier: ClassVar[Mapping[int, Mapping[str, Any]]] = {1: paper}
 
-    epochs: Epochs = 20
-    batch_size: BatchSize = 256
+    epochs: Epochs = 10
+    batch_size: BatchSize = 16
     optimizer: Optimizer = "adamw"
     lr: LearningRate = 0.001
     weight_decay: float = Field(default=0.01, ge=0, description="Weight decay of the keys.")
