@@ -2,7 +2,7 @@
 
     python -m benchmarks.conformal --csv benchmarks/results/conformal.csv
 
-CDC learns the base classes of each data set, with the settings of the suites base-to-new but fewer epochs:
+CDC learns the base classes of each data set, with the settings of mini/few-shot, or of photos/base-to-new, but fewer epochs:
 what is promised does not depend on how good the model is. Again and again a half of the test images of these
 classes, drawn at random, calibrates, as the command does it. What was found is tried on the other half (part
 base), and on what it promises nothing of: test images of the classes that were not learned, among these
@@ -102,7 +102,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """A row for each part and kind of sets: means over the draws, and deviations of the coverage."""
     dataset = load_data(name, root)
-    suite = load_suite("mini/base-to-new" if name.startswith("mini/") else "photos/base-to-new")
+    suite = load_suite("mini/few-shot" if name.startswith("mini/") else "photos/base-to-new")
     settings = suite.methods["cdc"] | {"epochs": epochs}
     backbone = as_backbone("auto", dataset.name, None, "float32", "auto")
     protocol = PROTOCOLS["base-to-new"]

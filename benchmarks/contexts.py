@@ -2,7 +2,7 @@
 
     python -m benchmarks.contexts --root DATA --csv benchmarks/results/contexts.csv
 
-CDC learns all classes of each data set, with the settings of the suites base-to-new but fewer epochs. Every
+CDC learns all classes of each data set, with the settings of mini/few-shot, or of photos/base-to-new, but fewer epochs. Every
 way but plain averages the class probabilities of as many looks at a photo, the plain one among them:
 
 - shifts: the photo moved by a few pixels (test-time augmentation).
@@ -291,7 +291,7 @@ def measure(
     name, rho, seed, passes = (run[head] for head in _RUN)
     world = rho != ""
     dataset = load_data(f"{name}@{rho}" if world else name, root)
-    settings = load_suite("mini/base-to-new" if world else "photos/base-to-new").methods["cdc"]
+    settings = load_suite("mini/few-shot" if world else "photos/base-to-new").methods["cdc"]
     settings = settings | {"epochs": epochs, "contexts": _CONTEXTS}
     backbone = as_backbone("auto", dataset.name, None, precision, "cpu")
     base = dataset if world else base_new(dataset)[0]

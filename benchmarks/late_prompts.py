@@ -95,7 +95,7 @@ def main(
     csv_file: CsvFile = None,
 ) -> None:
     """Measure every L0 that leaves a layer with prompts."""
-    given = {"batch_size": batch} if cost_of else load_suite("mini/base-to-new").methods["cdc"]
+    given = {"batch_size": batch} if cost_of else load_suite("mini/few-shot").methods["cdc"]
     tower = random_backbone(cost_of, precision) if cost_of else load_backbone(precision=precision)
     layers = min(9, tower.text_layers, tower.vision_layers)
     for name in [f"{classes} classes"] if cost_of else data or DEVELOPMENT:

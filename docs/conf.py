@@ -87,11 +87,13 @@ def _settings() -> str:
     pages = []
     for name, method in METHODS.items():
         pages.append(f"## {name}\n\n{(method.__doc__ or '').strip().splitlines()[0]}\n")
+        paper = method.Settings.paper
         rows = [
-            f"| `{setting}` | `{field.default!r}` | {(field.description or '').replace('|', chr(92) + '|')} |"
+            f"| `{setting}` | `{field.default!r}` | {f'`{paper[setting]!r}`' if setting in paper else ''} "
+            f"| {(field.description or '').replace('|', chr(92) + '|')} |"
             for setting, field in method.Settings.model_fields.items()
         ]
-        pages.append("\n".join(["| setting | default | |", "|---|---|---|", *rows]) + "\n")
+        pages.append("\n".join(["| setting | default | `preset=paper` | |", "|---|---|---|---|", *rows]) + "\n")
     return "\n".join(pages)
 
 

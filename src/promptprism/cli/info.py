@@ -109,7 +109,7 @@ def card_facts(card: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def method_rows(name: str | None = None) -> dict[str, dict[str, Any]]:
-    """Each method, or the one, with its summary and its settings: default and meaning by name.
+    """Each method, or the one, with its summary and its settings: default, paper's and meaning by name.
 
     Raises:
         PromptPrismError: no such method.
@@ -119,11 +119,13 @@ def method_rows(name: str | None = None) -> dict[str, dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for method in METHODS if name is None else (name,):
         defaults = make_settings(method).model_dump(mode="json")
-        fields = METHODS[method].Settings.model_fields
+        kind = METHODS[method].Settings
+        paper, fields = make_settings(method, preset="paper").model_dump(mode="json"), kind.model_fields
         rows[method] = {
             "summary": inspect.cleandoc(METHODS[method].__doc__ or "").splitlines()[0],
             "settings": {
-                key: {"default": value, "meaning": fields[key].description} for key, value in defaults.items()
+                key: {"default": value, "paper": paper[key], "meaning": fields[key].description}
+                for key, value in defaults.items()
             },
         }
     return rows

@@ -119,11 +119,19 @@ def summaries(rows: Mapping[str, Row]) -> Table:
 def settings(rows: Mapping[str, Row]) -> Table:
     """Settings of a method with default and meaning."""
     default = Column("default", overflow="fold", max_width=24)
-    table = grid(_name("setting"), default, "meaning", caption="change one by fit --set NAME=VALUE")
+    other = {name: row["paper"] for name, row in rows.items() if row["paper"] != row["default"]}
+    caption = "change one by fit --set NAME=VALUE"
+    if other:
+        told = ", ".join(f"{name}={_value(value)}" for name, value in other.items())
+        caption += f"; --set preset=paper is {told}"
+    table = grid(_name("setting"), default, "meaning", caption=caption)
     for name, row in rows.items():
-        value = row["default"] if isinstance(row["default"], str) else json.dumps(row["default"])
-        table.add_row(name, Text(value), Text(row["meaning"] or ""))
+        table.add_row(name, Text(_value(row["default"])), Text(row["meaning"] or ""))
     return table
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def predictions(rows: Sequence[Row]) -> Table:
