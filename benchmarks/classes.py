@@ -24,7 +24,9 @@ def measure(
     backbone: Backbone, classes: int, templates: int, batch: int, repeats: int, text_memory_mb: float
 ) -> dict[str, Any]:
     """One row: a step with so many classes."""
-    method = build(backbone, CdcSettings(templates=templates, text_memory_mb=text_memory_mb))
+    method = build(
+        backbone, CdcSettings(templates=templates, text_memory_mb=text_memory_mb, class_offsets=False)
+    )
     space = LabelSpace(tuple(class_names(classes)))
     run = training_step(method, space, *draw(backbone, templates, batch, classes))
     samples = interleave({"step": run}, repeats)["step"]

@@ -112,7 +112,7 @@ def write_shards(folder: Path, count: int) -> list[str]:
 
 def measure_shards(backbone: Backbone, folder: Path, scenes: int) -> dict[str, Any]:
     """Photos named by one process and by two; and by no engine at all."""
-    method = build_method(make_settings("cdc"), backbone, 1)
+    method = build_method(make_settings("cdc", preset="paper"), backbone, 1)
     one = method.classifier(load("mini/general").label_space)
     points, tables = [], {}
     parquet = importlib.import_module("pyarrow.parquet")
@@ -180,7 +180,7 @@ def measure_devices(backbone: Backbone, classes: int, count: int) -> dict[str, A
     records = [replace(images[label % len(images)], label=label) for label in range(classes)]
     steps = {}
     for devices in (1, 2):
-        settings = make_settings("cdc", epochs=1, batch_size=math.ceil(classes / count))
+        settings = make_settings("cdc", preset="paper", epochs=1, batch_size=math.ceil(classes / count))
         trained = learn(settings, backbone, space, records, devices=devices)
         steps[devices] = trained.training.seconds_per_step
     assert steps[1] and steps[2]
@@ -227,7 +227,7 @@ def _count(connection: Any, classes: int, images: int, whole: bool) -> None:
             setattr(module, "PART", 10**9)  # noqa: B010 - it is theirs, imported
     plain = sorted({concept.name for concept in concepts()})
     names = tuple(f"{plain[i % len(plain)]} {plain[i // len(plain)]}" for i in range(classes))
-    method = build_method(make_settings("cdc"), backbone, 1)
+    method = build_method(make_settings("cdc", preset="paper"), backbone, 1)
     photos = [record.source for record in load("mini/general").train[:images]]
     began = time.perf_counter()
     with _peak() as build:

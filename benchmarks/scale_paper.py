@@ -96,11 +96,14 @@ def on_paper(found: Mapping[str, Any]) -> dict[str, Any]:
     core_gflops = shards["gflop_per_image"] / shards["alone_seconds_per_image"]
     engine = max(0.0, shards["engine_seconds_per_image"])
     naming = {
-        name: _naming(build_method(make_settings(name), backbone), found["read_seconds_per_image"] + engine)
+        name: _naming(
+            build_method(make_settings(name, preset="paper"), backbone),
+            found["read_seconds_per_image"] + engine,
+        )
         for name in ("zero-shot", "cdc")
     }
     names = tuple(f"class number {number}" for number in range(assumed.imagenet_classes))
-    training = _training(build_method(make_settings("cdc"), backbone), LabelSpace(names))
+    training = _training(build_method(make_settings("cdc", preset="paper"), backbone), LabelSpace(names))
     table = _table(found["cells"]["engine_seconds_per_cell"])
     for one in (*naming.values(), training, table):
         one["core_hours_without_gpu"] = one["pflop"] * 1e6 / core_gflops / 3600

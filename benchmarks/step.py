@@ -92,7 +92,7 @@ def compare(
     Raises:
         PromptPrismError: the two ways disagree.
     """
-    names, settings = class_names(classes), CdcSettings(templates=templates, depth=depth)
+    names, settings = class_names(classes), CdcSettings(templates=templates, depth=depth, class_offsets=False)
     space = LabelSpace(tuple(names))
     fast = build(random_backbone(backbone, precision), settings)
     views, labels = draw(fast.backbone, templates, batch, classes)

@@ -93,7 +93,9 @@ def _settings() -> str:
             f"| {(field.description or '').replace('|', chr(92) + '|')} |"
             for setting, field in method.Settings.model_fields.items()
         ]
-        pages.append("\n".join(["| setting | default | `preset=paper` | |", "|---|---|---|---|", *rows]) + "\n")
+        pages.append(
+            "\n".join(["| setting | default | `preset=paper` | |", "|---|---|---|---|", *rows]) + "\n"
+        )
     return "\n".join(pages)
 
 

@@ -159,7 +159,7 @@ def drift(method: str, backbone: Backbone, data: Path) -> dict[str, Any]:
     Of prompts alone: offsets are the learned classes' own.
     """
     dataset = load_data(data / "flowers12")
-    settings = make_settings(method, epochs=20, batch_size=16, class_offsets=False)
+    settings = make_settings(method, preset="paper", epochs=20, batch_size=16, class_offsets=False)
     cell = Cell(protocol="base-to-new", method=method, settings=settings, data=dataset.name, shots=16, seed=1)
     found = accuracy_over_epochs(cell, backbone, dataset)
     rows = enumerate(zip(found.base, found.new, strict=True))
