@@ -3,7 +3,8 @@
     python -m benchmarks.conformal --csv benchmarks/results/conformal.csv
 
 CDC learns the base classes of each data set, with the settings of mini/few-shot, or of photos/base-to-new,
-but fewer epochs: what is promised does not depend on how good the model is. Again and again a half of the test images of these
+but fewer epochs: what is promised does not depend on how good the model is. Again and again a half of the
+test images of these
 classes, drawn at random, calibrates, as the command does it. What was found is tried on the other half (part
 base), and on what it promises nothing of: test images of the classes that were not learned, among these
 (new), and images of the base classes from shifted domains, where there are some. Rows are written after each

@@ -3,7 +3,8 @@
     python -m benchmarks.contexts --root DATA --csv benchmarks/results/contexts.csv
 
 CDC learns all classes of each data set, with the settings of mini/few-shot, or of photos/base-to-new, but
-fewer epochs. Every way but plain averages the class probabilities of as many looks at a photo, the plain one among them:
+fewer epochs. Every way but plain averages the class probabilities of as many looks at a photo, the plain one
+among them:
 
 - shifts: the photo moved by a few pixels (test-time augmentation).
 - patches: the patches least attended by the class token give way to those of a training photo.
