@@ -225,6 +225,18 @@ def test_what_was_learned_is_known_under_other_classes_and_after_loading(model, 
     assert np.array_equal(plain.predict_proba(SOURCES), expected)
     with pytest.raises(PromptPrismError, match=r"setting 'lr' .* learned with.* Can be: distance_aware"):
         load_model(tmp_path / "adapter", backbone=tiny, lr=0.1)
+    with pytest.raises(
+        PromptPrismError, match=r"preset='paper' says how to learn, and adapter .* has learned"
+    ):
+        load_model(tmp_path / "adapter", backbone=tiny, preset="paper")
+
+
+def test_the_preset_of_the_paper_is_known_by_its_name(tiny):
+    model = PromptPrism("cdc", tiny, preset="paper", epochs=0, templates=2).fit(DATA)
+    assert (model.method_.settings.fusion, model.method_.settings.epochs) == ("dempster", 0)
+    assert model.get_params()["preset"] == "paper" and "preset" not in model.method_.settings.model_dump()
+    with pytest.raises(PromptPrismError, match=r"no setting 'presett'\. Did you mean preset"):
+        model.set_params(presett="paper")
 
 
 @pytest.mark.slow

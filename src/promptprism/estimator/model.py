@@ -259,6 +259,11 @@ def load_model(
     path, chosen = located(path), None
     if settings:
         card = read_card(path)
+        if "preset" in settings:
+            raise PromptPrismError(
+                f"preset={settings['preset']!r} says how to learn, and adapter '{path}' has learned: "
+                "leave it out"
+            )
         chosen = make_settings(card.method, **card.settings | settings)
     trained, card = load_adapter(path, backbone, pretrained, precision, device, trust_backbone, chosen)
     model = PromptPrism(

@@ -90,7 +90,7 @@ def make_settings(name: str, also: Iterable[str] = (), /, **given: Any) -> Metho
         problems = sorted(error.errors(), key=lambda one: one["loc"][0] in kind.model_fields)
         problem, setting = problems[0], str(problems[0]["loc"][0])
         if setting not in kind.model_fields:
-            names = (*kind.model_fields, *also)
+            names = (*kind.model_fields, "preset", *also)
             near = difflib.get_close_matches(setting, names, n=3, cutoff=0.4) or names
             raise PromptPrismError(
                 f"Method {name!r} has no setting {setting!r}. Did you mean {', '.join(near)}?"
