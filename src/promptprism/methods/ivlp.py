@@ -12,10 +12,9 @@ from promptprism.methods.base import BatchSize, Epochs, LearningRate, MethodSett
 from promptprism.methods.templated import TemplateMethod, TemplateSettings
 
 
-class IvlpSettings(TemplateSettings):
-    """IVLP's settings in the base-to-new protocol, as PromptSRC's authors train it."""
+class _ApartSettings(TemplateSettings):
+    """What both share, as PromptSRC's and MaPLe's authors train them beside their own methods."""
 
-    method: ClassVar[str] = "ivlp"
     version: ClassVar[int] = 2
     paper: ClassVar[Mapping[str, Any]] = {"epochs": 20, "batch_size": 4, "lr": 0.0025}
     earlier: ClassVar[Mapping[int, Mapping[str, Any]]] = {1: paper}
@@ -23,11 +22,18 @@ class IvlpSettings(TemplateSettings):
     epochs: Epochs = 10
     batch_size: BatchSize = 16
     lr: LearningRate = 0.004
-    templates: Literal[1] = Field(default=1, description="IVLP has one template.")
+    templates: Literal[1] = Field(default=1, description="There is one template.")
     coupled: Literal[False] = Field(default=False, description="Nothing couples the prompts of both towers.")
+    vision_tokens: int = Field(default=4, ge=1, description="m, vision prompts per layer.")
+
+
+class IvlpSettings(_ApartSettings):
+    """IVLP's settings in the base-to-new protocol."""
+
+    method: ClassVar[str] = "ivlp"
+
     learn_text: Literal[True] = Field(default=True, description="Both towers have prompts.")
     context_length: int = Field(default=4, ge=1, description="n, text prompts per layer.")
-    vision_tokens: int = Field(default=4, ge=1, description="m, vision prompts per layer.")
 
 
 class Ivlp(TemplateMethod):
@@ -39,21 +45,12 @@ class Ivlp(TemplateMethod):
     needs_vision_prompts = True
 
 
-class VptSettings(TemplateSettings):
-    """VPT's settings, as PromptSRC's and MaPLe's authors train it beside their own methods."""
+class VptSettings(_ApartSettings):
+    """VPT's settings in the base-to-new protocol."""
 
     method: ClassVar[str] = "vpt"
-    version: ClassVar[int] = 2
-    paper: ClassVar[Mapping[str, Any]] = {"epochs": 20, "batch_size": 4, "lr": 0.0025}
-    earlier: ClassVar[Mapping[int, Mapping[str, Any]]] = {1: paper}
 
-    epochs: Epochs = 10
-    batch_size: BatchSize = 16
-    lr: LearningRate = 0.004
-    templates: Literal[1] = Field(default=1, description="VPT has one template.")
-    coupled: Literal[False] = Field(default=False, description="There are no text prompts to couple to.")
     learn_text: Literal[False] = Field(default=False, description="The texts stay the phrase.")
-    vision_tokens: int = Field(default=4, ge=1, description="m, vision prompts per layer.")
 
 
 class Vpt(TemplateMethod):
