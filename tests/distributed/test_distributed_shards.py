@@ -46,7 +46,8 @@ def one(tiny):
 @pytest.fixture(scope="module")
 def saved(tiny, tmp_path_factory):
     """An adapter of the tiny model."""
-    trained = learn(make_settings("cdc", templates=2, depth=2, epochs=0), tiny, SPACE, ())
+    settings = make_settings("cdc", templates=2, depth=2, epochs=0, class_offsets=False)
+    trained = learn(settings, tiny, SPACE, ())
     folder = tmp_path_factory.mktemp("adapter") / "a"
     save_adapter(folder, trained.method, Card.of(trained, SPACE, None))
     return folder

@@ -22,7 +22,7 @@ def parameter(method, name):
 
 
 def make(backbone, arrays, zero_b=False, **settings):
-    method = build_method(make_settings("clip-lora", dropout=0, **settings), backbone)
+    method = build_method(make_settings("clip-lora", preset="paper", dropout=0, **settings), backbone)
     covered = 0
     with torch.no_grad():
         for name in arrays["names"]:
@@ -103,7 +103,7 @@ def test_golden_eight_steps_of_adamw(golden_backbone, arrays, prefix):
 
 
 def test_golden_rates(arrays):
-    settings = make_settings("clip-lora", epochs=160)
+    settings = make_settings("clip-lora", preset="paper")
     steps = [*range(0, 8000, 500), 7999]
     rates = [step_rate(settings, *divmod(step, 50), 50) for step in steps]
     np.testing.assert_allclose(rates, arrays["lrs_16shots_every500"], rtol=1e-6)

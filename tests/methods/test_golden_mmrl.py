@@ -32,7 +32,9 @@ def arrays(golden):
 
 @pytest.fixture
 def method(golden_backbone, arrays):
-    settings = make_settings("mmrl", tokens=5, width=128, first_layer=2, alpha=0.7, regularisation=2)
+    settings = make_settings(
+        "mmrl", preset="paper", tokens=5, width=128, first_layer=2, alpha=0.7, regularisation=2
+    )
     method, covered = build_method(settings, golden_backbone), 0
     with torch.no_grad():
         for name in arrays["names"]:
@@ -111,5 +113,5 @@ def test_golden_five_steps_of_adamw(method, arrays):
 
 
 def test_golden_rates(arrays):
-    rates = [step_rate(make_settings("mmrl"), epoch, 0, 7) for epoch in range(10)]
+    rates = [step_rate(make_settings("mmrl", preset="paper"), epoch, 0, 7) for epoch in range(10)]
     np.testing.assert_allclose(rates, arrays["lrs_base2new"], rtol=1e-6)

@@ -49,7 +49,7 @@ def test_golden_search(arrays, zero_shot):
 
 
 def test_golden_training_of_the_keys(arrays, zero_shot):
-    settings = make_settings("tip-adapter-f", epochs=5)
+    settings = make_settings("tip-adapter-f", preset="paper", epochs=5)
     keys = torch.nn.Parameter(arrays["cache_keys"].clone())
     alpha, beta = arrays["f/alpha_beta"].tolist()
     optimizer = make_optimizer(settings, [keys])
