@@ -43,7 +43,7 @@ def demo(
     pretrained: Pretrained = None,
     device: Device = "auto",
     seed: Seed = 1,
-    full: Annotated[bool, flag("--full", "Five methods with all their epochs: 5 to 6 minutes.")] = False,
+    full: Annotated[bool, flag("--full", "Five methods with all their epochs: 4 minutes.")] = False,
     json_file: Json = None,
 ) -> None:
     """Compare methods from base to new classes, and look at opinions.
