@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from made_results import result, two
-from pydantic import create_model
+from pydantic import ValidationError, create_model
 from toys import colours
 from typer.testing import CliRunner
 
@@ -116,6 +116,9 @@ def test_a_line_of_an_earlier_version_is_what_it_was_then():
     assert (read.learned, read.key) == keys(read.cell, read.backbone, {"a": "f"}, "i")
     assert CellResult.model_validate_json(read.model_dump_json()) == read
     assert CellResult.model_validate(content).key == now.key  # of now: as it is written
+    for version in ([1], {}, "1x"):
+        with pytest.raises(ValidationError, match=r"cell\.version"):
+            CellResult.model_validate_json(json.dumps(then | {"cell": then["cell"] | {"version": version}}))
 
 
 @pytest.mark.parametrize(

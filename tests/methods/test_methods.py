@@ -279,7 +279,9 @@ def test_depth_fits_the_backbone(tiny):
         ("cdc", {"evidence": "sigmoid"}, "evidence='sigmoid' of method 'cdc' is refused"),
         ("maple", {"templates": 4}, "templates=4 of method 'maple' is refused"),
         ("maple", {"evidence": "exp"}, "'maple' has no setting 'evidence'"),
-        ("coop", {"preset": "papers"}, "preset='papers' of method 'coop' is unknown: it is 'paper', what"),
+        ("coop", {"preset": "papers"}, "preset='papers' of method 'coop' is unknown: it is 'paper', the"),
+        ("coop", {"preset": [1]}, r"preset=\[1\] of method 'coop' is unknown: .*; 1, the defaults of that"),
+        ("cdc", {"preset": True}, "preset=True of method 'cdc' is unknown"),
     ],
 )
 def test_unknown_methods_and_settings(tiny, name, settings, words):

@@ -74,7 +74,9 @@ class Cell(Facts):
         method = METHODS.get(str(given.get("method"))) if isinstance(given, Mapping) else None
         version = given.get("version", 1) if method else None
         settings = given.get("settings") if method else None
-        if not method or version not in method.Settings.earlier or not isinstance(settings, Mapping):
+        if not method or not isinstance(version, int) or not isinstance(settings, Mapping):
+            return given
+        if version not in method.Settings.earlier:
             return given
         return {
             **given,

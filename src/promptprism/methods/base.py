@@ -61,7 +61,7 @@ class MethodSettings(BaseModel):
     earlier: ClassVar[Mapping[int, Mapping[str, Any]]] = {}
     """What defaults were in versions that made the same numbers: `preset=VERSION`, for what is read."""
     paper: ClassVar[Mapping[str, Any]] = {}
-    """What `preset="paper"` takes instead of the defaults: what the method's authors train with."""
+    """What `preset="paper"` takes instead of the defaults: the authors' setting, as far as it is known."""
 
     schedule: ClassVar[Literal["epochs", "steps"]] = "epochs"
     """epochs: warm-up, then a cosine from epoch to epoch; steps: a cosine from step to step, no warm-up."""
@@ -85,11 +85,13 @@ class MethodSettings(BaseModel):
         if not isinstance(given, Mapping) or "preset" not in given:
             return given
         preset, rest = given["preset"], {name: value for name, value in given.items() if name != "preset"}
-        values = cls.paper if preset == "paper" else cls.earlier.get(preset)
+        # True would be version 1, and what is no number may have no hash.
+        values = cls.paper if preset == "paper" else cls.earlier.get(preset) if type(preset) is int else None
         if values is None:
+            versions = "".join(f"; {version}, the defaults of that version" for version in cls.earlier)
             raise PromptPrismError(
-                f"preset={preset!r} of method {cls.method!r} is unknown: it is 'paper', what the method's "
-                "authors train with. Leave it out for the defaults"
+                f"preset={preset!r} of method {cls.method!r} is unknown: it is 'paper', the authors' setting "
+                f"as far as it is known{versions}. Leave it out for the defaults"
             )
         return {**values, **rest}
 
