@@ -53,6 +53,7 @@ def test_csv_with_commas_in_quotes_and_an_absolute_path(tmp_path):
             "path,label,split\n1.png,a,holdout\n",
             "line 2 of CSV '.*' has split 'holdout': use train, val",
         ),
+        ('path,label,split\n1.png,a,"0\n0"\n', r"line 2 of CSV '.*' has split '0\\n0': use train, val"),
         (
             "path,label\n1.png,a\nno.png,a\n",
             r"1 of 2 images of CSV '.*' do not exist, first: '.*no\.png'\.",

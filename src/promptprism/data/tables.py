@@ -152,13 +152,13 @@ def _row(where: str, folder: Path, line: int, cells: dict[str, str], reading: Re
         )
     if "://" in image:
         raise PromptPrismError(
-            f"line {line} of {where} has the address '{image}': download the images and list the files"
+            f"line {line} of {where} has the address {image!r}: download the images and list the files"
         )
     given = cells.get("split") or ("" if reading.splits else "train")
     split = reading.split(given)
     if split is None and not reading.splits:
         raise PromptPrismError(
-            f"line {line} of {where} has split '{given.lower()}': use train, val or test, or say which is "
+            f"line {line} of {where} has split {given.lower()!r}: use train, val or test, or say which is "
             "meant: --split test=NAME"
         )
     return None if split is None else _Row(line, on_disk(folder, image), label, split)
