@@ -227,6 +227,7 @@ def test_an_archive_fetched_by_hand_is_unpacked(hub, eurosat, tmp_path):
         (archive("caltech101"), "has no 'split_zhou_EuroSAT.json': it is not that of EuroSAT"),
         (archive(spare=["eurosat/../../out.txt"]), r"would write '\.\./\.\./out\.txt', outside of"),
     ],
+    ids=["cut", "other", "outside"],
 )
 def test_archives_that_are_none(eurosat, tmp_path, content, words):
     entry = eurosat(content)
