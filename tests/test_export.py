@@ -244,4 +244,4 @@ def test_onnx_image_of_docker_installs_what_the_extras_ask_for():
     serve = project["optional-dependencies"]["serve"]
     asked = {*project["dependencies"], *project["optional-dependencies"]["onnx"], *serve}
     installed = set(re.findall(r'"([\w-]+>=[\d.]+)"', (root / "docker/Dockerfile").read_text()))
-    assert installed <= asked and set(serve) <= installed and "onnxruntime>=1.18" in installed
+    assert installed <= asked and set(serve) <= installed and "onnxruntime>=1.19" in installed
