@@ -113,6 +113,10 @@ def test_study_table_sets_every_row_against_the_first_on_the_seeds_that_both_hav
     # Only seed 1 is common; two data sets are too few for an interval.
     assert softmax[3].mean == pytest.approx(0.7) and softmax[4:6] == ("+10.00", None)
     assert softmax[-1] == "2 of 4"
+    table = make_table(results, "study", SUITE, against=softmax[0])
+    assert table.columns[5] == f"less {softmax[0]}" and [row[5] for row in table.rows] == ["-10.00", None]
+    with pytest.raises(PromptPrismError, match="no row 'three' to compare with"):
+        make_table(results, "study", SUITE, against="three")
     three = [result("zero-shot", data, 1, two(0.5, 0.5)) for data in "abc"]
     three += [cdc(data, seed, 0.5 + 0.1 * seed) for data in "abc" for seed in (1, 2)]
     plain, ours = (row[1:] for row in make_table(three, "study").rows)
@@ -141,6 +145,9 @@ def test_semantics_table_sets_each_template_against_all_together():
     average = found["average", "new"]
     assert average[0].mean == pytest.approx((0.55 + 0.3) / 2) and average[2].mean == pytest.approx(0.4)
     assert average[0].std == pytest.approx(0.0353553, abs=1e-6)
+    # A suite's table has no columns for templates that only other results have.
+    more = [cdc("a", 1, 0.5, 0.5, each=(0.5,) * 8), cdc("a", 1, 0.8, 0.6, each=(0.5, 0.7), head="softmax")]
+    assert make_table(more, "per-semantic", SUITE).columns[3:] == ("S1", "S2", "fused", "less best S", "note")
     with pytest.raises(PromptPrismError, match="no result has several templates"):
         make_table(results[-1:], "per-semantic")
 

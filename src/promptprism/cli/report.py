@@ -45,7 +45,7 @@ def report(
     per_seed: Annotated[bool, flag("--per-seed", "Show every seed, collapsed ones too.")] = False,
     against: Annotated[
         str | None,
-        option("ROW", "Gains and intervals against this row of the table, instead of those of CDC."),
+        option("ROW", "Gains and intervals against this row, instead of those of CDC or against the first."),
     ] = None,
     json_file: Json = None,
 ) -> None:

@@ -49,7 +49,7 @@ def protocol_table(
     if against is not None:
         if _BEST not in said:
             raise PromptPrismError(f"table '{protocol}' has no gains: leave out against (--against)")
-        against = _row_named(against, runs, published)
+        against = row_named(against, runs, published)
         said = said.replace(_BEST, against)
     names, lines = make(runs, published, against)
     if per_seed:
@@ -110,7 +110,7 @@ def gains(
     return {row: f"{100 * (there[row] - max(rivals)):+.2f}" for row in ours} if rivals else {}
 
 
-def _row_named(name: str, runs: Runs, published: Published) -> str:
+def row_named(name: str, runs: Runs, published: Published) -> str:
     """The label of the row that is meant: its label, or its name if it is the only one of that name.
 
     Raises:

@@ -18,11 +18,10 @@ _Maker = Callable[[Sequence[CellResult], Suite | None], ResultTable]
 _OTHERS: dict[str, _Maker] = {
     "trust": make_trust_table,
     "per-semantic": semantics_table,
-    "study": study_table,
     # The paper has a table of each; here one that shows whichever settings differ.
     **dict.fromkeys(("settings", "ablation", "templates", "augmentation"), settings_table),
 }
-TABLES = (*PROTOCOLS, *_OTHERS)
+TABLES = (*PROTOCOLS, *_OTHERS, "study")
 
 
 def make_table(
@@ -46,10 +45,12 @@ def make_table(
     """
     if name in PROTOCOLS:
         return protocol_table(results, name, suite, per_seed, against)
-    if name not in _OTHERS:
+    if name not in TABLES:
         raise PromptPrismError(f"unknown table '{name}': choose one of {', '.join(TABLES)}")
     if per_seed:
         raise PromptPrismError(f"table '{name}' has no rows per seed: those of protocols have")
+    if name == "study":
+        return study_table(results, suite, against)
     if against is not None:
         raise PromptPrismError(f"table '{name}' has no gains: leave out against (--against)")
     return _OTHERS[name](results, suite)

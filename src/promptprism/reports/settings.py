@@ -8,7 +8,7 @@ from promptprism.evaluation.protocols import PROTOCOLS
 from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
 from promptprism.reports.interval import FEWEST, hm_interval, pairs_of
-from promptprism.reports.protocols import averaged, base_new_hm, over_data
+from promptprism.reports.protocols import averaged, base_new_hm, over_data, row_named
 from promptprism.reports.results import Row, Run, Runs, group, results_of
 from promptprism.reports.table import Figure, Line, ResultTable
 from promptprism.reports.trust import average_metric
@@ -75,21 +75,29 @@ def settings_table(results: Iterable[CellResult], suite: Suite | None = None) ->
     )  # fmt: skip
 
 
-def study_table(results: Iterable[CellResult], suite: Suite | None = None) -> ResultTable:
-    """What a choice of settings is worth: every row against the first one, in accuracy and trust.
+def study_table(
+    results: Iterable[CellResult], suite: Suite | None = None, against: str | None = None
+) -> ResultTable:
+    """What a choice of settings is worth: every row against one of them, in accuracy and trust.
 
     Of base-to-new, over all data sets together; `settings_table` tells what each row costs.
 
+    Args:
+        results: to make it of.
+        suite: take its cells only, and call the rows as it does.
+        against: the row that all others are set against; None takes the first.
+
     Raises:
-        PromptPrismError: there are no results of base-to-new.
+        PromptPrismError: there are no results of base-to-new, or no such row.
     """
     runs = group(results_of(results, "base-to-new"), suite)
     lines: list[Line] = []
     data, wanted = averaged(runs.datasets)[0]
-    first = next(iter(runs.by_row))
+    label = against and row_named(against, runs, {})
+    rival = next(row for row in runs.by_row if label in (None, row.label))
     for row in runs.by_row:
         there, _ = over_data(runs, row, wanted)
-        pairs = pairs_of(runs, row, first) if row != first else {}
+        pairs = pairs_of(runs, row, rival) if row != rival else {}
         less, low, high = (100 * value for value in hm_interval(pairs)) if pairs else (0.0, 0.0, 0.0)
         interval = f"{low:+.2f} to {high:+.2f}" if len(pairs) >= FEWEST else None
         trust = [average_metric(there, part, metric) for part, metric in _TRUST.values()]
@@ -102,13 +110,13 @@ def study_table(results: Iterable[CellResult], suite: Suite | None = None) -> Re
             _cells(there, row, runs),
         )
         lines.append(Line(data, row.label, values))
-    less_first = f"less {first.label}"
+    less_rival = f"less {rival.label}"
     return ResultTable(
-        ("base", "new", "HM", less_first, "95 % interval", *_TRUST, "cells"),
+        ("base", "new", "HM", less_rival, "95 % interval", *_TRUST, "cells"),
         tuple(lines),
         (
             "in %, NLL in nats, mean ± standard deviation over seeds; HM: harmonic mean of the averages",
-            f"{less_first}: in HM, over the data sets and seeds that both have; its interval is by a paired "
+            f"{less_rival}: in HM, over the data sets and seeds that both have; its interval is by a paired "
             "bootstrap over them",
             "ECE: expected calibration error; new by own: AUROC of telling images of new classes from those "
             "of base classes by the method's own uncertainty",
@@ -133,7 +141,13 @@ def semantics_table(results: Iterable[CellResult], suite: Suite | None = None) -
         )
     protocol = next(name for name in PROTOCOLS if any(r.cell.protocol == name for r in several))
     runs = group(results_of(several, protocol), suite)
-    count = max(len(score.template_accuracy) for r in several for score in r.scores.values())
+    count = max(
+        len(score.template_accuracy)
+        for by_place in runs.by_row.values()
+        for run in by_place.values()
+        for result in (*run.sound.values(), *run.collapsed.values())
+        for score in result.scores.values()
+    )
     lines: list[Line] = []
     for data, wanted in averaged(runs.datasets):
         for row in runs.by_row:
