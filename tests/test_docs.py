@@ -3,6 +3,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -137,9 +138,14 @@ def tables():
         yield f"report results/study.jsonl --table study --suite {match[1]}", whole
 
 
+#: A file of results is the same for every table that is made of it.
+read_once = cache(read_results)
+
+
 @pytest.mark.parametrize(("command", "table"), list(tables()), ids=[command for command, _ in tables()])
 def test_tables_in_the_documentation_come_out_of_the_results(command, table, monkeypatch):
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("promptprism.evaluation.store.read_results", read_once)
     made = CliRunner().invoke(app, shlex.split(command))
     assert made.exit_code == 0 and len(table) > 4
     assert not set(table) - set(made.stdout.splitlines())

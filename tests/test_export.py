@@ -115,6 +115,7 @@ def test_onnx_answers_are_those_of_the_estimator_for_files_of_all_kinds(exported
         assert row["belief"] == pytest.approx(fused.belief[i].max().item(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_onnx_graph_says_what_it_is(exported):
     model, folder = exported
     facts = json.loads((folder / "model.json").read_text())
@@ -204,6 +205,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_onnx_runtime_needs_no_torch(exported, tmp_path):
     model, folder = exported
     Image.fromarray(picture("green", 1)).save(tmp_path / "green.png")

@@ -68,6 +68,7 @@ def test_shipped_mini():
     assert tokens.shape == (1, mini.context_length)
 
 
+@pytest.mark.slow
 def test_shipped_photo_is_its_own_forward():
     photo = load_backbone("photo", precision="float32", device="cpu")
     pixels = torch.randn(2, 3, photo.image_size, photo.image_size)

@@ -90,6 +90,7 @@ def test_adapters_are_read_asked_and_written(tiny, tmp_path, monkeypatch, capsys
         anytime.read_source(model, "colours")
 
 
+@pytest.mark.slow
 def test_evaluation_measures_all_paths(tiny_factory, monkeypatch, tmp_path):
     monkeypatch.setattr(evaluation, "random_model", lambda name, precision: tiny_factory(precision).model)
     monkeypatch.setattr(evaluation, "random_backbone", lambda name, precision: tiny_factory(precision))

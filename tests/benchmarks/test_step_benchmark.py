@@ -37,6 +37,7 @@ def test_both_ways_agree_and_are_measured(small, tmp_path):
         measure.append_rows(table, [{"other": 1}])
 
 
+@pytest.mark.slow
 def test_a_disagreement_is_an_error(small, monkeypatch):
     monkeypatch.setattr(step, "TOLERANCE", -1.0)
     with pytest.raises(PromptPrismError, match="differ by up to"):

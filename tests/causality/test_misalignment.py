@@ -36,6 +36,7 @@ def test_there_must_be_enough_scenes(tiny):
         task_misalignment(tiny, "mini/food", count=10_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_offsets", [False, True])
 @pytest.mark.parametrize("method", ["coop", "cdc"])
 def test_looking_changes_nothing(tiny, method, class_offsets):

@@ -80,6 +80,7 @@ def test_fit(fitted, data):
     assert not out.with_name("colours.checkpoint").exists()
 
 
+@pytest.mark.slow
 def test_results(tmp_path):
     committed, lines = DOCUMENTED.parents[2] / "results" / "photos.jsonl", tmp_path / "r.jsonl"
     count = len(committed.read_text().splitlines())
@@ -313,6 +314,7 @@ def test_fit_refuses(arguments, says, data, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_allow_fewer(data, tmp_path):
     run("fit", data, "--shots", 5, "--allow-fewer", "--out", tmp_path / "a", *QUICK)
     card = json.loads((tmp_path / "a" / "card.json").read_text())
@@ -336,6 +338,7 @@ def test_places_that_cannot_be_written_are_found_before_the_data_is_read(tmp_pat
         assert re.search(says, run("fit", "no-such-data", *arguments, code=2).stderr)
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed(data, fitted, tmp_path, monkeypatch):
     loss, calls = Cdc.forward, []
 

@@ -14,6 +14,8 @@ from promptprism import PromptPrism, PromptPrismError, load_model
 from promptprism.adapter import CARD, read_card
 from promptprism.data.registry import load_data
 
+pytestmark = pytest.mark.slow
+
 COLOURS = ("red", "green", "blue")
 
 
@@ -43,7 +45,6 @@ def calibrated(place):
     return place / "a", json.loads((place / "c.json").read_text())
 
 
-@pytest.mark.slow
 def test_calibrate_writes_what_it_found_into_the_card(calibrated):
     adapter, content = calibrated
     assert content.keys() == documented("calibrate") | HEAD
@@ -161,7 +162,6 @@ def test_calibrating_again_begins_from_the_model_as_it_was_learned(place, calibr
     )
 
 
-@pytest.mark.slow
 def test_answers_of_another_calibration_are_not_gone_on_with(place, calibrated, tmp_path):
     load_model(calibrated[0]).save(tmp_path / "a")
     photos, table = place / "data/test/red", tmp_path / "answers.csv"

@@ -61,6 +61,7 @@ def texts(path):
     return "\n".join(re.findall(r"<!-- (.*?) -->", path.read_text(), re.DOTALL))
 
 
+@pytest.mark.slow
 def test_task_misalignment(tmp_path, monkeypatch):
     monkeypatch.setattr(promptprism.backbones, "load_backbone", load_backbone)
     out = tmp_path / "a.svg"

@@ -49,6 +49,7 @@ def test_suggest_writes_what_fit_reads(place, tmp_path):
         assert "photos in shards are none: unpack the shards" in " ".join(result.stderr.split())
 
 
+@pytest.mark.slow
 def test_suggest_finds_labels_that_look_wrong(place):
     content = json.loads(run("suggest", place / "a", "--labelled", place / "data", "--json", "-").stdout)
     assert content["images"] == 21 and content["learned_from"] == 6

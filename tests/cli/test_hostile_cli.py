@@ -143,6 +143,7 @@ def test_a_place_for_an_adapter_is_for_one_run_and_no_link_to_nothing(data, tmp_
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a"]
 
 
+@pytest.mark.slow
 def test_some_images_cannot_be_read(data, tmp_path):
     (data / "bad.png").write_bytes(b"GIF89a")
     good, missing = data / "red" / "0.png", data / "none\x1b.png"

@@ -16,6 +16,8 @@ from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
 from promptprism.methods import Cdc, CdcSettings
 
+pytestmark = pytest.mark.slow
+
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "reference" / "cli-json.md"
 QUICK = ["--classes", "6", "--templates", "2,1", "--batch", "2", "--predict-batch", "3", "--seconds", "0"]
 
@@ -79,7 +81,6 @@ def test_rounds_go_on_for_the_seconds_asked():
         speed.interleave({"a": work}, 1, seconds=1e9)
 
 
-@pytest.mark.slow
 def test_command():
     content = json.loads(run(*QUICK, "--json", "-").stdout)
     assert content.keys() == documented(0) | {"schema", "schema_version", "promptprism"}

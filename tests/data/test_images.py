@@ -166,6 +166,7 @@ def test_unreadable_files_are_named_with_the_remedy(tmp_path, content, says):
         load_image(path)
 
 
+@pytest.mark.slow
 def test_photos_of_large_cameras_are_read_without_a_warning(tmp_path, recwarn):
     Image.new("1", (12_000, 9_000), 1).save(tmp_path / "large.png")
     limit = Image.MAX_IMAGE_PIXELS

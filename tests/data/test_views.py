@@ -70,6 +70,7 @@ def test_templates_with_the_same_view_draw_their_own_numbers():
     assert not torch.equal(both[0], both[1])
 
 
+@pytest.mark.slow
 def test_random_crop_has_the_distribution_of_torchvision():
     ramp = np.zeros((100, 150, 3), np.uint8)
     ramp[:, :, 0] = np.arange(150)

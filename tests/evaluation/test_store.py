@@ -36,6 +36,7 @@ def command(*arguments, code=0):
     return ran
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_a_new_setting_with_a_neutral_default_finds_all_committed_cells_again(name, monkeypatch):
     for method in METHODS.values():
@@ -201,6 +202,7 @@ def test_a_bad_line_is_named(tmp_path, line, words):
     )
 
 
+@pytest.mark.slow
 def test_a_dry_run_leaves_out_what_is_there(tmp_path):
     suite = tmp_path / "suite.yaml"
     suite.write_text("{protocol: base-to-new, methods: {cdc: {}}, datasets: [mini/food], seeds: [1, 2]}")

@@ -58,6 +58,7 @@ def test_too_few_photos_are_refused_with_how_many_it_takes(per_class):
             check_enough(labels, 0.05, ("a", "b"), False)
 
 
+@pytest.mark.slow
 @given(
     st.integers(19, 60),
     st.sampled_from([0.05, 0.1, 0.2, 0.33]),

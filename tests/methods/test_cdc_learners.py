@@ -83,6 +83,7 @@ def test_one_template_with_a_softmax_head_is_the_method(tiny, learner):
         torch.testing.assert_close(second.probabilities(logits), first.probabilities(logits))
 
 
+@pytest.mark.slow
 @every_learner
 def test_templates_are_learners_of_their_own(tiny, learner):
     cdc = move(make("cdc", tiny, learner=learner, templates=3, **OFF)).eval()
@@ -104,6 +105,7 @@ def test_templates_are_learners_of_their_own(tiny, learner):
     torch.testing.assert_close(loss, sum(losses) / 3)
 
 
+@pytest.mark.slow
 @every_learner
 def test_a_shared_view_is_the_same_view_for_all_and_can_be_asked_for_one_by_one(tiny, learner):
     cdc = move(make("cdc", tiny, learner=learner, templates=3))
@@ -159,6 +161,7 @@ def test_what_was_learned_is_loaded_again_and_bound_by_its_settings(tiny, tmp_pa
         load_adapter(tmp_path / "A", tiny)
 
 
+@pytest.mark.slow
 @every_learner
 def test_it_is_pickled_and_copied_as_what_it_is(tiny, learner):
     cdc = move(make("cdc", tiny, learner=learner, templates=2))

@@ -48,6 +48,7 @@ def test_each_template_is_adjusted_by_its_own():
         assert torch.allclose(alone(seen[m : m + 1]), whole[m : m + 1], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the run collapsed")
 @pytest.mark.parametrize("learner", ["maple", "coop"])
 def test_an_adapter_keeps_its_contexts_and_learns_the_same(tiny, tmp_path, learner):

@@ -38,6 +38,7 @@ def test_logistic_regression_is_at_its_optimum():
     assert size == pytest.approx(2 * torch.tensor(-2 * size).sigmoid().item(), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FROZEN)
 def test_other_classes_get_zero_shot_clip(tiny, name):
     trained = train(tiny, name, DATA.train, **({"epochs": 1} if name == "tip-adapter-f" else {}))
@@ -54,6 +55,7 @@ def test_other_classes_get_zero_shot_clip(tiny, name):
     torch.testing.assert_close(turned.flip(-1), learned, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FROZEN)
 def test_an_adapter_holds_all_that_was_learned(tiny, tmp_path, name):
     trained = train(tiny, name, DATA.train, **({"epochs": 2} if name == "tip-adapter-f" else {}))

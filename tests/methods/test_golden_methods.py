@@ -73,6 +73,7 @@ def test_golden_gradients(case):
         assert_gradient(gradient, expected, reference)
 
 
+@pytest.mark.slow
 def test_golden_five_steps_of_sgd(case):
     _, method, arrays = case
     losses = five_steps(method, arrays)

@@ -36,6 +36,7 @@ class TestKgCoOp:
         loss_of(method, arrays).backward()
         assert_gradient(method.learner.context.grad[0, 0], arrays["grad/ctx"])
 
+    @pytest.mark.slow
     def test_golden_five_steps_of_sgd(self, case):
         method, arrays = case
         np.testing.assert_allclose(five_steps(method, arrays), arrays["sgd_losses"], rtol=1e-3)
@@ -70,6 +71,7 @@ class TestProGrad:
             torch.testing.assert_close(method.learner.context[0, 0], arrays["param/ctx"], rtol=0, atol=1e-7)
         return method, case
 
+    @pytest.mark.slow
     def test_golden_losses(self, case):
         method, arrays = case
         own, known = method.losses(arrays["images"][None], arrays["labels"], method.texts(space_of(arrays)))
@@ -93,6 +95,7 @@ class TestProGrad:
         loss_of(method, arrays).backward()
         assert_gradient(method.learner.context.grad[0, 0], arrays["grad/ctx"])
 
+    @pytest.mark.slow
     def test_golden_five_steps_of_sgd(self, case):
         method, arrays = case
         losses = five_steps(method, arrays)

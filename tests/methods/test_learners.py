@@ -59,6 +59,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny, tmp_path, n
     )
 
 
+@pytest.mark.slow
 def test_promptsrc_saves_the_average_of_its_epochs(tiny):
     seen = []
     settings = make_settings("promptsrc", epochs=3, aggregation_mean=2, aggregation_std=1)
@@ -197,6 +198,7 @@ def test_towers_that_are_no_plain_ones_are_refused(tiny, monkeypatch):
         make("mmrl", tiny)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_one_prediction_of_every_method_can_be_explained(tiny, name):
     from promptprism.inference.explain import explain

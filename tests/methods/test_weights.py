@@ -47,6 +47,7 @@ def step(backbone, name, settings, records, weights=None):
     return loss.item(), {key: value.grad for key, value in method.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "settings"), CASES, ids=str)
 def test_an_image_of_weight_2_is_there_twice_in_the_loss_and_its_gradient(tiny, name, settings):
     if name.startswith("tip-adapter"):
@@ -76,6 +77,7 @@ def test_offsets_start_at_the_weighted_mean_of_a_class(tiny):
     assert not torch.allclose(offsets(heavy), offsets(DATA.train))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [None, 1])
 def test_an_image_of_weight_2_has_two_votes_in_a_cache_and_keeps_them(tiny, tmp_path, epochs):
     name, more = ("tip-adapter", {}) if epochs is None else ("tip-adapter-f", {"epochs": epochs, "lr": 1e-9})

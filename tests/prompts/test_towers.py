@@ -60,6 +60,7 @@ def test_class_right_behind_the_prompts_and_placeholders_that_differ(tiny):
     assert_same(encode_text, plain_text, [prompts], tiny, tokens, prompts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory_mb", [0, 0.5])
 @pytest.mark.parametrize("names", NAMES.values(), ids=NAMES.keys())
 def test_text_recomputed_in_chunks_is_the_plain_forward(tiny, names, memory_mb):
@@ -85,6 +86,7 @@ def kept_mb(compute):
     return sum(storage.nbytes() for storage in storages.values()) / 2**20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_text_keeps_what_it_says_and_no_more_than_its_budget(tiny_factory, precision):
     backbone = tiny_factory(precision)

@@ -54,6 +54,7 @@ def client(review):
     return TestClient(app, base_url="http://localhost", headers={"X-Token": "secret"})
 
 
+@pytest.mark.slow
 def test_labels_are_on_the_disk_at_once_and_can_be_taken_back(client, review, model, folder):
     state = client.get("/api/state").json()
     assert len(state["photos"]) == 7 == state["found"] and not state["busy"]

@@ -45,6 +45,7 @@ def test_callback_is_told_of_every_epoch_as_the_history_has_it(tiny):
     assert all(event.loss > 0 and event.rate > 0 and event.seconds > 0 for event in told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [ValueError("no room"), KeyboardInterrupt()])
 def test_callback_that_raises_leaves_a_checkpoint_to_go_on_from(tiny, tmp_path, error):
     place, told = tmp_path / "checkpoint", []

@@ -37,6 +37,7 @@ def learned(method):
     return {name: value.detach().clone() for name, value in method.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["coop", "cocoop", "maple", "cdc"])
 def test_every_method_lowers_its_loss(tiny, name):
     settings = of(name, epochs=6, lr=0.002)
@@ -91,6 +92,7 @@ class Stop:
         monkeypatch.setattr(METHODS["cdc"], "forward", loss)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny, tmp_path, monkeypatch):
     settings = of("cdc", templates=2)
     whole = train(tiny, settings, seed=3)
