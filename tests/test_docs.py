@@ -195,6 +195,17 @@ def test_the_table_of_shifts_is_that_of_the_benchmark():
     assert told.strip() == drift.table(read_rows(ROOT / "benchmarks/results/drift.csv"))
 
 
+def test_the_tables_of_interventions_are_those_of_the_results():
+    made = [(ROOT / f"results/{name}.md").read_text() for name in ("interventions", "specialise")]
+    told = (
+        (ROOT / "docs/explanation/causality.md").read_text(encoding="utf-8").partition("## What was found")[2]
+    )
+    rows = re.findall(
+        r"^\| [a-z-]+ \| (?:0\S*|S\d|fused) \|.*$", told.partition("## What a user can have")[0], re.M
+    )
+    assert len(rows) > 40 and not {*rows} - {*"\n".join(made).splitlines()}
+
+
 def test_the_table_of_contexts_is_that_of_the_benchmark():
     page = (ROOT / "docs/explanation/causality.md").read_text(encoding="utf-8")
     told = page.partition("<!-- contexts: begin -->")[2].partition("<!-- contexts: end -->")[0]
