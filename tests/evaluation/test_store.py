@@ -21,7 +21,7 @@ from promptprism.methods import METHODS, make_settings
 from promptprism.provenance import BackboneFacts
 
 COMMITTED = Path(__file__).parents[2] / "results"
-FILES = ["mini", "study", "photos", "photos-study"]
+FILES = ["mini", "study", "photos", "photos-v1", "photos-study"]
 
 
 def cell(method="cdc", data="mini/food", **settings):
