@@ -17,7 +17,7 @@ from promptprism.inference.predictor import Predictor
 from promptprism.methods import METHODS, build_method, make_settings
 from promptprism.provenance import Meter
 from promptprism.training import loop
-from promptprism.training.checkpoint import Run
+from promptprism.training.checkpoint import Run, save_checkpoint
 from promptprism.training.loop import learn
 from promptprism.training.schedule import learning_rate
 
@@ -121,6 +121,16 @@ def test_ctrl_c_before_the_first_epoch_ends_says_that_nothing_is_kept(tiny, tmp_
     with pytest.raises(KeyboardInterrupt, match=r"epoch 1 of 3\. Nothing was kept yet"):
         train(tiny, of("cdc"), checkpoint=tmp_path / "checkpoint.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_between_a_checkpoint_and_the_next_epoch_says_that_it_is_kept(tiny, tmp_path, monkeypatch):
+    def save(*of_a_run):
+        save_checkpoint(*of_a_run)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save_checkpoint", save)
+    with pytest.raises(KeyboardInterrupt, match=r"epoch 2 of 3\. The first 1 are kept in '.*kept'"):
+        train(tiny, of("cdc"), checkpoint=tmp_path / "kept")
 
 
 def test_drawn_images_and_files_of_the_same_name_are_told_apart(tiny, tmp_path):

@@ -31,7 +31,7 @@ from promptprism.errors import PromptPrismError
 from promptprism.methods import Method, MethodSettings, build_method
 from promptprism.provenance import Meter
 from promptprism.training.checkpoint import Epoch, Run, load_checkpoint, save_checkpoint
-from promptprism.training.loop import Training, interrupted
+from promptprism.training.loop import Training
 from promptprism.training.schedule import make_optimizer
 
 #: A server that has imported everything once starts the processes of this training and of the next; where
@@ -127,9 +127,7 @@ def share(training: Training, devices: int, space: LabelSpace) -> None:
         try:
             peak = _join(task, home.type, training.callback)
         except KeyboardInterrupt:
-            done = load_checkpoint(kept, *state)[0] if training.checkpoint and kept.exists() else []
-            epochs = method.settings.epochs
-            raise KeyboardInterrupt(interrupted(len(done), epochs, training.checkpoint)) from None
+            raise KeyboardInterrupt(training.interrupted()) from None
         finally:
             method.backbone.to(home)
         training.history, _ = load_checkpoint(kept, *state)

@@ -237,7 +237,17 @@ class Training:
                     if self.callback:
                         self.callback(done[-1])
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(interrupted(len(self.history), epochs, self.checkpoint)) from None
+            raise KeyboardInterrupt(self.interrupted()) from None
+
+    def interrupted(self) -> str:
+        """What is said of a run that was stopped; of what was kept the file knows, to the last instant."""
+        done, place, what = self.history, self.checkpoint, "Nothing was kept yet"
+        if place is None or self.run is None:
+            what = "Nothing was kept: no checkpoint was asked for"
+        elif place.exists():
+            done, _ = load_checkpoint(place, self.run, self.method, self.optimizer)
+            what = f"The first {len(done)} are kept in '{place}': the same call, resuming, goes on from there"
+        return f"stopped in epoch {len(done) + 1} of {self.method.settings.epochs}. {what}"
 
     def _batches(self, epoch: int) -> list[list[int]]:
         return shuffled_batches(len(self.records), self.method.settings.batch_size, self.method.seed, epoch)
@@ -348,17 +358,4 @@ def _diverged(method: Method, epoch: int, rate: float, what: str) -> str:
     return (
         f"{method.name} diverged: {what} in epoch {epoch + 1}, at a rate of {rate:.3g}. Nothing of this run "
         f"is a result: try a smaller lr than {method.settings.lr:g}, or precision float32"
-    )
-
-
-def interrupted(done: int, epochs: int, checkpoint: Path | None) -> str:
-    """What is said of a run that was stopped in the epoch behind those done."""
-    message = f"stopped in epoch {done + 1} of {epochs}. "
-    if checkpoint and done:
-        return (
-            message
-            + f"The first {done} are kept in '{checkpoint}': the same call, resuming, goes on from there"
-        )
-    return message + (
-        "Nothing was kept yet" if checkpoint else "Nothing was kept: no checkpoint was asked for"
     )
