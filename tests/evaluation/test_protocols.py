@@ -4,7 +4,9 @@ import pytest
 import torch
 from toys import colours
 
+from promptprism.data.batches import labels_of
 from promptprism.data.splits import base_new
+from promptprism.errors import PromptPrismError
 from promptprism.evaluation.metrics import predictions, shift_metrics
 from promptprism.evaluation.protocols import PROTOCOLS, calibrate, score
 from promptprism.inference.predictor import Predictor
@@ -74,6 +76,22 @@ def test_shifted_images_keep_the_label_space_of_the_source(tiny):
         "Green",
     ]
     assert not any(key.startswith("ood/") for key in scores["source"].metrics)
+
+
+@pytest.mark.parametrize("name", ["zero-shot", "maple", "linear-probe"])
+def test_halves_told_among_all_are_the_whole_told_once(tiny, name):
+    protocol = PROTOCOLS["base-to-all"]
+    assert protocol.learning(DATA).class_names == base_new(DATA)[0].class_names
+    method, space = build_method(make_settings(name), tiny), base_new(DATA)[0].label_space
+    scores = score(method, space, protocol.scored(DATA, {}), protocol.home)
+    right = predicted(DATA, method.classifier(DATA.label_space, space))[1].answer == labels_of(DATA.test)
+    base = labels_of(DATA.test) < len(space)
+    assert scores["base"].accuracy == pytest.approx(right[base].double().mean().item())
+    assert scores["new"].accuracy == pytest.approx(right[~base].double().mean().item())
+    assert [scores[part].classes for part in ("base", "new")] == [5, 5]
+    assert [scores[part].images for part in ("base", "new")] == [9, 6]
+    with pytest.raises(PromptPrismError, match="has 2 classes: base and new need at least 3"):
+        protocol.scored(colours(2), {})
 
 
 def test_baselines_are_fitted_on_images_that_were_not_learned_from(tiny):

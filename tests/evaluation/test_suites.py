@@ -130,6 +130,17 @@ def test_rows_that_differ_in_predictions_only_learn_once(tiny, data, tmp_path):
 
 
 @pytest.mark.slow
+def test_base_to_all_scores_what_base_to_new_has_learned(tiny, data, tmp_path):
+    kept = {"methods": {"cdc": METHODS["cdc"]}, "seeds": (1,)}
+    there = run_suite(make(data, protocol="base-to-new", **kept), tmp_path, tiny).results[0]
+    among = run_suite(make(data, protocol="base-to-all", **kept), tmp_path, tiny).results[0]
+    assert there.key != among.key and there.learned == among.learned
+    assert len(list((tmp_path / "adapters").iterdir())) == 1
+    assert [among.scores[part].classes for part in ("base", "new")] == [4, 4]
+    assert among.summary["hm"] <= there.summary["hm"]
+
+
+@pytest.mark.slow
 def test_a_failed_cell_is_recorded_and_the_rest_goes_on(tiny, data, tmp_path, monkeypatch):
     suite = make(data, methods={"maple": QUICK, "cdc": METHODS["cdc"]}, seeds=(1,))
     real = running.learn

@@ -52,13 +52,33 @@ def base_new(dataset: Dataset) -> tuple[Dataset, Dataset]:
     Raises:
         PromptPrismError: fewer than three classes: a single one is nothing to learn.
     """
+    half = _half(dataset)
+    return _part(dataset, "base", 0, half), _part(dataset, "new", half, len(dataset.class_names))
+
+
+def told_among_all(dataset: Dataset) -> tuple[Dataset, Dataset]:
+    """The test images of base and of new classes as `base_new` cuts them, each in the whole label space.
+
+    Raises:
+        PromptPrismError: see `base_new`.
+    """
+    half = _half(dataset)
+
+    def told(part: str, known: bool) -> Dataset:
+        test = tuple(record for record in dataset.test if (record.label < half) is known)
+        return replace(dataset, name=f"{dataset.name}:{part} among all", train=(), val=(), test=test)
+
+    return told("base", True), told("new", False)
+
+
+def _half(dataset: Dataset) -> int:
+    """The first class that is new."""
     if len(dataset.class_names) < 3:
         raise PromptPrismError(
             f"data set '{dataset.name}' has {len(dataset.class_names)} classes: base and new need "
             "at least 3, two of them to learn"
         )
-    half = (len(dataset.class_names) + 1) // 2
-    return _part(dataset, "base", 0, half), _part(dataset, "new", half, len(dataset.class_names))
+    return (len(dataset.class_names) + 1) // 2
 
 
 def _part(dataset: Dataset, part: str, start: int, stop: int) -> Dataset:

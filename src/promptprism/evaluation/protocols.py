@@ -11,7 +11,7 @@ from torch import Tensor
 from promptprism.data.batches import labels_of
 from promptprism.data.names import LabelSpace
 from promptprism.data.records import Dataset, Records
-from promptprism.data.splits import base_new, few_shot
+from promptprism.data.splits import base_new, few_shot, told_among_all
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.calibration import Calibrator, FittedOn
 from promptprism.evaluation.evaluate import Evaluation, all_logits, check_scored, summarize
@@ -23,6 +23,7 @@ from promptprism.provenance import Meter
 Accuracies = Mapping[str, float]
 #: Images per class that post-hoc baselines are fitted on at most.
 _CALIBRATION_SHOTS = 16
+_HALVES = "base", "new"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Protocol:
         summary: the figures that papers print, of the accuracy on each part.
         home: the part whose label space is kept when images of the others are to be told from it.
         targets: whether it has target data sets besides the one learned from.
+        halves: whether the base classes alone are learned.
     """
 
     name: str
@@ -44,6 +46,11 @@ class Protocol:
     summary: Callable[[Accuracies], dict[str, float]]
     home: str | None = None
     targets: bool = False
+    halves: bool = False
+
+
+def _hm(accuracies: Accuracies) -> dict[str, float]:
+    return {"hm": harmonic_mean(accuracies["base"], accuracies["new"])}
 
 
 def _whole(dataset: Dataset) -> Dataset:
@@ -66,9 +73,19 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol(
             "base-to-new",
             lambda dataset: base_new(dataset)[0],
-            lambda dataset, _: dict(zip(("base", "new"), base_new(dataset), strict=True)),
-            lambda accuracies: {"hm": harmonic_mean(accuracies["base"], accuracies["new"])},
+            lambda dataset, _: dict(zip(_HALVES, base_new(dataset), strict=True)),
+            _hm,
             home="base",
+            halves=True,
+        ),
+        # Generalized zero-shot learning (Xian et al., TPAMI 2019), which DeCoOp (Zhou et al., ICML 2024)
+        # calls open-world prompt tuning.
+        Protocol(
+            "base-to-all",
+            lambda dataset: base_new(dataset)[0],
+            lambda dataset, _: dict(zip(_HALVES, told_among_all(dataset), strict=True)),
+            _hm,
+            halves=True,
         ),
         _transfer("cross-dataset"),
         _transfer("cross-domain", home="source"),

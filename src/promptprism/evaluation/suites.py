@@ -316,8 +316,8 @@ def keys(
     """
     free = cell.prediction_settings
     learned = digest_of(
-        # Protocols that learn the same share it: cross-dataset and cross-domain.
-        classes="base" if cell.protocol == "base-to-new" else "all",
+        # Protocols that learn the same share it.
+        classes="base" if PROTOCOLS[cell.protocol].halves else "all",
         method=cell.method,
         version=cell.version,
         settings={name: value for name, value in cell.settings.differing().items() if name not in free},

@@ -9,6 +9,7 @@ from statistics import fmean
 
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.metrics import harmonic_mean
+from promptprism.evaluation.protocols import PROTOCOLS
 from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
 from promptprism.reports.interval import interval_notes
@@ -59,7 +60,7 @@ def protocol_table(
         notes.append(f"results of several versions of promptprism: also {', '.join(versions)}")
     if published:
         notes.append("published: figures of the methods' papers, same backbone, not re-run")
-    if protocol == "base-to-new":
+    if PROTOCOLS[protocol].halves:
         notes += interval_notes(runs, against)
     return ResultTable(names, tuple(lines), tuple(notes), data=about)
 
@@ -212,14 +213,12 @@ def shot_average(runs: Sequence[Run]) -> Figure | None:
 
 _Maker = Callable[[Runs, Published, str | None], Made]
 _BEST = "the best baseline re-run"
+_HM = f"HM: harmonic mean of the averages; gain: HM less that of {_BEST}"
 _TRANSFER = f"average: of the targets; gain: average less that of {_BEST}"
 #: By protocol: what makes the lines, what their data are, and what must be said of the columns.
 _TABLES: dict[str, tuple[_Maker, str, str]] = {
-    "base-to-new": (
-        _base_to_new,
-        "data",
-        f"HM: harmonic mean of the averages; gain: HM less that of {_BEST}",
-    ),
+    "base-to-new": (_base_to_new, "data", _HM),
+    "base-to-all": (_base_to_new, "data", f"images of base and of new classes, told among all; {_HM}"),
     "cross-dataset": (_transfer, "source data", _TRANSFER),
     "cross-domain": (_transfer, "source data", _TRANSFER),
     "few-shot": (_few_shot, "data", "accuracy on all classes; what learns nothing needs no shots"),
