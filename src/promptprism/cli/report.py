@@ -17,8 +17,8 @@ def report(
         str | None,
         option(
             "NAME",
-            "base-to-new, cross-dataset, cross-domain, few-shot, per-semantic, settings (also called "
-            "ablation, templates, augmentation), study or trust.",
+            "base-to-new, base-to-all, cross-dataset, cross-domain, few-shot, per-semantic, settings (also "
+            "called ablation, templates, augmentation), study or trust.",
         ),
     ] = None,
     plot: Annotated[
