@@ -35,6 +35,7 @@ def adapter(tiny, tmp_path):
     return fitted(tiny).save(tmp_path / "adapter")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(METHODS))
 def test_an_adapter_holds_what_was_learned_and_nothing_else(tiny, tmp_path, name):
     model = fitted(tiny, name)
@@ -90,6 +91,7 @@ def test_no_adapter_is_said(tiny, tmp_path):
         load_model(tmp_path / "file", backbone=tiny)
 
 
+@pytest.mark.slow
 def test_another_backbone_is_refused(tiny_factory, adapter):
     other = tiny_factory(vision_cfg={"layers": 3})
     with pytest.raises(PromptPrismError, match=f"fingerprint.*{other.fingerprint}: the weights differ"):
@@ -104,6 +106,7 @@ def test_the_backbone_may_be_named(tiny, adapter, monkeypatch):
     assert asked == [("tiny", None), ("local-dir:here", None)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "pretrained"), [("local-dir:/etc", None), ("hf-hub:a/b", None), ("ViT-B-32", "/etc/passwd")]
 )
@@ -126,6 +129,7 @@ def test_a_card_opens_nothing_that_its_reader_did_not_name(tiny, adapter, monkey
         assert asked[-1] == (name, "mine.safetensors")
 
 
+@pytest.mark.slow
 def test_the_precision_it_was_learned_in_does_not_bind(tiny_factory, adapter, monkeypatch):
     asked = []
     monkeypatch.setattr(

@@ -101,6 +101,7 @@ def test_a_card_may_be_changed_on_purpose_and_its_line_ends_on_the_way(tiny, ada
         load_model(tmp_path, backbone=tiny)
 
 
+@pytest.mark.slow
 def test_an_adapter_of_format_1_is_read_for_ever():
     """Written by the first version, before there were checksums."""
     model = load_model(FORMAT_1, precision="float32")
@@ -207,6 +208,7 @@ def test_an_answer_that_is_not_finite_is_an_error(tiny, name):
         model.with_classes(DATA.class_names).score(DATA)
 
 
+@pytest.mark.slow
 def test_one_broken_image_loses_no_other_answer(tiny, tmp_path):
     model = fitted(tiny, "cdc", templates=2)
     paths = []

@@ -110,6 +110,7 @@ def commands():
         yield from (line.strip() for line in lines if re.match(r"(    )?promptprism ", line))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", list(commands()))
 def test_commands_in_the_documentation_exist_with_their_options(line, monkeypatch):
     monkeypatch.setattr("promptprism.hub.fetch", Path)  # an example's owner is nobody
@@ -142,6 +143,7 @@ def tables():
 read_once = cache(read_results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "table"), list(tables()), ids=[command for command, _ in tables()])
 def test_tables_in_the_documentation_come_out_of_the_results(command, table, monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -302,6 +304,7 @@ def every_command():
     return list(walk("promptprism", typer.main.get_command(app)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "command"), every_command(), ids=[name for name, _ in every_command()])
 def test_help_reads_well_in_80_columns(name, command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")

@@ -26,6 +26,7 @@ def model(tiny):
     return PromptPrism("cdc", tiny, templates=2, distance_aware=False, **QUICK).fit(DATA)
 
 
+@pytest.mark.slow
 def test_predictions_are_names_and_the_most_probable(model):
     probabilities = model.predict_proba(SOURCES)
     assert probabilities.shape == (12, 4) and probabilities.dtype == np.float32
@@ -85,6 +86,7 @@ def test_with_classes_shares_what_was_learned_and_leaves_the_model(model):
         model.with_classes(["red", "Red"])
 
 
+@pytest.mark.slow
 def test_fit_of_images_and_labels_equals_fit_of_the_data(tiny, model):
     images = [record.source for record in DATA.train]
     by_index = PromptPrism("cdc", tiny, templates=2, **QUICK).fit(
@@ -95,6 +97,7 @@ def test_fit_of_images_and_labels_equals_fit_of_the_data(tiny, model):
     assert list(by_name.classes_) == sorted(DATA.class_names)
 
 
+@pytest.mark.slow
 def test_fit_reads_folders_and_draws_shots(tiny, tmp_path):
     for number, record in enumerate(DATA.train):
         file = tmp_path / DATA.class_names[record.label] / f"{number}.png"
@@ -210,6 +213,7 @@ def test_save_and_load_give_the_same_model(model, tiny, tmp_path):
     assert loaded.with_classes(["black", "white"]).predict(SOURCES).shape == (12,)
 
 
+@pytest.mark.slow
 def test_what_was_learned_is_known_under_other_classes_and_after_loading(model, tiny, tmp_path):
     aware = PromptPrism("cdc", tiny, templates=2, distance_aware=True, **QUICK).fit(DATA)
     assert np.array_equal(aware.predict_proba(SOURCES), model.predict_proba(SOURCES))

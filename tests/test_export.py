@@ -145,6 +145,7 @@ def test_onnx_with_8_bits_says_what_it_costs(tiny, tmp_path):
         export(model, tmp_path / "other", int8=True, check=others)
 
 
+@pytest.mark.slow
 def test_onnx_export_refuses_what_cannot_be(tiny, tiny_factory, tmp_path):
     with pytest.raises(PromptPrismError, match="method 'cocoop' cannot be exported: it makes the texts"):
         export(fitted(tiny, "cocoop"), tmp_path / "model")
@@ -156,6 +157,7 @@ def test_onnx_export_refuses_what_cannot_be(tiny, tiny_factory, tmp_path):
         export(fitted(tiny, "zero-shot"), tmp_path / "there")
 
 
+@pytest.mark.slow
 def test_onnx_export_names_the_part_that_has_no_counterpart(tiny_factory, tmp_path, monkeypatch):
     backbone = tiny_factory()
     model = PromptPrism("zero-shot", backbone).fit(colours())
@@ -169,6 +171,7 @@ def test_onnx_export_names_the_part_that_has_no_counterpart(tiny_factory, tmp_pa
         export(model, tmp_path / "model")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -225,6 +228,7 @@ def test_onnx_runtime_needs_no_torch(exported, tmp_path):
     assert unread["image"] == images[1] and "is not an image" in unread["reason"]
 
 
+@pytest.mark.slow
 def test_a_card_keeps_answers_about_photos_that_were_not_learned_from(tiny, tmp_path):
     data = colours(train=12)
     PromptPrism("zero-shot", tiny).fit(data).save(tmp_path / "zero-shot")

@@ -66,6 +66,7 @@ def files_of(folder):
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_hub_gets_what_was_saved_and_gives_it_back(server, tiny, adapter):
     assert push(adapter, "me/colours", license="mit", token=TOKEN) == f"{server.url}/me/colours"
     there = server.repos["me/colours"]
@@ -136,6 +137,7 @@ def test_hub_that_answers_half_leaves_nothing_that_is_used(server, adapter, tmp_
     assert read_card(fetch(name)) == read_card(adapter)
 
 
+@pytest.mark.slow
 def test_hub_that_is_away_is_answered_by_the_cache_or_said(server, adapter, monkeypatch, tmp_path):
     folder = fetch(published(server, adapter))
     point_at(monkeypatch, tmp_path / "cache", "http://127.0.0.1:9")

@@ -88,6 +88,7 @@ def add(folder):
     package(folder, "added", entries, added_things=ADDED)
 
 
+@pytest.mark.slow
 def test_plugin_of_data_backbone_and_fusion(installed):
     add(installed)
     data = load_data("birds")
@@ -160,6 +161,7 @@ def test_plugin_method_works_in_every_command(installed, monkeypatch):
     assert float(gain) == pytest.approx(100 * (hm - own), abs=0.006) and none is None
 
 
+@pytest.mark.slow
 def test_plugin_example_is_what_its_paper_says(installed, monkeypatch):
     add_example(installed, monkeypatch)
     own = runpy.run_path(str(EXAMPLE / "tests" / "test_taskres.py"))

@@ -70,6 +70,7 @@ def test_scikit_learn_is_named_where_it_is_missing(probe, monkeypatch):
         probe.__sklearn_tags__()
 
 
+@pytest.mark.slow
 def test_a_clone_is_unfitted_has_the_same_parameters_and_shares_the_backbone(probe, tiny):
     other = clone(probe.set_params(class_weight={"red": 2.0}).fit(X, Y))
     assert other.get_params() == probe.get_params() and other.backbone is tiny
@@ -117,6 +118,7 @@ def test_a_grid_goes_over_methods_and_their_settings(probe):
     assert np.isfinite(several.cv_results_["mean_test_score"]).tolist() == [True] * 3
 
 
+@pytest.mark.slow
 def test_a_pipeline_hands_it_the_column_of_a_frame(probe, paths):
     frame = pd.DataFrame({"camera": 1, "path": paths}, index=range(100, 116))
     pipeline = make_pipeline(FunctionTransformer(lambda frame: frame[["path"]]), probe)
@@ -131,6 +133,7 @@ def test_a_pipeline_hands_it_the_column_of_a_frame(probe, paths):
     assert named.set_params(model__strength=2.0)[-1].get_params()["strength"] == 2.0
 
 
+@pytest.mark.slow
 def test_calibration_takes_its_probabilities(probe):
     calibrated = CalibratedClassifierCV(probe, cv=FOLDS).fit(X, Y, sample_weight=np.ones(16))
     found = calibrated.predict_proba(NEW)
@@ -209,6 +212,7 @@ def test_equal_weights_change_no_bit_and_one_of_zero_is_no_image(steps, probe):
         assert not np.array_equal(model.fit(X, Y, sample_weight=weights).predict_proba(NEW), left_out)
 
 
+@pytest.mark.slow
 def test_the_probe_is_scikit_learns_logistic_regression_with_weights(probe, tiny):
     weights = np.linspace(0.5, 3, 16)
     features, new = (frozen_features(tiny, records).numpy() for records in (DATA.train, DATA.test))
@@ -245,6 +249,7 @@ def test_classes_count_the_same_where_they_are_balanced(steps, probe, tmp_path, 
             clone(probe).set_params(class_weight=wrong).fit(X, Y)
 
 
+@pytest.mark.slow
 def test_score_is_the_weighted_share_of_right_answers(probe):
     model = probe.fit(X, Y)
     right = model.predict(NEW) == np.array(TRUE)

@@ -23,6 +23,7 @@ def test_frozen_and_always_in_evaluation_mode(tiny):
     assert not any(p.requires_grad for p in tiny.parameters())
 
 
+@pytest.mark.slow
 def test_fingerprint_ignores_precision_and_sees_one_changed_number(tiny, tiny_factory):
     low = tiny_factory("bfloat16")
     assert low.fingerprint == tiny.fingerprint and len(tiny.fingerprint) == 16
@@ -46,6 +47,7 @@ def test_bfloat16_casts_matrices_and_keeps_norms_and_positions(tiny_factory):
         assert weight.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_quick_gelu_is_folded_and_the_model_stays_the_same():
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -118,6 +120,7 @@ class Staged(torch.nn.Module):
         return self.of.ln_post(x) @ self.of.proj
 
 
+@pytest.mark.slow
 def test_a_module_that_has_stem_blocks_and_read_is_taken_as_it_is(tiny_factory):
     plain = tiny_factory(vision_cfg={"no_ln_pre": True})
     model = torch.nn.Module()

@@ -80,6 +80,7 @@ def test_shipped_photo_is_its_own_forward():
     assert (photo.vision.grid, photo.vision.layers, photo.text.causal) == ((7, 7), 4, True)
 
 
+@pytest.mark.slow
 def test_plain_name_with_a_local_file_says_which_activation_runs(monkeypatch, tmp_path, folder, caplog):
     monkeypatch.setitem(
         open_clip.factory._MODEL_CONFIGS, "ViT-X", {k: v for k, v in CONFIG.items() if k != "quick_gelu"}
@@ -142,6 +143,7 @@ def test_no_network(monkeypatch, tmp_path, name, pretrained, words):
     assert time.perf_counter() - start < 10
 
 
+@pytest.mark.slow
 def test_what_lies_on_this_disk_asks_no_resolver(folder, monkeypatch):
     def resolver(*arguments):
         raise AssertionError(f"asked for {arguments}")
@@ -189,6 +191,7 @@ def test_openais_archives_are_refused_with_the_remedy(tmp_path):
         load_backbone("ViT-B-16", str(file))
 
 
+@pytest.mark.slow
 def test_a_tokenizer_of_hugging_faces_in_the_folder(tmp_path):
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")

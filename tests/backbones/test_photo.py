@@ -40,6 +40,7 @@ def test_weights_are_small():
     assert (FOLDER / "model.safetensors").stat().st_size <= 30_000_000
 
 
+@pytest.mark.slow
 def test_forward_is_stem_blocks_read(model, images):
     visual = model.visual
     with torch.no_grad():
@@ -51,6 +52,7 @@ def test_forward_is_stem_blocks_read(model, images):
         assert visual(images).shape == (2, visual.output_dim)
 
 
+@pytest.mark.slow
 def test_folded_trunk_equals_timms(images):
     timm = pytest.importorskip("timm")
     theirs = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
@@ -115,6 +117,7 @@ def test_drawn_ball_is_no_dog(model):
     assert (feature @ text.T).argmax() == 0
 
 
+@pytest.mark.slow
 def test_stem_in_bfloat16_gives_the_same_tokens(model, images):
     open_clip.convert_weights_to_lp(low := load_photo(), torch.bfloat16)
     with torch.no_grad():

@@ -51,6 +51,7 @@ def test_the_measurement_is_made_once_and_leaves_the_threads(monkeypatch):
     assert product_seconds(48) is seconds and torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
 def test_auto_is_resolved_in_the_backbone(monkeypatch, tiny_factory):
     on_a_processor(monkeypatch, 2, 1)
     assert tiny_factory("auto").dtype == torch.bfloat16

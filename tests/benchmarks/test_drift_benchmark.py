@@ -13,6 +13,7 @@ from promptprism.errors import PromptPrismError
 pytestmark = pytest.mark.filterwarnings("ignore:the run collapsed")
 
 
+@pytest.mark.slow
 def test_found_is_the_share_of_draws_that_are_called_shifted():
     even = np.linspace(0.2, 0.8, 300)
     reference = Reference.of("x", even, 1 - even)
@@ -27,6 +28,7 @@ def test_found_is_the_share_of_draws_that_are_called_shifted():
     assert mild[0] < 0.4 and mild[-1] == 1 and mild == sorted(mild)
 
 
+@pytest.mark.slow
 def test_adapter_and_data_make_a_table(tiny, tmp_path, monkeypatch):
     data = colours(train=8, test=16)
     data = replace(data, val=data.test)

@@ -70,6 +70,7 @@ def test_the_chosen_budget_loses_nothing_from_there_on(source):
     assert [row["chosen"] for row in alone] == [False, True, False]
 
 
+@pytest.mark.slow
 def test_adapters_are_read_asked_and_written(tiny, tmp_path, monkeypatch, capsys):
     data = colours()
     data = replace(data, val=data.test)
@@ -153,6 +154,7 @@ def test_pictures_are_drawn_of_what_there_is(tmp_path, source):
     assert picture.latest([*rows, {"k": "5", "s": "1", "p": "b"}], "k", "s", p="a") == [(1.0, 3.0)]
 
 
+@pytest.mark.slow
 def test_labels_are_added_by_suggestion_and_at_random(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(suggest, "load_data", lambda name: colours(3, train=4))
     monkeypatch.setattr(suggest, "as_backbone", lambda *_: tiny)

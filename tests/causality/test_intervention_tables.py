@@ -54,6 +54,7 @@ def test_the_deviation_is_over_seeds_of_means_over_data():
     assert "Left out, as they collapsed: cdc on a@0.5" in markdown(content)
 
 
+@pytest.mark.slow
 def test_tables_and_figure():
     runs = [made("a", 1, rho, rho / 2) for rho in (0.0, 0.7, 0.9)]
     one = [made("a", 1, rho, rho, templates=1) for rho in (0.0, 0.7, 0.9)]
@@ -71,6 +72,7 @@ def test_tables_and_figure():
     draw_interventions(summarise({"maple": one}))
 
 
+@pytest.mark.slow
 def test_no_method_is_left_out_of_the_figure():
     names = [f"method {number}" for number in range(8)]
     found = {name: [made("a", 1, rho, rho, templates=1) for rho in (0.0, 0.9)] for name in names}

@@ -16,6 +16,7 @@ def cell(method, seed=1, **settings):
     return Cell(protocol="base-to-new", method=method, settings=whole, data="colours", shots=3, seed=seed)
 
 
+@pytest.mark.slow
 def test_the_shipped_model_is_closest_to_the_full_description():
     found = task_misalignment(load_backbone("mini"), "mini/food", count=60)
     full = torch.tensor(found.cosine["full"])

@@ -53,6 +53,7 @@ def fitted(data, tiny, tmp_path_factory):
     return out, result
 
 
+@pytest.mark.slow
 def test_help_does_not_wait_for_torch():
     code = "import sys, promptprism.cli; print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
@@ -67,6 +68,7 @@ def test_completion_knows_the_formats():
     assert result.stdout.split() == list(FORMATS)
 
 
+@pytest.mark.slow
 def test_fit(fitted, data):
     out, result = fitted
     assert "1 files are left out, such as" in result.output
@@ -97,6 +99,7 @@ def test_info_on_an_adapter(fitted):
     assert re.search(r"method +cdc, [\d,]+ trainable parameters", run("info", fitted[0]).output)
 
 
+@pytest.mark.slow
 def test_evaluate(fitted, data):
     content = json.loads(run("evaluate", fitted[0], data, "--json", "-").stdout)
     assert content.keys() == documented("evaluate") | HEAD
@@ -106,6 +109,7 @@ def test_evaluate(fitted, data):
     assert "12 images of" in output and re.search(r"S2 +\d", output) and re.search(r"fused +\d", output)
 
 
+@pytest.mark.slow
 def test_evaluate_without_a_test_split_takes_all(fitted, data):
     result = run("evaluate", fitted[0], data / "test", "--json", "-")
     assert json.loads(result.stdout)["split"] == "all" and json.loads(result.stdout)["images"] == 12
@@ -116,12 +120,14 @@ def test_evaluate_without_a_test_split_takes_all(fitted, data):
     assert "no test split" not in run("evaluate", fitted[0], data).output
 
 
+@pytest.mark.slow
 def test_zero_shot_learns_from_no_image(data, tmp_path):
     run("fit", data / "train", "--method", "zero-shot", "--shots", 1, "--out", tmp_path / "a")
     assert "learned from" not in run("info", tmp_path / "a").output
     assert "flatter" not in run("evaluate", tmp_path / "a", data / "train").output
 
 
+@pytest.mark.slow
 def test_evaluate_in_another_label_space(fitted, data, tmp_path):
     for name in ("crimson", "navy"):
         (tmp_path / "d" / name).mkdir(parents=True)
@@ -132,6 +138,7 @@ def test_evaluate_in_another_label_space(fitted, data, tmp_path):
     assert content["class_accuracy"].keys() == {"crimson", "navy"}
 
 
+@pytest.mark.slow
 def test_predict(fitted, data):
     images = [data / "test" / "red" / "5.png", data / "test" / "blue" / "5.png"]
     content = json.loads(run("predict", fitted[0], *images, "--templates", "--json", "-").stdout)
@@ -230,6 +237,7 @@ def test_stopping_early(fitted, data):
     assert "has only images to score on, and a budget needs others" in refused.stderr
 
 
+@pytest.mark.slow
 def test_predict_without_opinions(data, tmp_path):
     run("fit", data, "--method", "zero-shot", "--shots", 1, "--out", tmp_path / "a")
     image = data / "test" / "red" / "5.png"
@@ -266,6 +274,7 @@ def test_demo(data, monkeypatch, tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_datasets_and_info():
     content = json.loads(run("datasets", "--json", "-").stdout)
     assert content.keys() == documented("datasets") | HEAD
@@ -279,6 +288,7 @@ def test_datasets_and_info():
     assert content["methods"] == list(METHODS)
 
 
+@pytest.mark.slow
 def test_methods():
     content = json.loads(run("methods", "--json", "-").stdout)
     assert content.keys() == documented("methods") | HEAD
@@ -321,6 +331,7 @@ def test_allow_fewer(data, tmp_path):
     assert card["data"]["shots"] == 5 and card["data"]["images"]["blue"] == 4
 
 
+@pytest.mark.slow
 def test_places_that_cannot_be_written_are_found_before_the_data_is_read(tmp_path):
     (tmp_path / "file").write_text("")
     for arguments, says in (
@@ -368,6 +379,7 @@ def test_resuming_nothing_says_that_it_starts_from_the_beginning(data, tmp_path)
     assert "a.checkpoint'togoonfrom:startingfromthebeginning" in output
 
 
+@pytest.mark.slow
 def test_a_collapsed_run_is_not_saved(data, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_examine", lambda *_: (0.25, "every image is taken for 'red'"))
     refused = run("fit", data, "--shots", 1, "--out", tmp_path / "a", *QUICK, code=2)

@@ -22,6 +22,7 @@ def photos(tmp_path):
     return put(tmp_path / "photos", *files)
 
 
+@pytest.mark.slow
 def test_check_of_a_folder(photos):
     shutil.copy(photos / "train" / "n1" / "a.png", photos / "test" / "n1" / "copy.png")
     shown = " ".join(run("data", "check", photos).output.split())

@@ -80,6 +80,7 @@ def test_evaluate_tells_apart_what_was_learned_from(place, tmp_path):
     assert re.search(r"evaluated .*all: [\d.]+ % of 12 images right, .*; learned from 6 of them", shown)
 
 
+@pytest.mark.slow
 def test_scores_that_cannot_be_kept_are_still_told(place, monkeypatch):
     from promptprism import adapter
     from promptprism.errors import PromptPrismError
@@ -94,6 +95,7 @@ def test_scores_that_cannot_be_kept_are_still_told(place, monkeypatch):
     assert sorted(path.name for path in (place / "a").iterdir()) == ["adapter.safetensors", "card.json"]
 
 
+@pytest.mark.slow
 def test_others_of_the_same_classes_are_refused(place):
     result = run("evaluate", place / "a", place / "data", "--others", place / "data", code=2)
     assert "give photos of other classes" in " ".join(result.output.split())

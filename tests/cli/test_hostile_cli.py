@@ -131,6 +131,7 @@ def test_what_ignores_a_signal_goes_on_so():
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.slow
 def test_a_place_for_an_adapter_is_for_one_run_and_no_link_to_nothing(data, tmp_path):
     fit = ["fit", data, "--method", "zero-shot", "--shots", 1, "--backbone", "mini", "--out"]
     with locked(tmp_path / ".a.lock"):

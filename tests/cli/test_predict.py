@@ -52,6 +52,7 @@ def lines(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_heap_is_summed_up_and_the_most_doubtful_are_shown(heap):
     run(FORMAT_1, "heap", *CLASSES, "--out", "a.csv", code=1)
     least = sorted(float(line["probability"] or 2) for line in lines("a.csv"))[5]

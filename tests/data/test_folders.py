@@ -237,6 +237,7 @@ def test_images_are_known_by_their_content(tmp_path):
     assert len(read_folder(tmp_path).train) == 5
 
 
+@pytest.mark.slow
 def test_numbers_and_synsets_for_names_are_warned_of_and_replaced(tmp_path):
     put(tmp_path / "set", "n02084071/1.png", "n02121620/1.png")
     with pytest.warns(DataWarning, match=r"2 of 2 classes of .*'n02084071', which say nothing.*--names FILE"):

@@ -77,6 +77,7 @@ def test_corrections_that_cannot_be_learned_from(photos, lines, says):
         make_lesson(load_data(photos / "data"), 2, 1, corrections=corrections(photos, *lines))
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_what_was_learned(tiny, photos, tmp_path):
     first = PromptPrism("cdc", tiny, templates=2, shots=2, **QUICK).fit(photos / "data")
     file = corrections(photos, "red.png,red,,,", "blue.png,blue,,,")
@@ -93,6 +94,7 @@ def test_training_goes_on_from_what_was_learned(tiny, photos, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_classes_are_added_and_offsets_stay_with_their_classes(tiny, photos):
     settings = {"templates": 2, "class_offsets": True}
     first = PromptPrism("cdc", tiny, **settings, **QUICK).fit(photos / "data")
@@ -103,6 +105,7 @@ def test_classes_are_added_and_offsets_stay_with_their_classes(tiny, photos):
     assert going.method_.offsets[:, 3:].abs().min() > 0
 
 
+@pytest.mark.slow
 def test_what_cannot_go_on_is_refused(tiny, photos):
     first = PromptPrism("coop", tiny, **QUICK).fit(photos / "data")
     for method, says in (("cdc", "has method coop, not cdc"), ("zero-shot", "has method coop")):
@@ -117,6 +120,7 @@ def test_what_cannot_go_on_is_refused(tiny, photos):
         PromptPrism("linear-probe", tiny, strength=1.0).fit(photos / "data", start=probe)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_from_an_adapter_resumes_bit_for_bit(tiny, photos, tmp_path, monkeypatch):
     first = PromptPrism("coop", tiny, **QUICK).fit(photos / "data")
     file = corrections(photos, "red.png,red,,,", "blue.png,blue,,,")
@@ -146,6 +150,7 @@ def test_a_run_that_goes_on_from_an_adapter_resumes_bit_for_bit(tiny, photos, tm
         assert torch.equal(resumed.method_.state_dict()[name], value)
 
 
+@pytest.mark.slow
 def test_the_command(tiny, photos, monkeypatch):
     """`fit --from ADAPTER --corrections FILE` needs no data."""
     from typer.testing import CliRunner

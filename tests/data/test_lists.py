@@ -127,6 +127,7 @@ def check(*args):
     return run, json.loads(run.stdout) if run.stdout else None
 
 
+@pytest.mark.slow
 def test_check(tmp_path):
     lists = miniature(tmp_path, "eurosat")
     folder = tmp_path / "eurosat" / "2750"

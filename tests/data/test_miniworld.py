@@ -33,6 +33,7 @@ def pixels(scene):
     return np.asarray(render(scene)).astype(int)
 
 
+@pytest.mark.slow
 def test_the_first_food_scenes_have_the_bytes_they_always_had():
     digest = hashlib.sha256(b"".join(r.source.image().tobytes() for r in load("mini/food").train[:600]))
     assert VERSION == 1
@@ -71,6 +72,7 @@ def usual_share(name, split, rho):
     return np.mean([c.most_common(1)[0][1] / c.total() for c in by_class.values()])
 
 
+@pytest.mark.slow
 def test_rho_ties_colour_to_class_in_train_only():
     # With probability rho the usual colour, else any of twelve: rho + (1 - rho) / 12 of a class.
     assert usual_share("mini/food", "train", 0.7) == pytest.approx(0.7 + 0.3 / 12, abs=0.02)
@@ -79,6 +81,7 @@ def test_rho_ties_colour_to_class_in_train_only():
     assert usual_share("mini/food", "test", 0.7) < 0.3
 
 
+@pytest.mark.slow
 def test_artists_of_the_world_are_not_the_main_ones_of_pretraining():
     assert not set(PRETRAINING_ARTISTS) & {*WORLD_ARTISTS, *RENDITION_ARTISTS, *MONOCHROME}
     assert {s.artist for s, _ in scenes("mini/food", "test")} == set(WORLD_ARTISTS)
@@ -86,6 +89,7 @@ def test_artists_of_the_world_are_not_the_main_ones_of_pretraining():
     assert {s.artist for s, _ in scenes("mini/general-sketch", "test")} == set(MONOCHROME)
 
 
+@pytest.mark.slow
 def test_shifts_shift_what_they_say():
     assert {s.pattern for s, _ in scenes("mini/general-v2", "test")} == set(UNSEEN_PATTERNS)
     assert {s.pattern for s, _ in scenes("mini/general", "test")} == set(PATTERNS)

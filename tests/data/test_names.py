@@ -68,6 +68,7 @@ def test_classes_with_the_same_tokens_are_refused():
         check_tokens(["cat", "?", "!"], [[1], [0], [0]])
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(st.characters(), max_size=6), max_size=4))
 def test_hostile_class_names(names):
     try:

@@ -161,6 +161,7 @@ def run(*args):
     return done, json.loads(done.stdout) if done.stdout else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("above", ["eurosat/", "", "data/EuroSAT/"])
 def test_prepare_fetches_unpacks_and_checks(hub, eurosat, tmp_path, above):
     eurosat(archive(above=above, spare=["README.md"]))

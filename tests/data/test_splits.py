@@ -17,6 +17,7 @@ def names(records):
     return [record.source for record in records]
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(4, 9), min_size=1, max_size=5), st.integers(1, 4), st.integers(-3, 2**70))
 def test_every_class_gives_shots_different_images(counts, shots, seed):
     drawn = few_shot(pool(*counts), shots, seed)

@@ -158,6 +158,7 @@ def test_what_may_be_tags_and_what_is_listed_twice_is_warned_of(tmp_path):
     assert all("1 rows" in text for text in said) and "in line 3" in said[0] and "in line 4" in said[1]
 
 
+@pytest.mark.slow
 @given(st.one_of(st.binary(max_size=200), st.text(',;\t"\n\rab0|\\ü', max_size=60).map(str.encode)))
 def test_hostile_csvs(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("csv") / "list.csv"

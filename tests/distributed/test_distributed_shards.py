@@ -200,6 +200,7 @@ def test_distributed_no_shard_at_all_could_be_named_is_code_2(saved, tiny, one, 
     assert not list((tmp_path / "out").rglob("*.*"))
 
 
+@pytest.mark.slow
 def test_distributed_shards_that_are_not_whole_leave_no_table(one, tmp_path):
     naming = Naming(str(tmp_path / "out"), RUN)
     path = write_shard(tmp_path / "a.tar", scenes(3))

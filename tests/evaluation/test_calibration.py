@@ -34,6 +34,7 @@ def test_bins_by_hand():
     assert found.accuracy[14] == 1 and found.accuracy[0] is None and found.confidence[0] is None
 
 
+@pytest.mark.slow
 @given(answers)
 def test_the_gaps_of_the_bins_make_the_calibration_error(pairs):
     confidence, right = tensors(pairs)
@@ -56,6 +57,7 @@ def test_adaptive_error_by_hand():
     assert adaptive_error(torch.full((20,), 0.7), torch.arange(20) < 14) == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.sampled_from([0.2, 0.5, 0.9]), st.booleans()), min_size=2, max_size=30),
     st.randoms(),

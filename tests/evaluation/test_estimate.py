@@ -36,6 +36,7 @@ def sized(tiny, monkeypatch):
     return tiny
 
 
+@pytest.mark.slow
 def test_vit_b_16_has_the_sizes_that_papers_print():
     backbone = sized_backbone("ViT-B-16", "openai")
     assert image_flops(backbone) == pytest.approx(35.5e9, rel=0.02)
@@ -55,6 +56,7 @@ def test_learned_numbers_and_steps_are_those_of_a_run(sized, tmp_path):
     assert cdc.hours == pytest.approx((cdc.train_flops + cdc.test_flops) / 100e9 / 3600)
 
 
+@pytest.mark.slow
 def test_operations_follow_what_a_step_does(sized):
     rows = {
         "one": {"method": "cdc", "templates": 1, "class_offsets": False},
@@ -121,6 +123,7 @@ def test_the_command_refuses(tmp_path, monkeypatch):
         sized_backbone("hf-hub:a/b")
 
 
+@pytest.mark.slow
 def test_no_hub_is_asked(tmp_path, monkeypatch):
     asked = []
 
@@ -134,6 +137,7 @@ def test_no_hub_is_asked(tmp_path, monkeypatch):
     assert asked == [("hf:owner/name", True)] and not huggingface_hub.constants.HF_HUB_OFFLINE
 
 
+@pytest.mark.slow
 def test_rates_are_measured():
     assert torch.isfinite(torch.tensor(measure_gigaflops("float32", seconds=0.05)))
     assert measure_gigaflops("bfloat16", seconds=0.05) > 0

@@ -94,6 +94,7 @@ def test_halves_told_among_all_are_the_whole_told_once(tiny, name):
         protocol.scored(colours(2), {})
 
 
+@pytest.mark.slow
 def test_baselines_are_fitted_on_images_that_were_not_learned_from(tiny):
     base, new = base_new(DATA)
     method = build_method(make_settings("cdc", templates=2), tiny)

@@ -24,6 +24,7 @@ def tensors(pairs):
     return torch.tensor(doubt, dtype=torch.float64), torch.tensor(right)
 
 
+@pytest.mark.slow
 @given(images)
 def test_aurc_is_the_mean_over_all_orders_of_equal_doubt(pairs):
     areas = []
@@ -34,6 +35,7 @@ def test_aurc_is_the_mean_over_all_orders_of_equal_doubt(pairs):
     assert selective_metrics(*tensors(pairs))["aurc"] == pytest.approx(float(sum(areas) / len(areas)))
 
 
+@pytest.mark.slow
 @given(images, st.sampled_from([0.05, 0.25, 0.5]))
 def test_coverage_is_the_best_of_all_thresholds(pairs, limit):
     best = 0.0
@@ -54,6 +56,7 @@ def test_the_curve_by_hand():
 scores = st.lists(st.integers(0, 5), min_size=1, max_size=12)
 
 
+@pytest.mark.slow
 @given(scores, scores)
 def test_auroc_is_mann_whitney_and_fpr95_the_best_threshold(negatives, positives):
     found = detection_metrics(torch.tensor(negatives), torch.tensor(positives))
@@ -67,6 +70,7 @@ def test_auroc_is_mann_whitney_and_fpr95_the_best_threshold(negatives, positives
     assert found["fpr95"] == pytest.approx(min(rates), abs=1e-6)
 
 
+@pytest.mark.slow
 @given(scores, scores)
 def test_only_the_order_of_scores_counts(negatives, positives):
     low, high = torch.tensor(negatives).double(), torch.tensor(positives).double()
@@ -104,6 +108,7 @@ def test_a_threshold_needs_enough_right_answers_above_it():
     assert threshold_for_risk(doubtful, doubtful > 0.9, 0.05) == pytest.approx(0.71)
 
 
+@pytest.mark.slow
 def test_thresholds_break_their_promise_in_five_of_a_hundred_draws_at_most():
     broken = 0
     for seed in range(200):

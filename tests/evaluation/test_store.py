@@ -106,6 +106,18 @@ def test_another_default_needs_another_version(name):
     assert settings == make_settings(name, **DEFAULTS[name] | NOW.get(name, {}))
 
 
+def test_protocols_that_learn_the_same_share_it(tiny):
+    def of(protocol):
+        here = cell().model_copy(update={"protocol": protocol})
+        return keys(here, BackboneFacts.of(tiny), {"mini/food": "f"}, "i")
+
+    halves, wholes = (("base-to-new", "base-to-all"), ("few-shot", "cross-dataset", "cross-domain"))
+    assert len({of(name)[0] for name in halves}) == len({of(name)[0] for name in wholes}) == 1
+    assert (
+        len({of(name)[1] for name in (*halves, *wholes)}) == 5 and of("few-shot")[0] != of("base-to-new")[0]
+    )
+
+
 def test_a_line_of_an_earlier_version_is_what_it_was_then():
     now = result("cdc", "a", 1, two(0.8, 0.6), epochs=7).model_copy(update={"images_learned": "i"})
     content = now.model_dump(mode="json")
@@ -144,6 +156,7 @@ def test_json_has_what_is_no_default_and_reads_what_had_all():
     assert len(whole["settings"]) > 20 and Cell.model_validate(whole) == one
 
 
+@pytest.mark.slow
 def test_folders_and_files_hold_the_same(tmp_path):
     made = [
         result(method, data, seed, two(0.8, 0.1 * seed), **settings)

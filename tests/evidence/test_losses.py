@@ -60,6 +60,7 @@ def test_labels_broadcast_over_templates():
         torch.testing.assert_close(loss[m], trusted_cross_entropy(opinion[m], labels, 0.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.5, 30.0, 500.0])  # both sides of the switch to series
 def test_gradients_match_finite_differences(scale):
     evidence = (

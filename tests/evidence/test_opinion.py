@@ -40,6 +40,7 @@ def dempster(b1, u1, b2, u2):
     return (b1 * b2 + b1 * u2 + b2 * u1) / (1 - conflict), u1 * u2 / (1 - conflict)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(evidences)
 def test_fusion_is_dempsters_rule(evidence):
@@ -53,6 +54,7 @@ def test_fusion_is_dempsters_rule(evidence):
         assert fused.uncertainty[i].item() == pytest.approx(u, rel=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(evidences, st.randoms(use_true_random=False))
 def test_masses_sum_to_one_and_fusion_knows_no_order(evidence, random):

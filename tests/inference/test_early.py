@@ -34,6 +34,7 @@ def test_lead_is_the_distance_of_the_best_two_weights():
     assert lead(Opinion(weight[:, :1])).tolist() == [math.inf] * 3  # one class is never overtaken
 
 
+@pytest.mark.slow
 def test_never_stopped_is_the_full_fusion(classifier):
     with torch.no_grad():
         _, fused = classifier.opinions(classifier.logits(pixels()))
@@ -105,6 +106,7 @@ def test_only_opinions_can_be_stopped_at(tiny, classifier):
             early_opinions(classifier, pixels(), margin)
 
 
+@pytest.mark.slow
 def test_estimator_asks_for_images_in_their_order(tiny):
     data = colours()
     model = PromptPrism(backbone=tiny, templates=2, epochs=1).fit(data)

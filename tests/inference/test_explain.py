@@ -110,6 +110,7 @@ def test_relevance_is_the_derivative_of_the_lead_by_each_patch(tiny, pass_mb, mo
     assert not tiny.model.visual.transformer.resblocks[-1].ln_1._forward_hooks
 
 
+@pytest.mark.slow
 def test_the_mini_clip_looks_at_the_object():
     mini = load_backbone("mini")
     data = load("mini/clothing")
@@ -150,6 +151,7 @@ def run(*arguments, code=0):
     return result
 
 
+@pytest.mark.slow
 def test_one_class_to_show_is_drawn(tiny):
     explanation = fitted(tiny).explain(IMAGE, top=1)
     assert len(explanation.top) == 1 and len(explanation.why.classes) == 2

@@ -24,6 +24,7 @@ def test_doubtful_and_unlike_each_other():
     assert sorted(everything) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 @given(st.integers(1, 12), st.integers(1, 15), st.integers(0, 5))
 def test_each_is_chosen_once_and_the_draw_is_the_seeds(images, count, seed):
     generator = torch.Generator().manual_seed(seed)

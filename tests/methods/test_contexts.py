@@ -70,6 +70,7 @@ def test_an_adapter_keeps_its_contexts_and_learns_the_same(tiny, tmp_path, learn
         load_model(tmp_path / "without", backbone=tiny, contexts=8)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the run collapsed")
 def test_fewer_contexts_are_used_where_they_are_loaded(tiny, tmp_path):
     data, how = colours(), {"templates": 2, "epochs": 1}

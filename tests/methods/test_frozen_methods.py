@@ -83,6 +83,7 @@ def test_without_validation_images_it_says_what_it_used(tiny, name):
         assert trained.method.alpha_beta.tolist() == pytest.approx([1.17, 1.0])
 
 
+@pytest.mark.slow
 def test_a_key_is_the_mean_feature_of_the_views_of_an_image(tiny):
     trained = train(tiny, "tip-adapter", DATA.train, views="flip", passes=2)
     views = [frozen_features(tiny, DATA.train, "set1:0", 1, epoch) for epoch in range(2)]

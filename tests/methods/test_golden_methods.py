@@ -57,6 +57,7 @@ def test_golden_loss(case):
     assert loss.item() == pytest.approx(float(arrays["loss"]), abs=2e-5)
 
 
+@pytest.mark.slow
 def test_golden_gradients(case):
     name, method, arrays = case
     loss_of(method, arrays).backward()

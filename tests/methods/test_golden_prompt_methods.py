@@ -17,6 +17,7 @@ class TestKgCoOp:
         case = part_of(arrays, request.param)
         return build_method(make_settings("kgcoop"), golden_backbone), case
 
+    @pytest.mark.slow
     def test_golden_loss_and_its_parts(self, case, golden_backbone):
         method, arrays = case
         assert sum(value.numel() for value in method.parameters()) == arrays["param/ctx"].numel()
@@ -90,6 +91,7 @@ class TestProGrad:
             logits_of(zero_shot, arrays), arrays["zero_shot_logits"], rtol=0, atol=2e-4
         )
 
+    @pytest.mark.slow
     def test_golden_gradient(self, case):
         method, arrays = case
         loss_of(method, arrays).backward()

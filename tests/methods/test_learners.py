@@ -229,6 +229,7 @@ TRAINABLE = {
 }
 
 
+@pytest.mark.slow
 def test_trainable_parameters_of_vit_b_16():
     import open_clip
 

@@ -247,6 +247,7 @@ def test_views_of_each_template(tiny):
     assert make("cdc", tiny, templates=2, views="maple").views == ("maple", "maple")
 
 
+@pytest.mark.slow
 def test_paper_hyper_parameters_are_a_preset(tiny_factory):
     deep = tiny_factory(vision_cfg={"layers": 12}, text_cfg={"layers": 12})
     expected = {"coop": (200, 32, 0.002, 1, 4), "maple": (5, 4, 0.0035, 9, 2), "cdc": (5, 4, 0.0035, 9, 2)}
@@ -339,6 +340,7 @@ def test_late_vision_prompts_train_and_predict_template_by_template(tiny):
         torch.testing.assert_close(ask(template, some)[0], logits[template][some], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_evidence_by_distance_scales_what_was_not_learned(tiny):
     how = {"templates": 3, "class_offsets": False}
     plain, aware = (make("cdc", tiny, distance_aware=on, **how) for on in (False, True))

@@ -167,6 +167,7 @@ def test_models_without_first_norm_and_with_layer_scale(tiny_factory):
     assert_same(encode_image, plain_image, [prompts], model, pixels, prompts)
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_near_and_gives_float32(tiny, tiny_factory):
     low = tiny_factory("bfloat16")
     text, vision = randn(2, 2, 2, tiny.text_width), randn(2, 2, 2, tiny.vision_width)

@@ -24,6 +24,7 @@ def gains(table, data="average"):
     return {label: values[3] for (name, label), values in rows(table).items() if name == data}
 
 
+@pytest.mark.slow
 def test_gain_is_over_the_row_that_is_named():
     plain = make_table(RESULTS, "base-to-new")
     assert gains(plain) == {"coop": None, "maple": None, "cdc": "+6.00", "cdc (templates=2)": "+8.00"}
@@ -105,6 +106,7 @@ def test_a_name_that_two_rows_have_names_both():
         make_table(named, "base-to-new", against="cdc")
 
 
+@pytest.mark.slow
 def test_report_against_by_the_command_line(tmp_path):
     store = tmp_path / "results.jsonl"
     store.write_text("".join(one.model_dump_json() + "\n" for one in RESULTS))

@@ -17,6 +17,7 @@ def test_equal_pairs_leave_no_doubt():
     assert hm_interval({"a": one, "b": one, "c": one}) == pytest.approx((expected,) * 3)
 
 
+@pytest.mark.slow
 def test_it_covers_as_often_as_it_says():
     """Of an even difference: the interval of a mean of n, by the bootstrap's variance (n - 1) / n."""
     differences = np.random.default_rng(1).normal(0.02, 0.05, 15)

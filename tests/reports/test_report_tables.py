@@ -176,6 +176,7 @@ def test_transfer_has_a_gain():
     assert found["s", "cdc"][3].mean == pytest.approx(0.6) and found["s", "cdc"][4] == "+10.00"
 
 
+@pytest.mark.slow
 def test_a_page_needs_nothing_else_and_json_is_plain():
     results = [result("cdc", "<a>", seed, two(0.8, 0.6), backbone=OPENAI) for seed in (1, 2)]
     results += [result("maple", "<a>", 1, two(0.7, 0.5), backbone=OPENAI)]
@@ -195,6 +196,7 @@ def test_a_page_needs_nothing_else_and_json_is_plain():
     assert r"\num" not in render(Page(make_table(results, "settings")), "latex")
 
 
+@pytest.mark.slow
 def test_what_a_line_is_about_is_not_read_from_its_name():
     odd = Suite.model_validate(SUITE.model_dump() | {"methods": {"one, seed 1": {"method": "cdc"}}})
     results = [result("cdc", data, seed, two(0.8, 0.6)) for data in ("a", "b") for seed in (1, 2)]

@@ -33,6 +33,7 @@ def squares(count=5):
     return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
 
 
+@pytest.mark.slow
 def test_serve_in_torch_answers_as_the_estimator_does_for_any_classes(model):
     engine, pixels = TorchEngine(model), squares()
     assert np.allclose(engine.answer(pixels).probability, model.predict_proba([*pixels]), atol=1e-5)
@@ -42,6 +43,7 @@ def test_serve_in_torch_answers_as_the_estimator_does_for_any_classes(model):
     assert np.allclose(engine.answer(pixels, names).probability, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_serve_keeps_texts_of_few_label_spaces_and_refuses_bad_names(model):
     engine = TorchEngine(model)
     for number in range(12):

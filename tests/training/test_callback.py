@@ -37,6 +37,7 @@ def same(one, other):
     )
 
 
+@pytest.mark.slow
 def test_callback_is_told_of_every_epoch_as_the_history_has_it(tiny):
     told = []
     model = PromptPrism("coop", tiny, epochs=4, batch_size=4).fit(DATA, callback=told.append)
@@ -75,6 +76,7 @@ def test_callback_with_devices_is_called_here(tiny):
         train(tiny, devices=2, callback=fail)
 
 
+@pytest.mark.slow
 def test_tensorboard_has_the_values_of_every_epoch(tiny, tmp_path):
     with tensorboard(tmp_path / "runs") as write:
         history = train(tiny, callback=write).training.history

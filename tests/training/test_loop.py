@@ -58,6 +58,7 @@ def test_zero_shot_trains_in_no_epochs(tiny):
     assert result.accuracy is None and result.collapsed is None and result.seconds_per_step is None
 
 
+@pytest.mark.slow
 def test_rates_follow_the_schedule_and_the_logit_scale(tiny):
     result = train(tiny, of("coop", epochs=5, lr=0.0035)).training
     factor = (100 / tiny.logit_scale) ** 2
@@ -159,6 +160,7 @@ def test_a_peak_is_seen_by_all_who_measure(monkeypatch):
     assert outer.peak_memory_mb == inner.peak_memory_mb == 400
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_run_is_refused(tiny, tmp_path):
     file = tmp_path / "checkpoint.safetensors"
     inverted = tuple(replace(record, source=255 - record.source) for record in DATA.train)
@@ -180,6 +182,7 @@ def test_a_checkpoint_of_another_run_is_refused(tiny, tmp_path):
             train(tiny, of("coop"), space=space, checkpoint=file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "foreign", "empty"])
 def test_a_damaged_checkpoint_is_named(tiny, tmp_path, damage):
     file = tmp_path / "checkpoint.safetensors"
@@ -193,6 +196,7 @@ def test_a_damaged_checkpoint_is_named(tiny, tmp_path, damage):
         train(tiny, of("coop"), checkpoint=file)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_checkpoint(tiny, tmp_path, monkeypatch):
     real = METHODS["coop"].forward
 
@@ -208,6 +212,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_checkpoint(
     assert len(result.history) == 3 and all(math.isfinite(epoch.loss) for epoch in result.history)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "word"),
     [
@@ -245,6 +250,7 @@ def test_bad_records_are_refused_before_any_work(tiny):
         train(tiny, of(), seed=-1)
 
 
+@pytest.mark.slow
 def test_progress_shows_loss_rate_and_memory(tiny, capsys):
     train(tiny, of("coop"), progress=True)
     shown = capsys.readouterr()
@@ -277,6 +283,7 @@ def test_predicted_logits_do_not_depend_on_the_batch_size(tiny, name):
     torch.testing.assert_close(one, all_at_once, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_products_leave_what_is_learned_in_float32(tiny_factory):
     trained = train(tiny_factory("bfloat16"), of("cdc", templates=2))
     assert all(math.isfinite(epoch.loss) for epoch in trained.training.history)
