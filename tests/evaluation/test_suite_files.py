@@ -1,5 +1,7 @@
 import pytest
+from typer.testing import CliRunner
 
+from promptprism.cli import app
 from promptprism.data.catalog import CATALOG
 from promptprism.data.registry import registered
 from promptprism.errors import PromptPrismError
@@ -61,3 +63,15 @@ def test_bad_suites(tmp_path, text, words):
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(PromptPrismError, match=words):
         load_suite(str(tmp_path / "s.yaml"))
+
+
+def test_a_suite_runs_in_the_precision_that_this_processor_is_fast_in(tmp_path):
+    suite = load_suite("mini/cross-dataset")
+    chosen = suite.only(["zero-shot"], precision="float32")
+    assert (suite.backbone.precision, chosen.backbone.precision) == ("bfloat16", "float32")
+    assert suite.only(["zero-shot"]).backbone == suite.backbone and chosen.backbone.name == "mini"
+    asked = ["suite", "mini/cross-dataset", "--methods", "zero-shot", "--precision", "float32"]
+    told = CliRunner().invoke(app, [*asked, "--dry-run", "--gigaflops", "10"])
+    assert told.exit_code == 0 and "frozen numbers, float32" in told.output
+    refused = CliRunner().invoke(app, [*asked[:-1], "float16", "--dry-run"])
+    assert refused.exit_code == 2 and "float16" in refused.output

@@ -35,6 +35,12 @@ def suite(
     datasets: Annotated[str | None, option("A,B,...", "Only these data sets, separated by commas.")] = None,
     seeds: Annotated[str | None, option("1,2,...", "These seeds, separated by commas.")] = None,
     shots: Annotated[str | None, option("1,2,...", "These shots per class, separated by commas.")] = None,
+    precision: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        typer.Option(
+            help="Type of the matrix products, instead of the suite's; results of both are told apart."
+        ),
+    ] = None,
     root: Root = None,
     lists: Annotated[
         Path | None, option("FOLDER", "Folder of few-shot lists DATA-16shot-seed1.jsonl to learn from.")
@@ -82,7 +88,11 @@ def suite(
     from promptprism.evaluation.suites import load_suite
 
     chosen = load_suite(source).only(
-        split_names(methods), split_names(datasets), parse_numbers(seeds), parse_numbers(shots, "shot", 1)
+        split_names(methods),
+        split_names(datasets),
+        parse_numbers(seeds),
+        parse_numbers(shots, "shot", 1),
+        precision,
     )
     if dry_run:
         _dry_run(chosen, out, root, gigaflops, device, output)
@@ -95,6 +105,7 @@ def suite(
     cpus, gpus = cpus_per_cell or devices or 1, gpus_per_cell or 0
     if engine == "slurm":
         given = {"root": root, "lists": lists, "stage": stage, "device": device, "devices": devices}
+        given["precision"] = precision
         _write_job(chosen, source, out, given, cpus, gpus, submit, output)
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn

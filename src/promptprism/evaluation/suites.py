@@ -167,8 +167,9 @@ class Suite(Facts):
         datasets: Sequence[str] = (),
         seeds: Sequence[int] = (),
         shots: Sequence[int] = (),
+        precision: Chosen | None = None,
     ) -> Suite:
-        """A part of the suite; nothing given takes all. Seeds and shots need not be among the suite's.
+        """A part of the suite; nothing given takes all. Seeds, shots and precision need not be the suite's.
 
         Raises:
             PromptPrismError: a method or data set that the suite has not.
@@ -184,6 +185,9 @@ class Suite(Facts):
                 "datasets": tuple(datasets) or self.datasets,
                 "seeds": tuple(seeds) or self.seeds,
                 "shots": tuple(shots) or self.shots,
+                "backbone": self.backbone.model_copy(
+                    update={"precision": precision or self.backbone.precision}
+                ),
             }
         )
 
