@@ -28,7 +28,7 @@ Offsets = Annotated[
         description="Learn for each class and template a vector that is added to its text feature (TaskRes, "
         "Yu et al., CVPR 2023); it starts so that the class is at the mean of its plain training images. "
         "None is true for a backbone that knows few names, such as photo. Classes that were not learned go "
-        "without, or take the mean of all where they stand beside learned ones.",
+        "without; where they stand beside learned ones, theirs is predicted from these by the names.",
     ),
 ]
 NoOffsets = Annotated[
