@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +212,22 @@ def test_save_and_load_give_the_same_model(model, tiny, tmp_path):
     assert loaded.scores_ == model.scores_ and loaded.training_ == model.training_
     assert loaded.get_params()["templates"] == 2
     assert loaded.with_classes(["black", "white"]).predict(SOURCES).shape == (12,)
+
+
+@pytest.mark.parametrize("method", ["coop", "zero-shot"])
+def test_names_that_a_backbone_does_not_know_are_warned_of_beside_learned_ones(tiny, monkeypatch, method):
+    model = PromptPrism(method, tiny, **({"epochs": 1} if method == "coop" else {})).fit(DATA)
+    learned = list(DATA.class_names)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model.with_classes([*learned, "black"])  # tiny knows as many names as any CLIP
+        monkeypatch.setattr(tiny, "few_names", True)
+        model.with_classes(learned[:2])
+        model.with_classes(["black", "white"])
+        assert not said
+        model.with_classes([learned[0], "black", "white"])
+    words = r"2 of 3 classes were not learned, first 'black', .* backbone 'tiny' knows few names"
+    assert [bool(re.search(words, str(one.message))) for one in said] == [True] * (method == "coop")
 
 
 @pytest.mark.slow
