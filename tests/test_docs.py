@@ -1,3 +1,4 @@
+import functools
 import json
 import re
 import shlex
@@ -20,7 +21,7 @@ from promptprism.cli import app
 from promptprism.evaluation.store import read_results
 from promptprism.evaluation.suites import load_suite
 from promptprism.evidence import FUSIONS
-from promptprism.methods import CdcSettings
+from promptprism.methods import CdcSettings, make_settings
 from promptprism.reports.protocols import base_new_hm, over_data
 from promptprism.reports.results import group
 from promptprism.reports.trust import average_metric
@@ -43,7 +44,9 @@ def photos(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_python_example_of_the_readme_runs_word_for_word(photos, capsys):
+def test_the_python_example_of_the_readme_runs_word_for_word(photos, capsys, monkeypatch):
+    fewer = functools.partial(make_settings, epochs=1)  # each takes ten seconds
+    monkeypatch.setattr("promptprism.estimator.conventions.make_settings", fewer)
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}
     exec(compile(example, "README.md", "exec"), names)
