@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from benchmarks import conformal, contexts, drift, serving
 from benchmarks.measure import read_rows
 from promptprism.cli import app
+from promptprism.data.registry import load_data
 from promptprism.evaluation.store import read_results
 from promptprism.evaluation.suites import load_suite
 from promptprism.evidence import FUSIONS
@@ -173,6 +174,24 @@ def test_the_short_table_of_photos_is_of_the_results():
     pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/results.md")]
     tables = [table for page in pages for table in re.findall(below, page, re.MULTILINE)]
     assert tables and all(table == made for table in tables), made
+
+
+def test_the_table_of_learned_classes_beside_others_is_of_the_results():
+    learned, found = set(load_data("mini/general").class_names), {}
+    suite = load_suite("mini/cross-dataset").only(seeds=[1])
+    rows = {cell: row for row, cell in suite.grid()}
+    for result in read_once(ROOT / "results/mini.jsonl"):
+        if row := rows.get(result.cell):
+            parts = [part.class_accuracy for name, part in result.scores.items() if name != "source"]
+            kinds = [
+                [a for part in parts for n, a in part.items() if (n in learned) is k] for k in (True, False)
+            ]
+            found[row] = [f"{100 * fmean(kind):.1f}" for kind in kinds]
+            assert list(map(len, kinds)) == [256, 255]
+    page = (ROOT / "docs/results/transfer.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"^\| method \| 256 learned \| 255 others \|\n.*\n((?:\|.*\n)+)", page, re.M)
+    told = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    assert len(told) > 3 and all(found[row] == figures for row, *figures in told)
 
 
 def test_the_table_of_suggested_labels_is_that_of_the_benchmark():
