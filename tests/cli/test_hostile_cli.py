@@ -117,7 +117,7 @@ def test_signals_say_what_was_kept_and_end_with_their_number(data, tmp_path, nam
         time.sleep(0.05)
     for wait in (30, 60):
         process.send_signal(getattr(signal, name))
-        # Python loses an exception that is raised while an object is finalised: as a user would, once more.
+        # A signal has once been lost at this instant, we do not know how: once more, as a user would.
         with suppress(subprocess.TimeoutExpired):
             said = process.communicate(timeout=wait)[1].decode()
             break
