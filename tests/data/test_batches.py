@@ -1,12 +1,16 @@
+import os
+import signal
 import threading
+import time
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from toys import colours
 
 from promptprism.data.batches import plain_batches, shuffled_batches, view_batches
-from promptprism.data.images import load_image
+from promptprism.data.images import load_image, reading_threads, unreadable
 from promptprism.data.views import make_views
 from promptprism.errors import PromptPrismError
 
@@ -48,16 +52,46 @@ def test_threads_give_what_one_would_in_the_same_order():
             assert torch.equal(views[:, place], MAKE(load_image(sources[i]), 3, 1, i))
 
 
-def test_an_unreadable_image_is_named_and_no_thread_stays(tmp_path):
+def test_an_unreadable_image_is_named_and_no_work_stays(tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
-    sources = [*(record.source for record in colours().train), broken]
+    asked = []
+
+    class Slow:
+        def image(self):
+            asked.append(time.sleep(0.01))
+            return Image.new("RGB", (32, 32))
+
+    sources = [broken, *[Slow()] * 400]
     with pytest.raises(PromptPrismError, match=r"broken\.png"):
-        list(view_batches(sources, plain_batches(len(sources), 4), MAKE))
-    for thread in threading.enumerate():
-        if thread.name.startswith("promptprism-views"):
-            thread.join(timeout=5)
-            assert not thread.is_alive()
+        list(view_batches(sources, [list(range(200)), list(range(200, 400))], MAKE))
+    assert reading_threads().submit(int).result(timeout=5) == 0 and len(asked) < 100
+
+
+def readers():
+    return {thread.ident for thread in threading.enumerate() if thread.name.startswith("promptprism-reading")}
+
+
+def test_readings_share_threads_that_are_never_collected():
+    sources = [record.source for record in colours().train]
+    batches = plain_batches(len(sources), 4)
+    assert unreadable(sources) == []
+    for _ in range(8):  # as many as there may be are started
+        list(view_batches(sources, batches, MAKE))
+    before = readers()
+    assert 1 < len(before) <= 4
+    list(view_batches(sources, batches, MAKE))
+    next(view_batches(sources, batches, MAKE))
+    assert readers() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_reads_with_threads_of_its_own():
+    list(view_batches([record.source for record in colours().train], [[0, 1]], MAKE))
+    if not (child := os.fork()):
+        signal.alarm(20)  # else it would wait for threads that are not there
+        os._exit(reading_threads().submit(int).result())
+    assert os.waitpid(child, 0)[1] == 0
 
 
 class Broken:

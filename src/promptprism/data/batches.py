@@ -1,10 +1,9 @@
 """Batches of views, made in background threads while the model computes."""
 
-import os
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from promptprism.data.images import ImageSource
+from promptprism.data.images import ImageSource, reading_threads
 from promptprism.data.records import Record
 from promptprism.errors import PromptPrismError
 
@@ -80,8 +79,7 @@ def view_batches(
             what = "an array" if isinstance(source, np.ndarray) else source
             raise PromptPrismError(f"image {i} ({what}) cannot be used: {error}") from error
 
-    rest = iter(batches)
-    pool = ThreadPoolExecutor(min(4, 1 + (os.cpu_count() or 1)), thread_name_prefix="promptprism-views")
+    rest, pool = iter(batches), reading_threads()
     waiting: deque[tuple[Batch, list[Future[Tensor]]]] = deque()
 
     def submit(count: int) -> None:
@@ -90,7 +88,7 @@ def view_batches(
     try:
         submit(_AHEAD)
         while waiting:
-            batch, parts = waiting.popleft()
+            batch, parts = waiting[0]
             submit(1)
             read: Batch = []
             views: list[Tensor] = []
@@ -102,7 +100,10 @@ def view_batches(
                     if unread is None:
                         raise
                     unread[i] = str(error)
+            waiting.popleft()
             if read:
                 yield read, torch.stack(views, dim=1)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for _, parts in waiting:
+            for part in parts:
+                part.cancel()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
@@ -136,6 +137,20 @@ def seen_pixels(source: ImageSource, size: int, most_pixels: int = MOST_PIXELS) 
     return np.asarray(fitted(load_image(source, SHRUNK * size, most_pixels), size))
 
 
+@cache
+def reading_threads() -> ThreadPoolExecutor:
+    """Threads that decode, the same for the whole process.
+
+    Were they made for each epoch, a Ctrl-C in the instant when Python collects them would be lost: it drops
+    what is raised there.
+    """
+    return ThreadPoolExecutor(min(4, 1 + (os.cpu_count() or 1)), thread_name_prefix="promptprism-reading")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=reading_threads.cache_clear)  # a fork takes no threads along
+
+
 def unreadable(
     sources: Sequence[ImageSource], step: Callable[[int, int], None] = lambda *_: None
 ) -> list[str]:
@@ -157,11 +172,10 @@ def unreadable(
         return None
 
     found = []
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for done, what in enumerate(pool.map(problem, sources), 1):
-            step(done, len(sources))
-            if what is not None:
-                found.append(what)
+    for done, what in enumerate(reading_threads().map(problem, sources), 1):
+        step(done, len(sources))
+        if what is not None:
+            found.append(what)
     return found
 
 
