@@ -52,7 +52,7 @@ class CdcClassifier(Classifier):
             logits = replace(self.seer, text=self.text).finish_logits(states, part)
         else:
             logits = super().finish_logits(states, part)
-        return logits if self.factors is None else _scaled(logits, self.factors[part])
+        return logits if self.factors is None else scaled(logits, self.factors[part])
 
     def opinions(self, logits: Tensor) -> tuple[Opinion, Opinion]:
         """Opinions of the templates [M, B, K] and the fused one [B, K]."""
@@ -82,6 +82,6 @@ def form_opinions(logits: Tensor, settings: CdcSettings) -> tuple[Opinion, Opini
     return opinions, opinions.fuse(settings.fusion)
 
 
-def _scaled(logits: Tensor, factors: Tensor) -> Tensor:
+def scaled(logits: Tensor, factors: Tensor) -> Tensor:
     """Logits [M, B, K], each image's times the factor, of [M, K], of its leading class."""
     return logits * factors.gather(1, logits.argmax(-1)).unsqueeze(-1)
