@@ -41,7 +41,7 @@ from promptprism.runtime import Runtime
 
 CLIENTS = (1, 4, 16)
 _PHOTOS = 128
-_TURNS = 6
+_TURNS, _SECONDS = 6, 3.0  # of each client, at least
 _BOUNDARY = "photo"
 
 
@@ -130,7 +130,7 @@ def measure(
     offline_cpu: list[float] = []
     loads: dict[int, list[dict[str, float]]] = {clients: [] for clients in CLIENTS}
     with server(folder) as (place, pid):
-        load(place, bodies, 4, 1.0)
+        load(place, bodies, 4, _SECONDS / 3)
         for _ in range(rounds):
             before = time.process_time()
             offline.append(len(photos) / seconds_of(lambda: predict(photos)))
@@ -138,7 +138,7 @@ def measure(
             for clients, found in loads.items():
                 started = cpu_seconds_of(pid)
                 # Each client has several turns, on slow machines too: the first and the last are of no use.
-                row = load(place, bodies, clients, max(3.0, _TURNS * clients / offline[-1]))
+                row = load(place, bodies, clients, max(_SECONDS, _TURNS * clients / offline[-1]))
                 images, ended = row.pop("images"), cpu_seconds_of(pid)
                 if started is not None and ended is not None:
                     row["cpu_of_offline"] = offline_cpu[-1] * images / (ended - started)

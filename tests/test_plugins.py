@@ -146,13 +146,13 @@ def test_plugin_method_works_in_every_command(installed, monkeypatch):
         return json.loads(done.stdout)
 
     assert "taskres" in promptprism("methods")["methods"]
-    fit = ("fit", "mini/food", "--shots", "1", "--method", "taskres", "--set", "epochs=1", "--out", "A")
+    fit = ("fit", "mini/clothing", "--shots", "1", "--method", "taskres", "--set", "epochs=1", "--out", "A")
     promptprism(*fit)
     assert promptprism("info", "A")["method"] == "taskres"
-    promptprism("evaluate", "A", "mini/food")
+    promptprism("evaluate", "A", "mini/clothing")
     (installed / "small.yaml").write_text(
         "protocol: base-to-new\nmethods:\n  zero-shot: {}\n  taskres: {epochs: 1}\n"
-        "datasets: [mini/food]\nshots: [1]\nseeds: [1]\n"
+        "datasets: [mini/clothing]\nshots: [1]\nseeds: [1]\n"
     )
     promptprism("suite", "small.yaml", "--out", "R")
     rows = promptprism("report", "R", "--table", "base-to-new", "--against", "taskres")["rows"]

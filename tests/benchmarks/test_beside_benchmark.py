@@ -19,6 +19,7 @@ def trained(tiny):
     return learn(settings, tiny, base.label_space, few_shot(base.train, 2, 1), seed=1)
 
 
+@pytest.mark.slow
 def test_a_pair_of_constants_scores_as_evaluation_does_with_them(trained, monkeypatch):
     parts = dict(zip(("base", "new"), told_among_all(colours()), strict=True))
     before = learner.OWN, learner.RIDGE

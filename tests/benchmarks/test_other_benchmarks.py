@@ -225,6 +225,7 @@ def test_the_processors_seconds_of_a_process_are_its_own():
 def test_a_server_is_measured_beside_offline_batches(monkeypatch, tmp_path):
     monkeypatch.setattr(serving, "CLIENTS", (2,))
     monkeypatch.setattr(serving, "_PHOTOS", 8)
+    monkeypatch.setattr(serving, "_SECONDS", 0.3)
     serving.main(str(tmp_path / "serving.json"), backbone="mini", rounds=1)
     found = json.loads((tmp_path / "serving.json").read_text())
     for kind in ("torch", "onnx"):

@@ -25,7 +25,7 @@ def shallow():
     config = open_clip.get_model_config("ViT-B-16-quickgelu")
     for tower in ("vision_cfg", "text_cfg"):
         config[tower]["layers"] = 2
-    config["vision_cfg"]["image_size"] = 96  # a fifth of the tokens; the widths are what settings meet
+    config["vision_cfg"]["image_size"] = 48  # a twentieth of the tokens; the widths are what settings meet
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = open_clip.CLIP(**config)
