@@ -34,6 +34,9 @@ class Colours:
             raise PromptPrismError("class 'nothing' is none: give others")
         return classes or self.classes
 
+    def doubt(self, classes):
+        return "nobody knows mauve" if "mauve" in (classes or ()) else None
+
     def answer(self, pixels, classes=None):
         self.gate.wait(10)
         self.batches.append(len(pixels))
@@ -80,10 +83,17 @@ def test_serve_answers_for_files_in_their_order(serve):
         ("blue.png", "blue"),
         ("red.png", "red"),
     ]
-    assert answer["method"] == "colours" and answer["classes"] == 3 and answer["unread"] == []
+    assert answer["method"] == "colours" and answer["classes"] == 3
+    assert answer["unread"] == answer["warnings"] == []
     row = answer["predictions"][0]
     assert row["probability"] == 1 and row["uncertainty"] == 0 and row["belief"] == 1
     assert [one["class"] for one in row["top"]] == ["blue", "red", "green"]
+
+
+def test_serve_says_why_answers_may_mean_little(serve):
+    data = {"classes": ["mauve", "red"]}
+    answer = serve().post("/predict", files=files("red"), data=data).json()
+    assert answer["warnings"] == ["nobody knows mauve"] and answer["classes"] == 2
 
 
 def test_serve_answers_for_base64_with_templates(serve):

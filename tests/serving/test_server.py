@@ -15,6 +15,7 @@ from toys import colours, picture
 
 from promptprism import PromptPrism
 from promptprism.adapter import read_card
+from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
 from promptprism.export import export_onnx
 from promptprism.runtime import Runtime
@@ -34,13 +35,17 @@ def squares(count=5):
 
 
 @pytest.mark.slow
-def test_serve_in_torch_answers_as_the_estimator_does_for_any_classes(model):
+def test_serve_in_torch_answers_as_the_estimator_does_for_any_classes(model, monkeypatch):
     engine, pixels = TorchEngine(model), squares()
     assert np.allclose(engine.answer(pixels).probability, model.predict_proba([*pixels]), atol=1e-5)
     names = ("lemon", "owl", "red fox")
     assert engine.prepare(names) == names
     expected = model.with_classes(names).predict_proba([*pixels])
     assert np.allclose(engine.answer(pixels, names).probability, expected, atol=1e-5)
+    beside = (engine.classes[0], "owl")
+    monkeypatch.setattr(model.backbone_, "few_names", True)
+    assert engine.doubt(beside) == model.trained_.doubt(LabelSpace(beside)) is not None
+    assert engine.doubt(names) is None and engine.doubt(None) is None
 
 
 @pytest.mark.slow

@@ -184,21 +184,11 @@ class PromptPrism(Fitted):
         """
         phrase = self._classifier.space.phrase
         space = _label_space(self.backbone_, class_names, phrase)
-        self._warn_of_unknown(space)
+        if doubt := self.trained_.doubt(space):
+            warn(doubt)
         other = type(self)(**self.get_params())
         other._set_fitted(self.trained_, space, self.data_)
         return other
-
-    def _warn_of_unknown(self, space: LabelSpace) -> None:
-        """Say that names which mean nothing to the backbone find no image beside classes that have images."""
-        places, learns = self.trained_.space.places(space), self.trained_.method.settings.learns
-        unknown = [name for name, place in zip(space.names, places, strict=True) if place < 0]
-        if learns and self.backbone_.few_names and 0 < len(unknown) < len(space):
-            warn(
-                f"{len(unknown)} of {len(space)} classes were not learned, first '{unknown[0]}', and stand "
-                f"beside learned ones: backbone '{self.backbone_.name}' knows few names, and gives them "
-                "hardly an image. Learn them too (fit --from ADAPTER, a few images each), or take them alone"
-            )
 
     def save(self, path: str | Path) -> Path:
         """Write an adapter folder: what was learned, and a card. `load_model` reads it.

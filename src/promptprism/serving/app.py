@@ -199,7 +199,14 @@ def make_app(engine: Engine, limits: Limits | None = None, host: str = "127.0.0.
             rows = answers.rows([name for name, _ in read], among, templates)
         except PromptPrismError as error:
             raise Refused(422, str(error)) from error
-        return {"method": engine.method, "classes": len(among), "predictions": rows, "unread": unread}
+        doubt = engine.doubt(names)
+        return {
+            "method": engine.method,
+            "classes": len(among),
+            "predictions": rows,
+            "unread": unread,
+            "warnings": [doubt] if doubt else [],
+        }
 
     @app.post("/predict", openapi_extra=_BODY, responses=_FAILURES)
     async def predict(request: Request) -> JSONResponse:

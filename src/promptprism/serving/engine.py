@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
@@ -46,6 +47,10 @@ class Engine(Protocol):
         """
         ...
 
+    def doubt(self, classes: Names | None) -> str | None:
+        """Why answers with classes that it is ready for may mean little, if so."""
+        ...
+
     def answer(self, pixels: NDArray[np.uint8], classes: Names | None = None) -> Answers:
         """Answer for pixels [B, H, W, 3]."""
         ...
@@ -66,6 +71,10 @@ class OnnxEngine:
                 "export it with --classes"
             )
         return self.classes
+
+    def doubt(self, classes: Names | None) -> str | None:  # noqa: ARG002
+        """None: who exported it was told."""
+        return None
 
     def answer(self, pixels: NDArray[np.uint8], classes: Names | None = None) -> Answers:
         """Answer for pixels [B, H, W, 3]."""
@@ -104,6 +113,11 @@ class TorchEngine:
     def prepare(self, classes: Names | None) -> Names:
         """Make texts of other names, or find them."""
         return self._for(classes).classifier.space.names
+
+    def doubt(self, classes: Names | None) -> str | None:
+        """Names that mean nothing to the backbone, beside classes that were learned."""
+        own = self.model.classifier_.space
+        return self.model.trained_.doubt(own if classes is None else replace(own, names=classes))
 
     def answer(self, pixels: NDArray[np.uint8], classes: Names | None = None) -> Answers:
         """Answer for pixels [B, H, W, 3]."""

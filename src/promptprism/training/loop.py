@@ -82,6 +82,18 @@ class Trained:
         """What was learned, for a label space; None is the one learned."""
         return self.method.classifier(self.space if space is None else space, self.space)
 
+    def doubt(self, space: LabelSpace) -> str | None:
+        """What is wrong with a label space: names that its backbone does not know, beside learned classes."""
+        backbone, places = self.method.backbone, self.space.places(space)
+        unknown = [name for name, place in zip(space.names, places, strict=True) if place < 0]
+        if not (self.method.settings.learns and backbone.few_names and 0 < len(unknown) < len(space)):
+            return None
+        return (
+            f"{len(unknown)} of {len(space)} classes were not learned, first '{unknown[0]}', and stand "
+            f"beside learned ones: backbone '{backbone.name}' knows few names, and gives them hardly an "
+            "image. Learn them too (fit --from ADAPTER, a few images each), or take them alone"
+        )
+
 
 def learn(
     settings: MethodSettings,
