@@ -8,6 +8,7 @@ from made_results import COST, result
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.calibration import Reliability
 from promptprism.evaluation.evaluate import Evaluation
+from promptprism.evaluation.suites import Suite
 from promptprism.reports.drawing import BLUE
 from promptprism.reports.plots_trust import reliability_diagram, risk_coverage
 from promptprism.reports.trust import make_trust_table
@@ -77,6 +78,14 @@ def test_collapsed_seeds_are_left_out_and_few_shot_takes_the_most():
     assert rows(table)["cdc", "test"]["AURC"].mean == pytest.approx(0.4) and "4 shots" in table.notes[0]
     with pytest.raises(PromptPrismError, match="no results"):
         make_trust_table([])
+
+
+def test_a_suite_says_which_protocol_is_told():
+    suite = Suite(name="s", protocol="few-shot", methods={"zero-shot": {}}, datasets=("a",), shots=(4,))
+    shown = made("zero-shot", "a", 1, {"test": scored()}, protocol="few-shot", shots=4)
+    both = [made("zero-shot", "a", 1, base_new()), shown]
+    assert {row[2] for row in make_trust_table(both).rows} == {"base", "new"}
+    assert {row[2] for row in make_trust_table(both, suite).rows} == {"test"}
 
 
 def test_reliability_pools_the_images():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from promptprism.errors import PromptPrismError
+from promptprism.evaluation.protocols import PROTOCOLS
 from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Cell, Suite
 from promptprism.methods import METHODS
@@ -119,6 +120,12 @@ def results_of(results: Iterable[CellResult], protocol: str) -> list[CellResult]
         there = sorted({result.cell.protocol for result in results}) or ["none"]
         raise PromptPrismError(f"no results of protocol {protocol!r}: there are those of {', '.join(there)}")
     return chosen
+
+
+def usual_protocol(results: Iterable[CellResult], suite: Suite | None) -> str:
+    """The suite's protocol; without one base-to-new, or the first that there are results of."""
+    there = {result.cell.protocol for result in results}
+    return suite.protocol if suite else next((name for name in PROTOCOLS if name in there), "base-to-new")
 
 
 def group(results: Sequence[CellResult], suite: Suite | None = None) -> Runs:

@@ -4,12 +4,11 @@ from collections.abc import Iterable
 from statistics import fmean
 
 from promptprism.errors import PromptPrismError
-from promptprism.evaluation.protocols import PROTOCOLS
 from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
 from promptprism.reports.interval import FEWEST, hm_interval, pairs_of
 from promptprism.reports.protocols import averaged, base_new_hm, over_data, row_named
-from promptprism.reports.results import Row, Run, Runs, group, results_of
+from promptprism.reports.results import Row, Run, Runs, group, results_of, usual_protocol
 from promptprism.reports.table import Figure, Line, ResultTable
 from promptprism.reports.trust import average_metric
 
@@ -129,7 +128,7 @@ def study_table(
 def semantics_table(results: Iterable[CellResult], suite: Suite | None = None) -> ResultTable:
     """Accuracy of each template alone, S1 to SM, against that of all together, on every part.
 
-    Of base-to-new, or of the first protocol there is.
+    Of the suite's protocol; without one of base-to-new, or of the first there is.
 
     Raises:
         PromptPrismError: no result has several templates.
@@ -139,7 +138,7 @@ def semantics_table(results: Iterable[CellResult], suite: Suite | None = None) -
         raise PromptPrismError(
             "no result has several templates: the table needs those of cdc, with templates of 2 or more"
         )
-    protocol = next(name for name in PROTOCOLS if any(r.cell.protocol == name for r in several))
+    protocol = usual_protocol(several, suite)
     runs = group(results_of(several, protocol), suite)
     count = max(
         len(score.template_accuracy)

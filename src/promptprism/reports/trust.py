@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from promptprism.evaluation.protocols import PROTOCOLS
 from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
-from promptprism.reports.results import Row, Run, Runs, group, results_of
+from promptprism.reports.results import Row, Run, Runs, group, results_of, usual_protocol
 from promptprism.reports.table import Figure, Line, ResultTable, Value
 
 #: Columns and their metrics.
@@ -63,14 +62,13 @@ def make_trust_table(results: Iterable[CellResult], suite: Suite | None = None) 
 
 
 def trusted(results: Iterable[CellResult], suite: Suite | None) -> tuple[Runs, str, int | None]:
-    """Runs of base-to-new or of the first protocol there is, its name, and the most shots of few-shot.
+    """Runs of the usual protocol, its name, and the most shots of few-shot.
 
     Raises:
         PromptPrismError: there are no results.
     """
     results = list(results)
-    there = {result.cell.protocol for result in results}
-    protocol = next((name for name in PROTOCOLS if name in there), "base-to-new")
+    protocol = usual_protocol(results, suite)
     runs = group(results_of(results, protocol), suite)
     shots = max(number for by_place in runs.by_row.values() for _, number in by_place)
     return runs, protocol, shots if protocol == "few-shot" else None
