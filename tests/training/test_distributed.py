@@ -186,16 +186,16 @@ def test_a_script_without_a_guard_is_told_of_distributed_processes(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "from promptprism import PromptPrism\n"
-        "PromptPrism('coop', 'mini', shots=1, devices=2, epochs=1).fit('mini/food')\n"
+        "PromptPrism('coop', 'mini', shots=1, devices=2, epochs=1).fit('mini/clothing')\n"
     )
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
-    assert run.returncode and "if __name__ == '__main__':" in run.stderr
+    assert run.returncode and "if __name__ == '__main__':" in run.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow
 def test_distributed_fit_on_the_command_line(tmp_path):
     for count in ("1", "2"):
-        arguments = ["fit", "mini/food", "--shots", "1", "--method", "coop", "--set", "epochs=1"]
+        arguments = ["fit", "mini/clothing", "--shots", "1", "--method", "coop", "--set", "epochs=1"]
         done = CliRunner().invoke(app, [*arguments, "--devices", count, "--out", str(tmp_path / count)])
         assert done.exit_code == 0, done.output
         assert re.search(r"backbone +mini \w+ float32", done.output)

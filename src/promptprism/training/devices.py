@@ -43,6 +43,9 @@ _AFTER_THE_DEAD = 10.0
 _LOOK = 0.5
 # More processes a core than anybody means.
 _A_CORE = 4
+_UNGUARDED = (
+    "devices start this script again, each for itself: put what it does under if __name__ == '__main__':"
+)
 
 
 def check_devices(devices: int, method: Method) -> None:
@@ -73,10 +76,7 @@ def check_devices(devices: int, method: Method) -> None:
     if method.settings.learns and method.settings.epochs and not method.splits:
         raise PromptPrismError(f"the steps of {method.label} cannot be shared by devices: leave devices out")
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise PromptPrismError(
-            "devices start this script again, each for itself: put what it does under "
-            "if __name__ == '__main__':"
-        )
+        raise PromptPrismError(_UNGUARDED)
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,8 @@ def _join(task: _Task, kind: str, callback: Callable[[Epoch], None] | None) -> f
             "memory may have run out: take fewer devices or a smaller batch_size. With a checkpoint the same "
             "call, resuming, goes on from the last whole epoch"
         ) from None
+    except BrokenPipeError:  # a process has ended before it was told what to do
+        raise PromptPrismError(_UNGUARDED) from None
     except (TypeError, AttributeError, pickle.PicklingError) as error:
         raise PromptPrismError(
             f"the training cannot be sent to other processes ({error}): give images as files, and a backbone "
