@@ -206,6 +206,29 @@ def test_maps_of_relevance_have_the_towers_patches(family, method):
     assert not maps.numel() or maps.abs().max() > 0
 
 
+@pytest.mark.parametrize(
+    ("family", "door"),
+    [
+        ("ViT", "transformer.resblocks.1.ln_1"),
+        ("ViT-average", "ln_post"),
+        ("coca_ViT-B-32", "attn_pool.ln_k"),
+    ],
+)
+def test_maps_look_where_the_feature_is_read(family, door):
+    backbone = backbone_of(family)
+    assert backbone.vision.door is backbone.model.visual.get_submodule(door)
+
+
+def test_a_mean_over_patches_before_the_last_norm_has_a_door_of_its_own():
+    backbone, seen = backbone_of("CLIPA"), []
+    backbone.vision.door.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    with torch.no_grad():
+        image = encode_image(backbone, pixels_for(backbone))[0]
+    visual, (tokens,) = backbone.model.visual, seen
+    own = visual.ln_post(tokens[:, backbone.vision.first_patch :].mean(1)) @ visual.proj
+    torch.testing.assert_close(image, F.normalize(own, dim=-1), atol=1e-5, rtol=0)
+
+
 def test_cdc_without_vision_prompts_says_so_and_keeps_a_view_for_each_template():
     backbone = backbone_of("RN50")
     with pytest.warns(

@@ -53,8 +53,7 @@ class OpenClipVit(VisionTower):
             self.door = nn.Identity() if visual.final_ln_after_pool else visual.ln_post
         else:
             self.reads, self.norm = "class token", visual.ln_post
-            self.norm = getattr(visual, "ln_post", None)
-        self.door = self.blocks[-1].ln_1
+            self.door = self.blocks[-1].ln_1
 
     def cast(self, dtype: torch.dtype) -> None:
         """Run the matrix products in this precision."""
