@@ -3,6 +3,7 @@ import json
 import logging
 import math
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -235,7 +236,7 @@ def test_a_tokenizer_of_hugging_faces_in_the_folder(tmp_path):
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(PromptPrismError, match=r"pip install 'promptprism\[transformers\]'"):
         load_backbone("roberta-ViT-B-32", "laion2b_s12b_b32k")
 

@@ -1,6 +1,5 @@
 """From a configuration to a model, without asking a hub where that can be."""
 
-import importlib.util
 import json
 import logging
 import tempfile
@@ -15,7 +14,7 @@ import open_clip
 import torch
 from torch import nn
 
-from promptprism.errors import PromptPrismError
+from promptprism.errors import needs
 
 #: What the text encoders are that open_clip's models name, so that nobody need be asked.
 HUGGING_FACE: dict[str, dict[str, Any]] = json.loads(
@@ -66,9 +65,8 @@ def hub_free(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if not text.get("hf_model_name"):
         yield config
         return
-    need_transformers("its text tower")
-    import transformers
-
+    with needs("its text tower", "transformers"):
+        import transformers
     text["hf_model_pretrained"] = False
     known = HUGGING_FACE.get(text["hf_model_name"])
     with tempfile.TemporaryDirectory() as folder:
@@ -76,16 +74,3 @@ def hub_free(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
             transformers.AutoConfig.for_model(**known).save_pretrained(folder)
             text["hf_model_name"] = folder
         yield config
-
-
-def need_transformers(what: str) -> None:
-    """Refuse what needs Hugging Face's `transformers` where it is missing.
-
-    Raises:
-        PromptPrismError: it is missing.
-    """
-    if importlib.util.find_spec("transformers") is None:
-        raise PromptPrismError(
-            f"{what} needs Hugging Face's transformers, which is not installed: "
-            "pip install 'promptprism[transformers]'"
-        )

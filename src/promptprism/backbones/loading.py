@@ -1,6 +1,7 @@
 """Find, check and load the weights of a backbone by name."""
 
 import difflib
+import importlib
 import json
 import logging
 import socket
@@ -18,10 +19,10 @@ import torch
 from torch import nn
 
 from promptprism.backbones.backbone import Backbone, Tokenizer
-from promptprism.backbones.build import HUGGING_FACE, build_model, hub_free, need_transformers, random_model
+from promptprism.backbones.build import HUGGING_FACE, build_model, hub_free, random_model
 from promptprism.backbones.photo import load_photo, photo_tokenizer
 from promptprism.backbones.precision import Precision, warn_if_slow
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, needs
 from promptprism.plugins import Registry
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,8 @@ def _fetch(name: str, pretrained: str | None = None) -> tuple[nn.Module, Tokeniz
             config = _config(name)
             own = config["text_cfg"].get("hf_tokenizer_name")
             if own:
-                need_transformers(f"The tokenizer of backbone {name!r}")
+                with needs(f"the tokenizer of backbone '{name}'", "transformers"):
+                    importlib.import_module("transformers")
             with hub_free(config) as free:
                 model = open_clip.create_model(
                     name,

@@ -6,7 +6,7 @@ import inspect
 from numbers import Integral
 from typing import Any, Self
 
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, needs
 from promptprism.methods import MethodSettings, make_settings
 
 
@@ -41,12 +41,8 @@ class Conventions:
 
     def __sklearn_tags__(self) -> Any:
         """That this is a classifier, and of what; scikit-learn is there, for nobody else asks."""
-        try:
+        with needs("a tag of scikit-learn 1.6 or newer", "sklearn"):
             from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
-        except ImportError as error:
-            raise PromptPrismError(
-                "tags need scikit-learn 1.6 or newer: pip install 'promptprism[sklearn]'"
-            ) from error
         return Tags(
             estimator_type="classifier",
             target_tags=TargetTags(required=True),

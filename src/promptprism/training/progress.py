@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, needs
 from promptprism.provenance import Meter
 from promptprism.training.checkpoint import Epoch
 
@@ -71,12 +71,8 @@ def tensorboard(folder: Path) -> Iterator[Callable[[Epoch], None]]:
     Raises:
         PromptPrismError: the package is missing, or the folder cannot be written.
     """
-    try:
+    with needs(f"'{folder}'", "tensorboard"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise PromptPrismError(
-            f"'{folder}' is for TensorBoard, which is not installed: pip install 'promptprism[tensorboard]'"
-        ) from error
     try:
         writer = SummaryWriter(str(folder))
     except OSError as error:
