@@ -25,13 +25,12 @@ def found(*places, below=None):
 def test_folders_patterns_and_lists_name_photos(heap):
     folder = Heap([heap])
     assert [path.name for path in folder] == ["a.png", "b.png", "c.jpg"]
-    assert folder.left_out == [heap / "notes.md"] and not folder.plain and folder.folders == [heap]
+    assert folder.left_out == [heap / "notes.md"] and folder.folders == [heap]
     assert found(f"{heap}/*.png", below=heap) == ["a.png", "b.png"]
     assert found(f"{heap}/**/*.jpg", f"{heap}/d*", below=heap) == ["deep/er/c.jpg", "deep/er/c.jpg"]
     (heap / "list.txt").write_text("b.png\n\ndeep/er/c.jpg\n")
     (heap / "list.csv").write_text("label;path\nx;a.png\n", encoding="utf-8-sig")
     assert found(heap / "list.txt", heap / "list.csv", below=heap) == ["b.png", "deep/er/c.jpg", "a.png"]
-    assert Heap([heap / "a.png", heap / "none.png"]).plain
 
 
 def test_shards_need_no_labels(heap):

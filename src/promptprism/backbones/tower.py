@@ -101,11 +101,6 @@ class VisionTower(Tower):
         return self.first_patch + self.grid[0] * self.grid[1]
 
     @property
-    def pools(self) -> bool:
-        """Whether the feature is read from all tokens, so that prompts could be among them."""
-        return self.reads in ("mean", "attention")
-
-    @property
     def reads_one(self) -> bool:
         """Whether plain blocks need give nothing but the class token, the first."""
         return self.plain and self.reads == "class token"

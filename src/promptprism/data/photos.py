@@ -40,11 +40,6 @@ class Heap:
             raise PromptPrismError("there is no photo to look at: name photos, or a folder of them")
 
     @property
-    def plain(self) -> bool:
-        """Whether each place is one file, taken for an image."""
-        return all(_kind(place) == "file" for place in self.places)
-
-    @property
     def packed(self) -> bool:
         """Whether some photos are no files of their own, but inside of shards."""
         return any(_kind(place) == "shards" for place in self.places)

@@ -39,11 +39,6 @@ class Sets(Facts):
     quantiles: tuple[float, ...] = Field(min_length=1)
     n: int
 
-    @property
-    def per_class(self) -> bool:
-        """Whether each class has a quantile of its own."""
-        return len(self.quantiles) > 1
-
     def of(self, probabilities: Tensor) -> Tensor:
         """Which classes are in the set of each photo: [B, K] to booleans [B, K].
 
