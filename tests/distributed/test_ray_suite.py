@@ -17,7 +17,7 @@ from shard_world import needs_cluster
 from toys import colour_folder
 
 from promptprism.distributed import cluster, ray_suite
-from promptprism.distributed.cluster import Node, check_nodes, connected, looker
+from promptprism.distributed.cluster import Node, check_nodes, connected, death, looker
 from promptprism.distributed.ray_suite import RayEngine
 from promptprism.errors import PromptPrismError, PromptPrismWarning
 from promptprism.evaluation.run_suite import run_suite
@@ -280,11 +280,13 @@ def test_ray_leaves_the_end_by_sigterm_as_it_was(monkeypatch):
     [
         (
             "OutOfMemoryError",
-            "Memory on the node (IP: 10.0.0.7, ID: ab) was 9 GB",
-            "node 10.0.0.7 ran out of",
+            "node (IP: 10.0.0.7)",
+            "its worker ran out of memory 4 times (node (IP: 10.0.0.7)): ",
         ),
-        ("WorkerCrashedError", "The worker died", "its worker died 4 times (The worker died): if nobody"),
+        ("WorkerCrashedError", "The worker died", "its worker died 4 times (The worker died): if nobody "),
+        ("KeyError", "1", "KeyError: 1"),
     ],
 )
 def test_what_ray_workers_die_of_is_said(kind, text, said):
-    assert ray_suite._death(type(kind, (Exception,), {})(text)).startswith(said)
+    told = death(type(kind, (Exception,), {})(text), 4, "take less")
+    assert told.startswith(said) and told.endswith("take less" if kind != "KeyError" else "1")

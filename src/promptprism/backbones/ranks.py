@@ -1,14 +1,11 @@
 """A training step split over processes: which part is whose, and how parts become the whole again.
 
-Each process runs its share of the step's images and of its texts. What they give is gathered, so that
-every process
-has the whole loss; what went into them has its gradients summed over all. So every process has the
-gradients of
-the whole step, and can take the step alone.
+Each process runs its share of the step's images and of its texts. What they give is gathered, so that every
+process has the whole loss; what went into them has its gradients summed over all. So every process has the
+gradients of the whole step, and can take the step alone.
 
 On a CPU shares are made of units that do not depend on how many processes there are, and gradients are
-summed in
-float64: numbers then do not depend on it either.
+summed in float64: numbers then do not depend on it either.
 """
 
 from __future__ import annotations
@@ -89,9 +86,8 @@ class Ranks:
         return _cut(self.images, self.images if self.in_units else self.size)
 
     def _text_units(self, templates: int, classes: int) -> list[Place]:
-        # Without units, templates apart as far as they go into the processes: what a template's classes
-        # share is
-        # then run once.
+        # Without units, templates apart as far as they go into the processes: what a template's classes share
+        # is then run once.
         groups = templates if self.in_units else math.gcd(templates, self.size)
         parts = math.ceil(classes / _TOGETHER) if self.in_units else self.size // groups
         return list(product(_cut(templates, groups), _cut(classes, parts)))

@@ -168,11 +168,8 @@ def check_folder(folder: str) -> None:
     if is_remote(folder):
         with written(mark) as file:
             file.write_bytes(b"")
-        with (
-            suppress(PromptPrismError),
-            _store(mark) as (store, path),
-        ):  # who may write need not be let remove
-            store.rm_file(path)
+        with suppress(PromptPrismError), _store(mark) as (store, path):
+            store.rm_file(path)  # who may write need not be let remove
         return
     if local(folder).exists() and not local(folder).is_dir():
         raise PromptPrismError(f"'{folder}' is a file: name a folder for the tables")

@@ -111,9 +111,8 @@ def connected(address: str | None = None, **more: Any) -> Iterator[Any]:
         ) from error
     try:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(
-                signal.SIGTERM, ends
-            )  # Ray has put its own there, which says nothing of what is kept
+            # Ray has put its own there, which says nothing of what is kept.
+            signal.signal(signal.SIGTERM, ends)
         yield ray
     finally:
         ray.shutdown()
@@ -202,3 +201,13 @@ def check_nodes(ray: Any, mark: Path | None, folder: Path | str, needs: dict[str
                 "times: set it, for instance by NTP"
             )
     return bool(able)
+
+
+def death(error: Exception, tries: int, remedy: str) -> str:
+    """What is said of a task that Ray has given up."""
+    kind, text = type(error).__name__, " ".join(str(error).split())[:300]
+    if "OutOfMemory" in kind:
+        return f"its worker ran out of memory {tries} times ({text}): {remedy}"
+    if "Crashed" in kind or "Died" in kind:
+        return f"its worker died {tries} times ({text}): if nobody ended it, memory has run out: {remedy}"
+    return f"{kind}: {text}"

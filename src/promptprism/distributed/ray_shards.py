@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptprism.data.stores import absolute, is_remote, local
-from promptprism.distributed.cluster import check_nodes, connected, shared_mark
+from promptprism.distributed.cluster import check_nodes, connected, death, shared_mark
 from promptprism.distributed.naming import Failed, Named, Naming, attempt
 from promptprism.distributed.processes import TRIES, pack, unpack
 from promptprism.methods import Classifier
@@ -70,7 +70,7 @@ def name_by_ray(
                 try:
                     yield ray.get(one)
                 except ray.exceptions.RayError as error:
-                    yield Failed(shard, "unknown", _told(error))
+                    yield Failed(shard, "unknown", death(error, TRIES, "take fewer --workers"))
 
 
 def _named(model: NDArray[np.uint8], naming: Naming, shard: str, device: str) -> Named | Failed:
@@ -79,15 +79,3 @@ def _named(model: NDArray[np.uint8], naming: Naming, shard: str, device: str) ->
         _opened.clear()
         _opened[naming.run] = unpack(BytesIO(model.tobytes()), device)
     return attempt(_opened[naming.run], naming, shard)
-
-
-def _told(error: Exception) -> str:
-    kind = type(error).__name__
-    if "OutOfMemory" in kind:
-        return f"its worker ran out of memory {TRIES} times: take fewer --workers"
-    if "Crashed" in kind or "Died" in kind:
-        return (
-            f"its worker died {TRIES} times ({' '.join(str(error).split())[:200]}): if nobody did it, memory "
-            "has run out: take fewer --workers"
-        )
-    return f"{kind}: {' '.join(str(error).split())[:300]}"

@@ -23,7 +23,7 @@ import torch
 
 import promptprism
 from promptprism.backbones.loading import find_device
-from promptprism.distributed.cluster import Node, check_nodes, connected, looker, shared_mark
+from promptprism.distributed.cluster import Node, check_nodes, connected, death, looker, shared_mark
 from promptprism.errors import PromptPrismError, warn
 from promptprism.evaluation.run_suite import Settled, Stage, Work
 from promptprism.evaluation.store import Store
@@ -135,7 +135,8 @@ class RayEngine:
                 except ray.exceptions.RayTaskError as error:
                     raise error.cause from None  # such as a full disk: all others would fail as well
                 except ray.exceptions.RayError as error:
-                    settled = work.fail(cell, _death(error))
+                    remedy = "give it fewer cells at a time by more --cpus-per-cell, or a smaller batch_size"
+                    settled = work.fail(cell, death(error, RETRIES + 1, remedy))
                 if settled:
                     yield cell, settled
                 else:  # a node that came later
@@ -205,18 +206,3 @@ def _open(told: _Told, lists: dict[str, Any]) -> tuple[Work, dict[str, Any]]:
         place=f" (on node '{socket.gethostname()}')",
     )
     return work, lists
-
-
-def _death(error: Exception) -> str:
-    """What is said of a worker that has died too often."""
-    kind, text = type(error).__name__, " ".join(str(error).split())
-    where = text.partition("(IP: ")[2].partition(",")[0]
-    if "OutOfMemory" in kind:
-        return (
-            f"node {where} ran out of memory again and again: give it fewer cells at a time by more "
-            "--cpus-per-cell, or the method a smaller batch_size"
-        )
-    return (
-        f"its worker died {RETRIES + 1} times ({text[:200]}): if nobody ended it, its node has no memory "
-        "left: give it fewer cells at a time by more --cpus-per-cell"
-    )
