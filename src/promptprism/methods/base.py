@@ -182,6 +182,8 @@ class Method(nn.Module):
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
+        if "name" not in vars(cls) and hasattr(cls.Settings, "method"):
+            cls.name = cls.Settings.method
         if "forward" in vars(cls):
             cls.weighs = "weights" in inspect.signature(cls.forward).parameters
 

@@ -43,7 +43,6 @@ class Cdc(LearnerMethod):
     What a template is, its learner, is the settings': an instance is of a subclass that is that learner, too.
     """
 
-    name = CdcSettings.method
     Settings: ClassVar[type[MethodSettings]] = CdcSettings
     prediction_settings: ClassVar[frozenset[str]] = frozenset({"distance_aware"})
     lowered_settings: ClassVar[frozenset[str]] = frozenset({"contexts"})

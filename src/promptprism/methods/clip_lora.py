@@ -61,7 +61,6 @@ class ClipLoraSettings(MethodSettings):
 class ClipLora(LearnerMethod):
     """Low-rank updates of queries, keys and values in all layers of both towers, merged to predict."""
 
-    name = ClipLoraSettings.method
     Settings: ClassVar[type[MethodSettings]] = ClipLoraSettings
     settings: ClipLoraSettings
 

@@ -48,7 +48,6 @@ class CoCoOpSettings(MethodSettings):
 class CoCoOp(Method):
     """A context that a small meta-net shifts for every image: the B images take the place of templates."""
 
-    name = CoCoOpSettings.method
     Settings: ClassVar[type[MethodSettings]] = CoCoOpSettings
     settings: CoCoOpSettings
     splits = True

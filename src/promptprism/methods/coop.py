@@ -32,6 +32,5 @@ class CoOpSettings(TemplateSettings):
 class CoOp(TemplateMethod):
     """One template of n context tokens in the text tower, shared by all classes, class name at the end."""
 
-    name = CoOpSettings.method
     Settings: ClassVar[type[MethodSettings]] = CoOpSettings
     settings: CoOpSettings

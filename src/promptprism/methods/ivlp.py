@@ -39,7 +39,6 @@ class IvlpSettings(_ApartSettings):
 class Ivlp(TemplateMethod):
     """One template with prompts in the first J layers of both towers, each learned on its own."""
 
-    name = IvlpSettings.method
     Settings: ClassVar[type[MethodSettings]] = IvlpSettings
     settings: IvlpSettings
     needs_vision_prompts = True
@@ -56,7 +55,6 @@ class VptSettings(_ApartSettings):
 class Vpt(TemplateMethod):
     """One template with prompts in the first layers of the image tower, and the phrase as text."""
 
-    name = VptSettings.method
     Settings: ClassVar[type[MethodSettings]] = VptSettings
     settings: VptSettings
     needs_vision_prompts = True

@@ -28,7 +28,6 @@ class KgCoOpSettings(CoOpSettings):
 class KgCoOp(CoOp):
     """CoOp whose text features are held near those of the hand-made phrase."""
 
-    name = KgCoOpSettings.method
     Settings: ClassVar[type[MethodSettings]] = KgCoOpSettings
     settings: KgCoOpSettings
 

@@ -43,7 +43,6 @@ class LinearProbeSettings(MethodSettings):
 class LinearProbe(Method):
     """Logistic regression on frozen image features; other classes than those learned get zero-shot CLIP."""
 
-    name = LinearProbeSettings.method
     Settings: ClassVar[type[MethodSettings]] = LinearProbeSettings
     settings: LinearProbeSettings
     chooses = True

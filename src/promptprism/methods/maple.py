@@ -29,7 +29,6 @@ class MapleSettings(TemplateSettings):
 class Maple(TemplateMethod):
     """One template with prompts in the first J layers of both towers, coupled by linear maps."""
 
-    name = MapleSettings.method
     Settings: ClassVar[type[MethodSettings]] = MapleSettings
     settings: MapleSettings
     needs_vision_prompts = True

@@ -68,7 +68,6 @@ class MmrlSettings(MethodSettings):
 class Mmrl(LearnerMethod):
     """Representation tokens in the upper layers; classes that were not learned get the class token alone."""
 
-    name = MmrlSettings.method
     Settings: ClassVar[type[MethodSettings]] = MmrlSettings
     settings: MmrlSettings
     splits = True

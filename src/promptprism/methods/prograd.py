@@ -46,7 +46,6 @@ class ProGradSettings(CoOpSettings):
 class ProGrad(CoOp):
     """CoOp whose gradient loses what goes against zero-shot CLIP's knowledge."""
 
-    name = ProGradSettings.method
     Settings: ClassVar[type[MethodSettings]] = ProGradSettings
     settings: ProGradSettings
 

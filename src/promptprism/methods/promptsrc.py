@@ -53,7 +53,6 @@ class PromptSrcSettings(IvlpSettings):
 class PromptSrc(Ivlp):
     """IVLP, held near frozen CLIP in features and logits, its prompts averaged over the epochs."""
 
-    name = PromptSrcSettings.method
     Settings: ClassVar[type[MethodSettings]] = PromptSrcSettings
     settings: PromptSrcSettings
 

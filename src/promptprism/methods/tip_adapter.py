@@ -59,7 +59,6 @@ class TipAdapterSettings(MethodSettings):
 class TipAdapter(Method):
     """Zero-shot CLIP, and a cache of the training images' features that vote for their classes."""
 
-    name = TipAdapterSettings.method
     Settings: ClassVar[type[MethodSettings]] = TipAdapterSettings
     settings: TipAdapterSettings
     splits = True
@@ -185,7 +184,6 @@ class TipAdapterFSettings(TipAdapterSettings):
 class TipAdapterF(TipAdapter):
     """Tip-Adapter whose cache keys are trained further."""
 
-    name = TipAdapterFSettings.method
     Settings: ClassVar[type[MethodSettings]] = TipAdapterFSettings
     settings: TipAdapterFSettings
     trained_keys = True

@@ -31,7 +31,6 @@ class ZeroShotSettings(MethodSettings):
 class ZeroShot(Method):
     """Zero-shot CLIP with the data set's phrase, or an ensemble of phrases (M = 1)."""
 
-    name = ZeroShotSettings.method
     Settings: ClassVar[type[MethodSettings]] = ZeroShotSettings
     settings: ZeroShotSettings
 
