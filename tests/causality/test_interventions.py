@@ -13,7 +13,7 @@ from promptprism.causality.interventions import (
     factors_of,
     moved,
     probe,
-    pull,
+    pulled,
     usual_colours,
     variance_share,
 )
@@ -78,7 +78,8 @@ def test_pull_is_felt_by_who_looks_at_colours_only():
     other = [do(scene, "colour", SPACE, f"{place}") for place, scene in enumerate(SHOWN)]
     stub = Stub(sees_object, sees_colour)
     before, after = Answers(stub, SHOWN), Answers(stub, other)
-    found = pull(before, after, other, usual_colours(DATA))
+    moves = pulled(before.probabilities, after.probabilities, other, usual_colours(DATA))
+    found = before.by_name(moves)
     assert before.who == ("fused", "S1", "S2")
     assert found["S1"] == pytest.approx(0) and found["S2"] > 0.9 and 0 < found["fused"] < found["S2"]
     assert moved(before, after)["S1"].flips == 0 and moved(before, after)["S2"].flips == 1

@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from promptprism.data.batches import plain_batches, view_batches
 from promptprism.data.miniworld import Scene, scenes
 from promptprism.data.miniworld.scenes import COLOURS, PATTERNS
 from promptprism.data.miniworld.sprites import Concept
 from promptprism.data.miniworld.worlds import WORLD_ARTISTS, SceneSource
-from promptprism.data.views import make_views
 from promptprism.evaluation.metrics import predictions
 from promptprism.inference.predictor import Predictor
 from promptprism.methods import Classifier
@@ -121,11 +119,6 @@ def usual_colours(data: str) -> list[str]:
     return list({label: scene.colour for scene, label in scenes(data, "train", 1.0)}.values())
 
 
-def pull(before: Answers, after: Answers, shown: Sequence[Scene], usual: Sequence[str]) -> dict[str, float]:
-    """See `pulled`; by name."""
-    return before.by_name(pulled(before.probabilities, after.probabilities, shown, usual))
-
-
 def pulled(before: Tensor, after: Tensor, shown: Sequence[Scene], usual: Sequence[str]) -> Tensor:
     """How much probability do(colour) moves to the classes whose usual colour the new one is, [W].
 
@@ -157,13 +150,9 @@ def factors_of(shown: Sequence[Scene], labels: Sequence[int]) -> dict[str, Tenso
 
 def image_features(classifier: Classifier, shown: Sequence[Scene]) -> Tensor:
     """Image features [M, B, D]: of templates with prompts in the vision tower, else of the tower itself."""
-    backbone = classifier.backbone
-    make = make_views(("test",), backbone.image_size, backbone.mean, backbone.std)
-    sources = [SceneSource(scene) for scene in shown]
-    batches = view_batches(sources, plain_batches(len(sources), _BATCH), make)
+    seen = Predictor(classifier).views([SceneSource(scene) for scene in shown], _BATCH, None)
     with torch.no_grad():
-        parts = [classifier.image_features(views.to(backbone.device)).cpu() for _, views in batches]
-    return torch.cat(parts, dim=1)
+        return torch.cat([classifier.image_features(views).cpu() for _, views in seen], dim=1)
 
 
 def probe(features: Tensor, values: Tensor) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from promptprism.causality.interventions import (
     image_features,
     moved,
     probe,
-    pull,
+    pulled,
     usual_colours,
     variance_share,
 )
@@ -105,13 +105,14 @@ def intervene(
     shown, labels = [every[place] for place in chosen], torch.tensor([of_every[place] for place in chosen])
     plain = Answers(predictor, shown)
     movement: dict[str, dict[str, Moved]] = {}
-    pulled: dict[str, float] = {}
+    pull: dict[str, float] = {}
     for factor in (*FACTORS, CONTROL):
         other = [do(scene, factor, label_space, f"{data} {at}") for at, scene in enumerate(shown)]
         answers = Answers(predictor, other)
         movement[factor] = moved(plain, answers)
         if factor == "colour":
-            pulled = pull(plain, answers, other, usual_colours(data))
+            moves = pulled(plain.probabilities, answers.probabilities, other, usual_colours(data))
+            pull = plain.by_name(moves)
     val, of_val = _split(data, "val", rho)
     features = image_features(classifier, (*every, *val))
     factors = factors_of((*every, *val), (*of_every, *of_val))
@@ -127,7 +128,7 @@ def intervene(
         draws=draws,
         accuracy=plain.by_name(right),
         moved=movement,
-        pull=pulled,
+        pull=pull,
         probes={factor: tuple(accuracy for accuracy, _ in each) for factor, each in probed.items()},
         chance={factor: each[0][1] for factor, each in probed.items()},
         variance={

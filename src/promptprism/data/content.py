@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from promptprism.data.images import ImageSource, Stored, load_image
@@ -159,7 +158,7 @@ def near_pictures(
         for group in np.split(order, np.flatnonzero(np.diff(keys[order])) + 1):
             group = np.sort(group[hashes[group] != 0])
             for at, image in enumerate(group):
-                near = _bits(hashes[group[:at]] ^ hashes[image]) <= most
+                near = np.bitwise_count(hashes[group[:at]] ^ hashes[image]) <= most
                 if near.any():
                     before = int(group[near.argmax()])
                     first[int(image)] = min(before, first.get(int(image), before))
@@ -175,13 +174,6 @@ def difference_hash(source: ImageSource) -> int:
     grey = load_image(source, least=32).convert("L").resize((9, 8), Image.Resampling.BOX)
     pixels = np.asarray(grey, np.int16)
     return int.from_bytes(np.packbits(pixels[:, :-1] < pixels[:, 1:]).tobytes(), "big")
-
-
-def _bits(values: NDArray[np.uint64]) -> NDArray[np.int64]:
-    bits: NDArray[np.int64] = np.unpackbits(values.view(np.uint8).reshape(-1, 8), axis=1).sum(
-        1, dtype=np.int64
-    )
-    return bits
 
 
 def _entries(dataset: Dataset) -> Iterator[Entry]:

@@ -59,11 +59,7 @@ class Sorter(GrowingTable):
         self._taken: set[str] = set()
         self._unfinished: str | None = None
         self._names = _folder_names(class_names)
-        super().__init__(folder / SORTED, _COLUMNS, f"{run}-{how}", self._before)
-
-    def _before(self, line: Line) -> Line:
-        self._note(line)
-        return line
+        super().__init__(folder / SORTED, _COLUMNS, f"{run}-{how}", self._note)
 
     def __enter__(self) -> Sorter:
         super().__enter__()
@@ -100,9 +96,10 @@ class Sorter(GrowingTable):
         """What a photo is listed as."""
         return text_of(os.path.abspath(source) if isinstance(source, Path) else source)  # noqa: PTH100
 
-    def _note(self, line: Line) -> None:
+    def _note(self, line: Line) -> Line:
         self.places[line["path"]] = line["place"]
         self._taken.add(line["place"].casefold())
+        return line
 
     def _place(self, own: str, source: ImageSource) -> str:
         """Where a photo goes: under its own name, unless that is taken."""

@@ -1,6 +1,7 @@
 """Data as a table: a CSV of path and label, and if wanted split."""
 
 import csv
+import glob
 import io
 import os
 import unicodedata
@@ -103,24 +104,17 @@ def parsed_lines(where: str, text: str) -> Iterator[tuple[int, list[str]]]:
     first = next((line for line in text.splitlines() if line.strip()), "")
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
     line = 1
-    while True:
-        try:
-            fields = next(rows)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            what = (
-                "a quote that is not closed"
-                if "end of data" in str(error) or "limit" in str(error)
-                else error
-            )
-            raise PromptPrismError(
-                f"line {line} of {where} has {what}: put quotes at both ends of a field, and double those in "
-                "it"
-            ) from error
-        if any(cell.strip() for cell in fields):
-            yield line, fields
-        line = rows.line_num + 1
+    try:
+        for fields in rows:
+            if any(cell.strip() for cell in fields):
+                yield line, fields
+            line = rows.line_num + 1
+    except csv.Error as error:
+        unclosed = "end of data" in str(error) or "limit" in str(error)
+        what = "a quote that is not closed" if unclosed else error
+        raise PromptPrismError(
+            f"line {line} of {where} has {what}: put quotes at both ends of a field, and double those in it"
+        ) from error
 
 
 def check_column(where: str, header: list[str], column: str, remedy: str) -> None:
@@ -186,17 +180,13 @@ def _why_missing(folder: Path, row: _Row) -> str:
     image = row.image
     remedy = "Paths are relative to the folder of the CSV"
     if not image.suffix or image.suffix.lower() not in IMAGE_SUFFIXES:
-        here = sorted(image.parent.glob(f"{_escaped(image.name)}.*")) if is_there(image.parent) else []
+        here = sorted(image.parent.glob(f"{glob.escape(image.name)}.*")) if is_there(image.parent) else []
         remedy += (
             f". '{os.path.relpath(here[0], folder)}' is there: add the endings"
             if here
             else ". They have no ending such as .jpg: add it"
         )
     return remedy
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
 def _refuse_two_labels(where: str, rows: list[_Row]) -> None:

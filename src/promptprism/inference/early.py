@@ -10,6 +10,7 @@ learned the same classes seldom do.
 """
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -116,14 +117,8 @@ def margin_for(leads: Tensor, budget: float) -> float:
         return math.inf
     # More margin never takes fewer templates, and only at the leads themselves does anything change.
     margins = sorted(set(leads[:-1].flatten().tolist()))
-    low, high = -1, len(margins)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if templates_needed(leads, margins[middle]).double().mean() <= budget:
-            low = middle
-        else:
-            high = middle
-    return margins[low] if low >= 0 else 0.0
+    place = bisect_right(margins, budget, key=lambda one: templates_needed(leads, one).double().mean().item())
+    return margins[place - 1] if place else 0.0
 
 
 def check_early(classifier: Classifier, margin: float) -> FusionRule:
