@@ -10,8 +10,6 @@ one that has the best on validation images first. `chosen` marks the budget from
 points of accuracy are lost, in the mean of the sets' validation images.
 """
 
-from __future__ import annotations
-
 import statistics
 from dataclasses import dataclass
 from pathlib import Path

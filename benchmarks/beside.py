@@ -9,8 +9,6 @@ written after each run; one that the file has is not measured again, and one tha
 end it prints the table of docs/results/transfer.md.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from itertools import product

@@ -5,8 +5,6 @@
 Beyond the text tower's memory budget classes are recomputed in the backward pass, so memory levels off.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 import typer

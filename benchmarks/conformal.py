@@ -13,8 +13,6 @@ docs/how-to/calibrate.md. Photos (caltech101, eurosat) lie below --root; a folde
 given too.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

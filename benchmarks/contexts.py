@@ -17,8 +17,6 @@ again after do(colour). Rows are written after each run; one that the file has i
 end it prints the table of docs/explanation/causality.md.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -12,8 +12,6 @@ and again, and compared with the reference that the adapter's card keeps: `found
 are called shifted. The first data set is like the reference, so that `found` is its rate of false alarms.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any

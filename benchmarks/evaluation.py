@@ -8,8 +8,6 @@ Plain CLIP is open_clip's own forward in the same precision, and zero-shot CLIP 
 measured on tensors, and from JPEG files, where decoding and resizing overlap with the model.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Callable

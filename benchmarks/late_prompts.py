@@ -9,8 +9,6 @@ base-to-new accuracies with the settings of the suite mini/base-to-new. A row th
 again. With --cost a row has only the seconds, of an architecture with random weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Annotated, Any
 

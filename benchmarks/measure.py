@@ -1,7 +1,5 @@
 """What all benchmarks share: what the machine can do, and rows of CSV."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterable, Mapping

@@ -6,8 +6,6 @@ Reads step.csv and classes.csv (cost.svg), and anytime.csv (anytime.svg), of ben
 rows is left out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any

@@ -4,8 +4,6 @@ One template after the other, every class whole over the full context, open_clip
 inserted as MaPLe describes. It shares no code with the package's towers.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -10,8 +10,6 @@ divide, and what does. Then memory and seconds with 1,000 to 100,000 classes; th
 measured, what is too large for this machine (`benchmarks.scale_paper`).
 """
 
-from __future__ import annotations
-
 import importlib
 import io
 import math

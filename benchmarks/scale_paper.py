@@ -4,8 +4,6 @@ Operations are those of `promptprism.cost` and of the suites' own estimates, for
 assumed is in `ASSUMED` and printed beside the figures.
 """
 
-from __future__ import annotations
-
 import io
 import time
 from collections.abc import Mapping, Sequence

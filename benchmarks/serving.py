@@ -10,8 +10,6 @@ one photo, from its start to its answer. `of_offline` compares images per second
 processor's seconds of the server alone, which other work on the machine hardly changes (Linux only).
 """
 
-from __future__ import annotations
-
 import http.client
 import os
 import re

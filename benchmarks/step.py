@@ -7,8 +7,6 @@ a time): M = 1 in float32, and M as ours in the same dtype. Ours trains all of C
 is timed, both ways must agree in float32 on features and gradients to 1e-4 on the same objective.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -10,8 +10,6 @@ with a backbone of its own kind: the one for drawings, or the one for photos. Ro
 set; one that the file has is not measured again.
 """
 
-from __future__ import annotations
-
 from statistics import mean, stdev
 from typing import Annotated, Any
 

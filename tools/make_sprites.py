@@ -9,8 +9,6 @@ topic group) and ``ATTRIBUTION.md``. Needs the ``assets`` extra. A quarter of an
 that is drawn with filters.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import json

@@ -6,8 +6,6 @@ Fetched into one folder and named there by their usual names:
     apt-get download wordnet-base
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

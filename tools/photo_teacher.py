@@ -7,8 +7,6 @@ below), captions (their photo), and the object names whose embedding by a real C
 same regression gives on those). Linear ridge on the names alone is ten points worse on classes left out.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Callable, Sequence

@@ -10,8 +10,6 @@ its last checkpoint is. The photos (Tiny ImageNet's tar with a ``classes.json`` 
 redistributed; without them the model learns drawings only.
 """
 
-from __future__ import annotations
-
 import argparse
 import gzip
 import io

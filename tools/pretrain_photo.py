@@ -12,8 +12,6 @@ One thread for each of the two trainings is quickest. The rate is constant and f
 `--steps`.
 """
 
-from __future__ import annotations
-
 import argparse
 import gzip
 import json

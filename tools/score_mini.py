@@ -7,8 +7,6 @@ EuroSAT, where they lie below DATA in the field's layout); and the task misalign
 is to its full description than to that of its object alone.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

@@ -9,8 +9,6 @@ ridge regression on the stem's features from 16 images of each of 12 species), `
 are not asked for stay.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import json

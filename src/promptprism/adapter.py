@@ -1,7 +1,5 @@
 """Adapter files: a folder with what was learned (safetensors) and a card (JSON) that says all the rest."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """An adapter as one ONNX graph, from pixels to opinions; `promptprism.runtime` runs it without torch."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """Adapters on the Hugging Face hub: two files are fetched, a card and tensors, and nothing else is."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager

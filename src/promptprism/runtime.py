@@ -5,8 +5,6 @@
 torch is not imported. In Python: ``Runtime("FOLDER").predict(["photo.jpg"])``.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

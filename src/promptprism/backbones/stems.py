@@ -1,7 +1,5 @@
 """What an image tower's stem gave, kept: it is the same for every method and prompt."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import OrderedDict
 

@@ -1,7 +1,5 @@
 """Image towers: open_clip's ViT, timm's transformers, and convolutional networks."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """CDC's two misalignments, measured: of CLIP's task (its fig. 1a), and of the few-shot data (fig. 1b)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """``promptprism calibrate``."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import typer

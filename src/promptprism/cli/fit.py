@@ -1,7 +1,5 @@
 """``promptprism fit``."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

@@ -1,7 +1,5 @@
 """``promptprism info``, ``methods`` and ``datasets``: what there is."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from pathlib import Path

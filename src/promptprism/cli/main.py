@@ -1,7 +1,5 @@
 """The command line: parse, call, print. Nothing heavy is imported before a command runs."""
 
-from __future__ import annotations
-
 import errno
 import inspect
 import os

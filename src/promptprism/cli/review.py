@@ -1,7 +1,5 @@
 """``promptprism review``."""
 
-from __future__ import annotations
-
 import importlib
 import secrets
 from pathlib import Path

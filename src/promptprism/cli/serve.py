@@ -1,7 +1,5 @@
 """``promptprism serve``."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which images are the same picture: by the bytes of their files, or nearly so by what is to be seen."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Data as most users keep it: a folder with one subfolder per class."""
 
-from __future__ import annotations
-
 import os
 import unicodedata
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Tables that grow line by line, and go on where a run that was killed has stopped."""
 
-from __future__ import annotations
-
 import csv
 import importlib
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Tasks of Label Studio as JSON: photos with predictions, and the choices that people made."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path

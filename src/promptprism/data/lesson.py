@@ -1,7 +1,5 @@
 """What is learned from: shots drawn from data, and photos that a person has corrected."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A heap of photos: whatever names some, in the order in which they are found, none looked at before."""
 
-from __future__ import annotations
-
 import glob
 import os
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """WebDataset shards for evaluation: tar files whose members ``KEY.jpg`` and ``KEY.cls`` make a sample."""
 
-from __future__ import annotations
-
 import glob
 import math
 import re

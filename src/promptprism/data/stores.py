@@ -1,7 +1,5 @@
 """Files of object stores, such as ``s3://bucket/name``, by fsspec; and of this machine, by the same words."""
 
-from __future__ import annotations
-
 import glob
 import importlib
 import os

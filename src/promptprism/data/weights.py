@@ -1,7 +1,5 @@
 """How much each image counts: weights as users give them, and those that make classes equal."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

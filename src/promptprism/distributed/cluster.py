@@ -1,7 +1,5 @@
 """A Ray cluster: the way to it, and whether its nodes can do their share."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import signal

@@ -4,8 +4,6 @@ The classifier, text features included, is made once and lies in a file that all
 memory: it is there once, however many they are. Each process has one shard at a time, so nothing piles up.
 """
 
-from __future__ import annotations
-
 import signal
 import socket
 import tempfile

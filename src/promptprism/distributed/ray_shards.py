@@ -8,8 +8,6 @@ than there are workers, so nothing piles up. The classifier goes to each machine
 machines need the package, but neither adapter nor weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace

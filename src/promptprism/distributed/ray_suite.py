@@ -5,8 +5,6 @@ into the one folder that all nodes share, so a worker, a node or the whole clust
 stays, and what was under way goes on after its last whole epoch.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import pickle

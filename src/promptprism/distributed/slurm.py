@@ -1,7 +1,5 @@
 """Cells of suites as an array job of Slurm: a script that anybody can read, change and submit."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import shutil

@@ -1,7 +1,5 @@
 """What scikit-learn asks of a classifier, without importing it: parameters by name, and tags."""
 
-from __future__ import annotations
-
 import inspect
 from numbers import Integral
 from typing import Any, Self

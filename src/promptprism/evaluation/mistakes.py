@@ -1,7 +1,5 @@
 """What was taken for what: the confusion matrix, scores of each class, and the surest of the mistakes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Run the cells of a suite: learn, then score what was learned; any process may be killed at any time."""
 
-from __future__ import annotations
-
 import errno
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """All that `promptprism evaluate` says of an adapter and data: what it had seen, other classes, mistakes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime

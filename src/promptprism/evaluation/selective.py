@@ -4,8 +4,6 @@ Images with equal scores cannot be told apart, so none of these figures depends 
 ties count as in the mean over all orders.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Answers for any number of images as they come, as rows: what is in an image, and how sure that is."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any

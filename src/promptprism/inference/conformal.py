@@ -6,8 +6,6 @@ were, its set holds its class with a chance of at least 1 - alpha, whatever the 
 photos of all classes (marginal); with quantiles of each class it holds within each (Mondrian).
 """
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """How sure a classifier is of photos, in numbers that drift shows in."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from promptprism.data.images import ImageSource

@@ -9,8 +9,6 @@ exact, up to the order of sums. Rules that do not say that they work class by cl
 the whole matrix.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Answers as lines of tables, and back."""
 
-from __future__ import annotations
-
 import json
 
 from promptprism.data.growing import Line

@@ -1,7 +1,5 @@
 """All that a classifier says of images, from their pixels, as one module: what is exported, and served."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

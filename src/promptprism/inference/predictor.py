@@ -1,7 +1,5 @@
 """Logits of images in batches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

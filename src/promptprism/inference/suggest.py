@@ -1,7 +1,5 @@
 """What to label next, and which labels to look at again, by what a classifier says."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from itertools import islice
 from typing import NamedTuple

@@ -4,8 +4,6 @@ M templates look at M views (VSD), form M opinions by their evidence, and Dempst
 What is not known to us of the paper is a setting, see `cdc_settings`.
 """
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
 from typing import Any, ClassVar, Self, cast
 

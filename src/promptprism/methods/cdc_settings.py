@@ -1,7 +1,5 @@
 """CDC's settings; of what is not known to us of the paper the description says "not known"."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 

@@ -1,7 +1,5 @@
 """What CDC asks of what it learns with: M learners of one kind, each a classifier of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """ProGrad (Zhu et al., Prompt-aligned Gradient for Prompt Tuning, ICCV 2023)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar

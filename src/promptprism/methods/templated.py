@@ -1,7 +1,5 @@
 """Methods whose prompts do not depend on the image: M templates, softmax cross-entropy."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field

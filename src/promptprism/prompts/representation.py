@@ -1,7 +1,5 @@
 """What MMRL learns: tokens of a space of their own, mapped into both towers (Guo and Gu, CVPR 2025)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

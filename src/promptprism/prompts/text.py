@@ -7,8 +7,6 @@ length attend as a group, and all go through the products together; those beyond
 a second time in the backward pass, not kept for it. Any other tower runs whole contexts, by the same budget.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The worst mistakes of an evaluation as one page that needs nothing else."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The server's application: predict, classes, health, metrics, and a page that says how to ask."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import binascii

@@ -1,7 +1,5 @@
 """Requests of many clients become batches: a queue, the most images of a batch, and how long it waits."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import time

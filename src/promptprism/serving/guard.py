@@ -1,7 +1,5 @@
 """What stands before everything that is served: who may ask, from where, and how much."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import urlsplit

@@ -1,7 +1,5 @@
 """What one request may ask, and the body of a request held to it while it is read."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from starlette.requests import Request

@@ -1,7 +1,5 @@
 """What a server counts, as Prometheus reads it."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator
 

@@ -1,7 +1,5 @@
 """Answers of a heap of photos to be looked through by a person, in a page served from this machine."""
 
-from __future__ import annotations
-
 import io
 import json
 import threading

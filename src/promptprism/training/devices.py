@@ -5,8 +5,6 @@ What is learned does not depend on their number: views depend on (seed, epoch, i
 every process has the gradients of the whole step. On a CPU a device is a process of one thread.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import pickle

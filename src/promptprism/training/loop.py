@@ -1,7 +1,5 @@
 """The one road to a trained model. A method says what it learns and its loss; the rest is here."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
