@@ -125,13 +125,7 @@ def measure(
             except PromptPrismError:
                 continue  # too few of a class, as the command would say
             calibration = calibration_of(
-                logits[here],
-                labels[here],
-                name,
-                risk=risk,
-                alpha=alpha,
-                score=score,
-                per_class=per_class,
+                logits[here], labels[here], name, risk=risk, alpha=alpha, score=score, per_class=per_class
             )
             for part, of in {"base": (logits[there], labels[there]), **others}.items():
                 if per_class and part == "new":

@@ -24,13 +24,7 @@ from benchmarks.measure import BackboneName, CsvFile, Templates, append_rows, ma
 from promptprism.backbones import Precision
 from promptprism.backbones.build import random_model
 from promptprism.backbones.loading import random_backbone
-from promptprism.cost.speed import (
-    build,
-    class_names,
-    draw,
-    interleave,
-    prediction,
-)
+from promptprism.cost.speed import build, class_names, draw, interleave, prediction
 from promptprism.data.names import LabelSpace
 from promptprism.inference.predictor import Predictor
 from promptprism.methods import CdcSettings, ZeroShot

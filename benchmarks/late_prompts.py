@@ -17,14 +17,7 @@ import typer
 from benchmarks.measure import CsvFile, is_there, machine, tell
 from promptprism.backbones import Backbone, Precision, load_backbone
 from promptprism.backbones.loading import random_backbone
-from promptprism.cost.speed import (
-    build,
-    class_names,
-    draw,
-    interleave,
-    prediction,
-    training_step,
-)
+from promptprism.cost.speed import build, class_names, draw, interleave, prediction, training_step
 from promptprism.data.miniworld import DEVELOPMENT
 from promptprism.data.names import LabelSpace
 from promptprism.data.records import Dataset

@@ -22,13 +22,7 @@ from promptprism.backbones import Precision
 from promptprism.backbones.build import random_model
 from promptprism.backbones.loading import random_backbone
 from promptprism.cost.arithmetic import image_flops, text_flops
-from promptprism.cost.speed import (
-    build,
-    class_names,
-    draw,
-    interleave,
-    training_step,
-)
+from promptprism.cost.speed import build, class_names, draw, interleave, training_step
 from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.estimate import measure_gigaflops

@@ -69,12 +69,7 @@ def fetch(name: str) -> Path:
 
 
 def push(
-    folder: Path,
-    repo_id: str,
-    *,
-    private: bool = False,
-    license: str | None = None,
-    token: str | None = None,
+    folder: Path, repo_id: str, *, private: bool = False, license: str | None = None, token: str | None = None
 ) -> str:
     """Put an adapter folder into a repository of the hub, which is made if there is none.
 

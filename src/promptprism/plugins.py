@@ -64,6 +64,4 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def _warn(self, point: EntryPoint, why: str) -> None:
         package = point.dist.name if point.dist else "an unknown package"
-        warn(
-            f"'{point.name}' of package '{package}' ({self.group}) is left out: {why}",
-        )
+        warn(f"'{point.name}' of package '{package}' ({self.group}) is left out: {why}")

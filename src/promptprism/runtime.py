@@ -150,11 +150,7 @@ class Runtime:
         return Answers(*self._session.run(list(self.facts["outputs"]), {"pixels": given}))
 
     def predict(
-        self,
-        images: Sequence[ImageSource],
-        *,
-        templates: bool = False,
-        unread: dict[int, str] | None = None,
+        self, images: Sequence[ImageSource], *, templates: bool = False, unread: dict[int, str] | None = None
     ) -> list[dict[str, Any]]:
         """Name the class of images and say how sure that is, a row each as ``predict --json`` has them.
 

@@ -136,10 +136,7 @@ FAMILIES = {
         "text_cfg": TEXT | {"embed_cls": True, "output_tokens": True},
         "multimodal_cfg": COCA,
     },
-    "coca_roberta": {
-        **of_hf("roberta-base", proj="linear", output_tokens=True),
-        "multimodal_cfg": COCA,
-    },
+    "coca_roberta": {**of_hf("roberta-base", proj="linear", output_tokens=True), "multimodal_cfg": COCA},
     "EVA01": CUSTOM | of_timm("eva_giant_patch14_224", "token", None, **TIMM_VIT),
     "EVA02-B": CUSTOM | of_timm("eva02_base_patch16_clip_224", "token", None, **TIMM_VIT),
     "EVA02-E": CUSTOM | of_timm("eva02_enormous_patch14_clip_224", "token", None, **TIMM_VIT),

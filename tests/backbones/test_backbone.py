@@ -87,10 +87,7 @@ def test_eos_pooling_of_custom_text_models(tiny, tiny_factory):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (
-            {"vision_cfg": {"attentional_pool": "parallel"}},
-            "'parallel' attention, unfinished in open_clip",
-        ),
+        ({"vision_cfg": {"attentional_pool": "parallel"}}, "'parallel' attention, unfinished in open_clip"),
         ({"vision_cfg": {"image_size": (32, 64)}}, "its images are 32 x 64 pixels; they must be square"),
         ({"text_cfg": {"pool_type": "none"}}, "its text feature is read by 'none' pooling"),
     ],

@@ -303,10 +303,7 @@ def test_methods():
     "arguments, says",
     [
         (["mini/fod"], r"no data 'mini/fod'.*Did you mean mini/food"),
-        (
-            ["DATA", "--method", "cdd"],
-            "Unknown method 'cdd': choose one of zero-shot, linear-probe, ",
-        ),
+        (["DATA", "--method", "cdd"], "Unknown method 'cdd': choose one of zero-shot, linear-probe, "),
         (["DATA", "--set", "epoch=3"], "has no setting 'epoch'. Did you mean epochs"),
         (["DATA", "--set", "epochs=many"], "Setting epochs='many' of method 'cdc' is refused"),
         (["DATA", "--set", "epochs"], "--set 'epochs' is no setting: write NAME=VALUE"),

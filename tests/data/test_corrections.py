@@ -26,10 +26,7 @@ def test_what_is_appended_is_read_and_the_last_line_of_a_photo_counts(photos):
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # who changes a label later contradicts nobody
-        assert read_corrections(file) == {
-            photos / "a.jpg": "iris",
-            photos / "deep/c.jpg": 'a "quoted", name',
-        }
+        assert read_corrections(file) == {photos / "a.jpg": "iris", photos / "deep/c.jpg": 'a "quoted", name'}
         append(file, [Correction(photos / "a.jpg", "")])
         assert read_corrections(file) == {photos / "deep/c.jpg": 'a "quoted", name'}
 

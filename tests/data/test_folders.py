@@ -56,15 +56,9 @@ def test_names_of_every_script_are_kept(tmp_path):
 @pytest.mark.parametrize(
     "files, says",
     [
-        (
-            ["a/1.png", "b/x.txt"],
-            r"class has no image in '.*': 'b'\. Files such as 'x\.txt' cannot be read",
-        ),
+        (["a/1.png", "b/x.txt"], r"class has no image in '.*': 'b'\. Files such as 'x\.txt' cannot be read"),
         (["train/a/1.png", "test/b/1.png"], r"class has no image in '.*train': 'b'\. Add images, or remove"),
-        (
-            ["1.png", "2.png"],
-            "has no subfolders but 2 loose images: put the images of each class into a",
-        ),
+        (["1.png", "2.png"], "has no subfolders but 2 loose images: put the images of each class into a"),
         ([], "has no subfolders: put the images"),
     ],
 )

@@ -195,10 +195,7 @@ def test_missing_file_and_folder(tmp_path):
 @pytest.mark.parametrize(
     "array, says",
     [
-        (
-            np.zeros((3, 8, 8), np.uint8),
-            r"array of shape \(3, 8, 8\) and type uint8 is not an image",
-        ),
+        (np.zeros((3, 8, 8), np.uint8), r"array of shape \(3, 8, 8\) and type uint8 is not an image"),
         (np.zeros((0, 8), np.uint8), "is not an image"),
         (np.full((2, 2), 255.0), r"values from 255 to 255: floats must lie in 0\.\.1"),
         (np.full((2, 2), np.nan), r"floats must lie in 0\.\.1"),

@@ -7,16 +7,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from promptprism.data.miniworld import (
-    DEVELOPMENT,
-    ELEVEN,
-    NAMES,
-    REPORTED,
-    SHIFTS,
-    load,
-    render,
-    scenes,
-)
+from promptprism.data.miniworld import DEVELOPMENT, ELEVEN, NAMES, REPORTED, SHIFTS, load, render, scenes
 from promptprism.data.miniworld.scenes import COLOURS, MONOCHROME, PATTERNS, SIZE, UNSEEN_PATTERNS
 from promptprism.data.miniworld.sprites import sprite
 from promptprism.data.miniworld.worlds import (

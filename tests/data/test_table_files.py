@@ -37,10 +37,7 @@ def test_csv_with_commas_in_quotes_and_an_absolute_path(tmp_path):
 @pytest.mark.parametrize(
     "text, says",
     [
-        (
-            "file,label\n1.png,a\n",
-            r"has no column 'path' \(it has: file, label\): its first line must",
-        ),
+        ("file,label\n1.png,a\n", r"has no column 'path' \(it has: file, label\): its first line must"),
         ("path,class\n1.png,a\n", r"has no column 'label' \(it has: path, class\)"),
         ("", r"has no column 'path' \(it has: nothing\)"),
         ("path,label\n", "lists no images"),
@@ -49,15 +46,9 @@ def test_csv_with_commas_in_quotes_and_an_absolute_path(tmp_path):
         ("path,label\n1.png,a\n1.png\n", r"line 3 of CSV '.*' has no label: fill it in"),
         ("path,label\n1.png,  \n", r"line 2 of CSV '.*' has no label"),
         ("path,label\n,a\n", r"line 2 of CSV '.*' has no path"),
-        (
-            "path,label,split\n1.png,a,holdout\n",
-            "line 2 of CSV '.*' has split 'holdout': use train, val",
-        ),
+        ("path,label,split\n1.png,a,holdout\n", "line 2 of CSV '.*' has split 'holdout': use train, val"),
         ('path,label,split\n1.png,a,"0\n0"\n', r"line 2 of CSV '.*' has split '0\\n0': use train, val"),
-        (
-            "path,label\n1.png,a\nno.png,a\n",
-            r"1 of 2 images of CSV '.*' do not exist, first: '.*no\.png'\.",
-        ),
+        ("path,label\n1.png,a\nno.png,a\n", r"1 of 2 images of CSV '.*' do not exist, first: '.*no\.png'\."),
     ],
 )
 def test_csv_errors(tmp_path, text, says):

@@ -68,10 +68,7 @@ def test_a_distributed_array_job_runs_the_cells_that_are_left(suite, tmp_path):
     assert ran.returncode == 0, ran.stderr
     assert sorted(
         (one.cell.method, one.cell.shots, one.cell.seed) for one in read_results(tmp_path / "R")
-    ) == [
-        ("coop", 2, 1),
-        ("zero-shot", 1, 1),
-    ]
+    ) == [("coop", 2, 1), ("zero-shot", 1, 1)]
     assert "3 cells are left" in write(suite, "--device", "cpu").output
     beyond = task(script, 7)
     assert beyond.returncode == 1 and "SLURM_ARRAY_TASK_ID is '7', not 0 to 2" in beyond.stderr

@@ -22,11 +22,7 @@ from promptprism.evaluation import run_suite as running
 from promptprism.evaluation.metrics import harmonic_mean
 from promptprism.evaluation.run_suite import run_suite
 from promptprism.evaluation.store import Store, read_failures, read_result, read_results
-from promptprism.evaluation.suites import (
-    Suite,
-    fingerprint,
-    load_suite,
-)
+from promptprism.evaluation.suites import Suite, fingerprint, load_suite
 from promptprism.reports.results import group
 
 QUICK = {"epochs": 6, "batch_size": 4, "lr": 0.02}

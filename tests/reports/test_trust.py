@@ -90,11 +90,7 @@ def test_a_suite_says_which_protocol_is_told():
 
 def test_reliability_pools_the_images():
     two = {"new": scored(bins=((10, 0.3, 0.4), (5, 0.6, 0.6), (5, 1.0, 0.0))), "base": scored()}
-    results = [
-        made("cdc", "a", 1, base_new()),
-        made("cdc", "a", 2, two),
-        made("maple", "a", 1, base_new()),
-    ]
+    results = [made("cdc", "a", 1, base_new()), made("cdc", "a", 2, two), made("maple", "a", 1, base_new())]
     drawing = reliability_diagram(results)
     assert len(drawing.axes) == 4
     titles = [axes.get_title("left") for axes in drawing.axes]

@@ -54,11 +54,7 @@ class AdaptedBlock:
 
 
 def run_block(
-    block: Any,
-    x: Tensor,
-    *,
-    queries: Tensor | None = None,
-    mask: Tensor | None = None,
+    block: Any, x: Tensor, *, queries: Tensor | None = None, mask: Tensor | None = None
 ) -> tuple[Tensor, KeysValues]:
     """Run one `ResidualAttentionBlock` over M templates of N sequences of one length.
 

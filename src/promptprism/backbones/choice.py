@@ -32,9 +32,7 @@ def as_backbone(
     suited = backbone_for(data)
     name = suited if chosen == "auto" else chosen
     if name == "mini" != suited:
-        warn(
-            f"backbone 'mini' knows MiniWorld's drawings, and '{data}' is none: for photos take '{suited}'",
-        )
+        warn(f"backbone 'mini' knows MiniWorld's drawings, and '{data}' is none: for photos take '{suited}'")
     backbone = load_backbone(name, pretrained, precision=precision, device=device)
     if precision == "float32":  # `load_backbone` warns about others
         warn_if_slow(precision, backbone.device, backbone.width)

@@ -40,11 +40,7 @@ _WEIGHTS = (
 
 
 def load_backbone(
-    name: str = "mini",
-    pretrained: str | None = None,
-    *,
-    precision: Precision = "auto",
-    device: str = "auto",
+    name: str = "mini", pretrained: str | None = None, *, precision: Precision = "auto", device: str = "auto"
 ) -> Backbone:
     """Load a frozen vision-language model.
 

@@ -59,7 +59,7 @@ def warn_if_slow(precision: Precision, device: torch.device, width: int) -> None
     if seconds[precision] > _SLOW * seconds[other]:
         warn(
             f"products in {precision} take {seconds[precision] / seconds[other]:.0f} times as long as in "
-            f"{other} on this processor: take --precision {other}, unless results must be equal to others'",
+            f"{other} on this processor: take --precision {other}, unless results must be equal to others'"
         )
 
 

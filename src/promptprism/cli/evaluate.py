@@ -133,11 +133,7 @@ def evaluate(
         accuracy=result.accuracy,
         learned_from=found.learned_from,
         held_out=held_out
-        and {
-            "images": held_out.images,
-            "accuracy": held_out.accuracy,
-            "metrics": held_out.metrics,
-        },
+        and {"images": held_out.images, "accuracy": held_out.accuracy, "metrics": held_out.metrics},
         early=early,
         **content,
     )

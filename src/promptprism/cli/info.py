@@ -10,10 +10,7 @@ from promptprism.cli.output import Output
 from promptprism.errors import PromptPrismError
 
 
-def info(
-    adapter: OptionalAdapter = None,
-    json_file: Json = None,
-) -> None:
+def info(adapter: OptionalAdapter = None, json_file: Json = None) -> None:
     """Show versions and devices, or what an adapter is."""
     output = Output("info", json_file)
     from promptprism.adapter import read_card

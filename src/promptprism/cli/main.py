@@ -119,9 +119,7 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def _main(
-    version: Annotated[bool, flag("--version", "Print the version and exit.")] = False,
-) -> None:
+def _main(version: Annotated[bool, flag("--version", "Print the version and exit.")] = False) -> None:
     if version:
         typer.echo(__version__)
         raise typer.Exit

@@ -6,16 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from promptprism.cli.options import (
-    Adapter,
-    Json,
-    ModelOptions,
-    Root,
-    argument,
-    grouped,
-    open_data,
-    option,
-)
+from promptprism.cli.options import Adapter, Json, ModelOptions, Root, argument, grouped, open_data, option
 from promptprism.cli.output import Output
 from promptprism.errors import PromptPrismError
 
@@ -87,11 +78,7 @@ def suggest(
             f"--corrections {out} --out NEW"
         )
     output.write(
-        adapter=str(adapter),
-        images=found.images,
-        learned_from=found.learned,
-        suggestions=rows,
-        unread=unread,
+        adapter=str(adapter), images=found.images, learned_from=found.learned, suggestions=rows, unread=unread
     )
     output.end(unread)
 

@@ -50,8 +50,7 @@ def suite(
     ] = "all",
     device: Device = "auto",
     devices: Annotated[
-        int | None,
-        option("N", "GPUs, or cores of a CPU, that share each training step of a cell.", min=1),
+        int | None, option("N", "GPUs, or cores of a CPU, that share each training step of a cell.", min=1)
     ] = None,
     strategy: Strategy = "ddp",  # noqa: ARG001 - the one there is
     engine: Annotated[
@@ -139,15 +138,7 @@ def suite(
             )
 
         outcome = running.run_suite(
-            chosen,
-            out,
-            backbone,
-            root=root,
-            lists=lists,
-            stage=stage,
-            show=show,
-            devices=devices,
-            engine=run,
+            chosen, out, backbone, root=root, lists=lists, stage=stage, show=show, devices=devices, engine=run
         )
     rows = [
         {

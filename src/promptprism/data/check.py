@@ -66,10 +66,7 @@ class DataReport(BaseModel):
 
 
 def check_data(
-    dataset: PublishedDataset,
-    root: Path,
-    decode: bool = True,
-    step: Step = lambda *_: None,
+    dataset: PublishedDataset, root: Path, decode: bool = True, step: Step = lambda *_: None
 ) -> DataReport:
     """Compare a data set's files with its lists, and its lists with what they should be.
 
@@ -87,9 +84,7 @@ def check_data(
     missing = {split: set(absent(folder, [item[0] for item in items])) for split, items in lists.items()}
     splits = {
         split: SplitReport(
-            listed=len(items),
-            present=len(items) - len(missing[split]),
-            expected=dataset.images.get(split, 0),
+            listed=len(items), present=len(items) - len(missing[split]), expected=dataset.images.get(split, 0)
         )
         for split, items in lists.items()
     }

@@ -120,9 +120,7 @@ class GrowingTable:
             column_types=schema, strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=True
         )
         lines = from_text.open_csv(
-            self._csv,
-            parse_options=from_text.ParseOptions(newlines_in_values=True),
-            convert_options=options,
+            self._csv, parse_options=from_text.ParseOptions(newlines_in_values=True), convert_options=options
         )
         with temporary(self.path) as partial:
             with parquet.ParquetWriter(partial, schema) as writer:

@@ -99,10 +99,7 @@ class Fitted(Conventions):
         return margin_for(lead(fused_so_far(self.opinions(images).templates, rule)), budget)
 
     def score(
-        self,
-        images: Images | Dataset,
-        labels: Labels | None = None,
-        sample_weight: Weights | None = None,
+        self, images: Images | Dataset, labels: Labels | None = None, sample_weight: Weights | None = None
     ) -> float:
         """Accuracy on labelled images, of which each may count as much as it weighs; else as `evaluate`."""
         if sample_weight is None:

@@ -13,14 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    Field,
-    JsonValue,
-    ModelWrapValidatorHandler,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, Field, JsonValue, ModelWrapValidatorHandler, ValidationError, model_validator
 
 import promptprism
 from promptprism.errors import PromptPrismError

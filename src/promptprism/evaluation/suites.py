@@ -78,11 +78,7 @@ class Cell(Facts):
             return given
         if version not in method.Settings.earlier:
             return given
-        return {
-            **given,
-            "settings": {"preset": version, **settings},
-            "version": method.Settings.version,
-        }
+        return {**given, "settings": {"preset": version, **settings}, "version": method.Settings.version}
 
     @field_validator("settings", mode="before")
     @classmethod

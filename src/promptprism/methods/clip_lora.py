@@ -12,14 +12,7 @@ from torch import Tensor
 from promptprism.backbones import Backbone
 from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
-from promptprism.methods.base import (
-    BatchSize,
-    LearningRate,
-    MethodSettings,
-    Optimizer,
-    Shape,
-    WeightDecay,
-)
+from promptprism.methods.base import BatchSize, LearningRate, MethodSettings, Optimizer, Shape, WeightDecay
 from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.learner import LearnerMethod, Readings
 from promptprism.prompts import encode_image, encode_text, finish_image

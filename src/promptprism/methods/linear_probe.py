@@ -80,7 +80,7 @@ class LinearProbe(Method):
             strength = 0.316
             warn(
                 "linear-probe has no validation images to choose its strength by: it takes 0.316; give a "
-                "validation split, or --set strength=...",
+                "validation split, or --set strength=..."
             )
         weight, bias = solve(features, labels, classes, strength, weights)
         with torch.no_grad():

@@ -10,15 +10,7 @@ from torch import Tensor
 
 from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
-from promptprism.methods.base import (
-    BatchSize,
-    Epochs,
-    LearningRate,
-    MethodSettings,
-    Optimizer,
-    Shape,
-    Views,
-)
+from promptprism.methods.base import BatchSize, Epochs, LearningRate, MethodSettings, Optimizer, Shape, Views
 from promptprism.methods.classifier import Classifier, Texts
 from promptprism.methods.learner import LearnerMethod, Readings, weighted
 from promptprism.methods.objectives import consistency_loss, softmax_loss

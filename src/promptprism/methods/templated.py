@@ -26,7 +26,7 @@ Offsets = Annotated[
         description="Learn for each class and template a vector that is added to its text feature (TaskRes, "
         "Yu et al., CVPR 2023); it starts so that the class is at the mean of its plain training images. "
         "None is true for a backbone that knows few names, such as photo. Classes that were not learned go "
-        "without; where they stand beside learned ones, theirs is predicted from these by the names.",
+        "without; where they stand beside learned ones, theirs is predicted from these by the names."
     ),
 ]
 NoOffsets = Annotated[
@@ -113,7 +113,7 @@ class TemplateMethod(LearnerMethod):
             coupled = False
             warn(
                 f"the image tower of backbone {backbone.name!r} has no tokens that prompts may join: the "
-                f"templates of {self.name!r} live in the text alone, as with coupled=False",
+                f"templates of {self.name!r} live in the text alone, as with coupled=False"
             )
         if settings.vision_tokens and not backbone.vision_layers:
             raise PromptPrismError(

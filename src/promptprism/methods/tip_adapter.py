@@ -128,7 +128,7 @@ class TipAdapter(Method):
             warn(
                 f"{self.name} has no validation images to choose alpha and beta by: it takes "
                 f"alpha={self.settings.alpha:g}, beta={self.settings.beta:g}; give a validation split, or "
-                "--set alpha=... --set beta=...",
+                "--set alpha=... --set beta=..."
             )
             return
         shown = F.normalize(frozen_features(self.backbone, validation), dim=-1)
@@ -226,12 +226,7 @@ def cache_logits(affinity: Tensor, values: Tensor, beta: float) -> Tensor:
 
 
 def search(
-    affinity: Tensor,
-    values: Tensor,
-    zero_shot: Tensor,
-    labels: Tensor,
-    alpha_most: float,
-    beta_most: float,
+    affinity: Tensor, values: Tensor, zero_shot: Tensor, labels: Tensor, alpha_most: float, beta_most: float
 ) -> tuple[float, float]:
     """The first alpha and beta of a grid of 20 x 200 with the highest accuracy, betas outermost.
 

@@ -96,11 +96,7 @@ PLOTS: dict[str, Plot] = {
     "risk-coverage": risk_coverage,
 }
 #: What a page shows below a table.
-PLOTS_OF = {
-    "base-to-new": ("base-new",),
-    "few-shot": ("shots",),
-    "trust": ("reliability", "risk-coverage"),
-}
+PLOTS_OF = {"base-to-new": ("base-new",), "few-shot": ("shots",), "trust": ("reliability", "risk-coverage")}
 
 
 def make_plot(results: Iterable[CellResult], name: str, suite: Suite | None = None) -> Drawing:

@@ -101,13 +101,7 @@ def study_table(
         interval = f"{low:+.2f} to {high:+.2f}" if len(pairs) >= FEWEST else None
         trust = [average_metric(there, part, metric) for part, metric in _TRUST.values()]
         accuracy = base_new_hm(there) if there else (None,) * 3
-        values = (
-            *accuracy,
-            f"{less:+.2f}" if pairs else None,
-            interval,
-            *trust,
-            _cells(there, row, runs),
-        )
+        values = (*accuracy, f"{less:+.2f}" if pairs else None, interval, *trust, _cells(there, row, runs))
         lines.append(Line(data, row.label, values))
     less_rival = f"less {rival.label}"
     return ResultTable(

@@ -3,14 +3,4 @@
 from promptprism.data.miniworld.scenes import Scene, render
 from promptprism.data.miniworld.worlds import DEVELOPMENT, ELEVEN, NAMES, REPORTED, SHIFTS, load, scenes
 
-__all__ = [
-    "DEVELOPMENT",
-    "ELEVEN",
-    "NAMES",
-    "REPORTED",
-    "SHIFTS",
-    "Scene",
-    "load",
-    "render",
-    "scenes",
-]
+__all__ = ["DEVELOPMENT", "ELEVEN", "NAMES", "REPORTED", "SHIFTS", "Scene", "load", "render", "scenes"]
