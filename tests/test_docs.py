@@ -15,7 +15,7 @@ from PIL import Image
 from toys import picture
 from typer.testing import CliRunner
 
-from benchmarks import conformal, contexts, drift, serving
+from benchmarks import beside, conformal, contexts, drift, serving
 from benchmarks.measure import read_rows
 from promptprism.cli import app
 from promptprism.data.registry import load_data
@@ -210,6 +210,12 @@ def test_the_table_of_conformal_sets_is_that_of_the_benchmark():
     page = (ROOT / "docs/how-to/calibrate.md").read_text(encoding="utf-8")
     told = page.partition("<!-- conformal: begin -->")[2].partition("<!-- conformal: end -->")[0]
     assert told.strip() == conformal.table(read_rows(ROOT / "benchmarks/results/conformal.csv"))
+
+
+def test_the_table_of_the_two_constants_is_that_of_the_benchmark():
+    page = (ROOT / "docs/results/transfer.md").read_text(encoding="utf-8")
+    told = page.partition("<!-- beside: begin -->")[2].partition("<!-- beside: end -->")[0]
+    assert told.strip() == beside.table(read_rows(ROOT / "benchmarks/results/beside.csv"))
 
 
 def test_the_table_of_shifts_is_that_of_the_benchmark():
