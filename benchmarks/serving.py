@@ -25,10 +25,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
-from PIL import Image
 
+from benchmarks.evaluation import write_photos
 from benchmarks.measure import machine
 from promptprism import PromptPrism, load_model
 from promptprism.adapter import read_card
@@ -41,16 +40,6 @@ CLIENTS = (1, 4, 16)
 _PHOTOS = 128
 _TURNS, _SECONDS = 6, 3.0  # of each client, at least
 _BOUNDARY = "photo"
-
-
-def draw_photos(folder: Path, count: int) -> list[Path]:
-    """Photos of soft blobs, as large as a JPEG of a phone's preview."""
-    generator, paths = np.random.default_rng(1), []
-    for number in range(count):
-        small = generator.integers(0, 256, (12, 16, 3), np.uint8)
-        paths.append(folder / f"{number}.jpg")
-        Image.fromarray(small).resize((640, 480), Image.Resampling.BICUBIC).save(paths[-1], quality=90)
-    return paths
 
 
 def body(photo: Path) -> bytes:
@@ -190,7 +179,7 @@ def main(
     """Measure a server beside offline batches, ONNX beside torch."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        photos = draw_photos(place, _PHOTOS)
+        photos = write_photos(place, _PHOTOS, (640, 480))
         adapter, exported = place / "adapter", place / "onnx"
         names = ["daisy", "iris", "rose", "tulip"]
         labels = [names[number % 4] for number in range(8)]

@@ -107,14 +107,14 @@ def describe(name: str) -> Entry:
     )
 
 
-def write_catalog(file: Path = CATALOG) -> None:
+def write_catalog() -> None:
     """Measure all backbones anew."""
     rows = {}
     for name in (*SHIPPED, *names()):
         row = asdict(describe(name))
         del row["name"], row["tags"]
         rows[name] = row
-    file.write_text("{\n" + ",\n".join(f'"{k}": {json.dumps(v)}' for k, v in rows.items()) + "\n}\n")
+    CATALOG.write_text("{\n" + ",\n".join(f'"{k}": {json.dumps(v)}' for k, v in rows.items()) + "\n}\n")
 
 
 def _tags(name: str) -> tuple[str, ...]:

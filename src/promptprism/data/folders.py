@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from promptprism.data.images import IMAGE_SUFFIXES, looks_like_image
-from promptprism.data.names import DEFAULT_PHRASE
 from promptprism.data.reading import Reading, some, split_of
 from promptprism.data.records import Dataset, Record, Records
 from promptprism.errors import DataWarning, PromptPrismError, warn
@@ -27,7 +26,7 @@ _DETECTION = {
 }
 
 
-def read_folder(root: str | Path, phrase: str = DEFAULT_PHRASE, reading: Reading | None = None) -> Dataset:
+def read_folder(root: str | Path, reading: Reading | None = None) -> Dataset:
     """Read a folder with one subfolder per class, its images at any depth below.
 
     ``train/``, ``test/`` and ``val/`` folders around the class folders are taken as splits, in the usual
@@ -111,8 +110,7 @@ def read_folder(root: str | Path, phrase: str = DEFAULT_PHRASE, reading: Reading
         records("train"),
         records("val"),
         records("test"),
-        phrase,
-        tuple(sorted(skipped)),
+        skipped=tuple(sorted(skipped)),
         folder=root,
     )
 

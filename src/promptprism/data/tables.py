@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from promptprism.data.images import IMAGE_SUFFIXES
-from promptprism.data.names import DEFAULT_PHRASE, name_key
+from promptprism.data.names import name_key
 from promptprism.data.reading import Reading, read_text, some
 from promptprism.data.records import Dataset, Record, Records
 from promptprism.errors import DataWarning, PromptPrismError, warn
@@ -30,7 +30,7 @@ class _Row(NamedTuple):
     split: str
 
 
-def read_csv(path: str | Path, phrase: str = DEFAULT_PHRASE, reading: Reading | None = None) -> Dataset:
+def read_csv(path: str | Path, reading: Reading | None = None) -> Dataset:
     """Read a CSV with the columns ``path`` and ``label``, and if wanted ``split`` (train, val or test).
 
     Paths are relative to the CSV's folder; those of Windows and decomposed letters are found too. The label
@@ -65,9 +65,7 @@ def read_csv(path: str | Path, phrase: str = DEFAULT_PHRASE, reading: Reading | 
     def records(wanted: str) -> Records:
         return tuple(Record(row.image, labels[row.label]) for row in rows if row.split == wanted)
 
-    return Dataset(
-        str(path), names, records("train"), records("val"), records("test"), phrase, folder=path.parent
-    )
+    return Dataset(str(path), names, records("train"), records("val"), records("test"), folder=path.parent)
 
 
 def _rows(path: Path, text: str, reading: Reading) -> list[_Row]:

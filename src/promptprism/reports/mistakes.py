@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from promptprism.data.images import ImageSource, load_image
 from promptprism.reports.html import page
 
-_SIDE = 240
+_SIDE, _MOST = 240, 60  # pixels of a photo, and photos that are shown
 _STYLE = """
 .mistakes { display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: 1.5rem; }
 .mistakes figure { margin: 0; } .mistakes img { width: 100%; border-radius: .3rem; background: none; }
@@ -19,19 +19,16 @@ _STYLE = """
 """
 
 
-def mistakes_page(
-    title: str, content: Mapping[str, Any], sources: Sequence[ImageSource], most: int = 60
-) -> str:
+def mistakes_page(title: str, content: Mapping[str, Any], sources: Sequence[ImageSource]) -> str:
     """Write the page.
 
     Args:
         title: of the page.
         content: what `promptprism evaluate` found, with ``mistakes``, ``confused`` and ``by_class``.
         sources: the images, by the ``place`` of a mistake.
-        most: mistakes that are shown.
     """
     mistakes = content["mistakes"]
-    figures = "".join(_figure(mistake, sources[mistake["place"]]) for mistake in mistakes[:most])
+    figures = "".join(_figure(mistake, sources[mistake["place"]]) for mistake in mistakes[:_MOST])
     pairs = _table(
         ("is", "was taken for", "images"),
         [(pair["truth"], pair["answer"], pair["images"]) for pair in content["confused"][:20]],
@@ -46,7 +43,7 @@ def mistakes_page(
     return page(
         title,
         f"<p>{len(mistakes)} of {content['images']} images were taken for another class. The surest "
-        f"{min(most, len(mistakes))} of these answers are shown. Some may be wrong labels.</p>"
+        f"{min(_MOST, len(mistakes))} of these answers are shown. Some may be wrong labels.</p>"
         f'<div class="mistakes">{figures}</div>'
         f"<h2>Most confused</h2>{pairs}<h2>Classes</h2>{classes}",
         _STYLE,
