@@ -1,9 +1,34 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from scipy.stats import ks_2samp, mannwhitneyu
+from toys import colours
 
 from promptprism.drift import Reference
 from promptprism.errors import PromptPrismError
+from promptprism.inference.doubt import doubt
+from promptprism.inference.predictor import Predictor
+from promptprism.methods import build_method, make_settings
+from promptprism.runtime import Answers
+from promptprism.serving.metrics import Metrics
+
+
+@pytest.mark.parametrize("method", ["zero-shot", "cdc"])
+def test_answers_are_compared_as_they_were_before_they_were_calibrated(tiny, method):
+    data = colours()
+    photos = [record.source for record in data.test]
+    plain = build_method(make_settings(method), tiny).classifier(data.label_space)
+    sharp = replace(plain, temperature=0.3)
+    with torch.no_grad():
+        logits = torch.cat([*Predictor(sharp).logits(photos)], dim=1)
+    share = sharp.probabilities(logits)
+    assert (share.amax(-1) - torch.tensor(doubt(plain, photos)[0])).abs().max() > 0.01
+    assert doubt(sharp, photos) == doubt(plain, photos)
+    metrics = Metrics(None, lambda: 0, temperature=0.3)
+    metrics.answered(Answers(logits.numpy(), share.numpy()), own=True)
+    assert [one for one, _ in metrics.latest] == pytest.approx(doubt(plain, photos)[0], abs=1e-5)
 
 
 @pytest.mark.parametrize(("moved", "sizes"), [(0.0, (60, 80)), (0.4, (256, 40)), (0.15, (200, 1000))])

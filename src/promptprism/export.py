@@ -206,6 +206,7 @@ def _facts(module: Outputs, card: Card) -> dict[str, Any]:
             "normalised": "in the graph",
         },
         "outputs": {name: _AXES[name] for name in module.names},
+        "temperature": classifier.temperature,
         "reference": reference,
         "difference": None,
         "int8": None,

@@ -23,7 +23,7 @@ class Colours:
     """Knows how red, green and blue an image is; and how many it was asked about at once."""
 
     method, classes, size = "colours", tuple(COLOURS), 8
-    reference = Reference.of("drawn", [0.9] * 30, [0.1] * 30)
+    reference, temperature = Reference.of("drawn", [0.9] * 30, [0.1] * 30), 1.0
 
     def __init__(self):
         self.batches, self.gate = [], threading.Event()

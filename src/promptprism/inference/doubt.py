@@ -1,6 +1,7 @@
 """How sure a classifier is of photos, in numbers that drift shows in."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from promptprism.data.images import ImageSource
 from promptprism.data.records import Dataset, Records
@@ -15,9 +16,12 @@ def doubt(
 ) -> tuple[list[float], list[float] | None]:
     """Probability of the leading class, and uncertainty of the fused opinion if there is one, of each photo.
 
+    Probabilities are those before any calibration, which a reference from before it knows nothing of.
+
     Raises:
         PromptPrismError: no photo can be read, or without ``unread`` one of them.
     """
+    classifier = replace(classifier, temperature=1.0)
     probability: list[float] = []
     uncertainty: list[float] = []
     for logits in Predictor(classifier).logits(photos, unread=unread):

@@ -118,7 +118,7 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
 def make_app(engine: Engine, limits: Limits | None = None, host: str = "127.0.0.1") -> FastAPI:
     """The application that serves an engine; at a loopback address, under the names of that alone."""
     limits = Limits() if limits is None else limits
-    metrics = Metrics(engine.reference, lambda: batcher.accepted)
+    metrics = Metrics(engine.reference, lambda: batcher.accepted, engine.temperature)
     batcher = Batcher(engine, limits.batch, limits.wait, limits.room, metrics.batch)
     decoders = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="promptprism-decode")
 

@@ -32,12 +32,14 @@ class Engine(Protocol):
         classes: its own.
         size: side of the square it sees, pixels.
         reference: answers about held-out photos, if there are.
+        temperature: that its probabilities are calibrated by; the reference's are not.
     """
 
     method: str
     classes: Names
     size: int
     reference: Reference | None
+    temperature: float
 
     def prepare(self, classes: Names | None) -> Names:
         """Make ready for other classes; None are the own.
@@ -62,6 +64,7 @@ class OnnxEngine:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime, self.method, self.classes = runtime, runtime.method, runtime.classes
         self.size, self.reference = runtime.size, runtime.reference
+        self.temperature = float(runtime.facts.get("temperature", 1.0))
 
     def prepare(self, classes: Names | None) -> Names:
         """Refuse all names but its own."""
@@ -89,6 +92,7 @@ class TorchEngine:
         self.model, self.method = model, model.method
         self.classes: Names = tuple(map(str, model.classes_))
         self.size, self.reference = model.backbone_.image_size, reference
+        self.temperature = model.classifier_.temperature
         self._own = self._outputs(model)
         self._others: OrderedDict[Names, Outputs] = OrderedDict()
         self._lock = Lock()

@@ -20,9 +20,13 @@ class Metrics:
     Args:
         reference: answers about held-out photos; None measures no drift.
         accepted: gives the images that are accepted and not yet answered.
+        temperature: that answers are calibrated by, and those of the reference are not.
     """
 
-    def __init__(self, reference: Reference | None, accepted: Callable[[], int]) -> None:
+    def __init__(
+        self, reference: Reference | None, accepted: Callable[[], int], temperature: float = 1.0
+    ) -> None:
+        self.temperature = temperature
         self.registry = where = CollectorRegistry()
         self.requests = Counter("promptprism_requests", "Requests.", ["path", "status"], registry=where)
         self.seconds = Histogram(
@@ -52,7 +56,9 @@ class Metrics:
         if own:
             doubt = answers.uncertainty
             uncertainty = [None] * len(answers.probability) if doubt is None else doubt.tolist()
-            self.latest.extend(zip(answers.probability.max(-1).tolist(), uncertainty, strict=True))
+            shares = answers.probability.astype(float) ** self.temperature  # as before they were calibrated
+            leading = shares.max(-1) / shares.sum(-1)
+            self.latest.extend(zip(leading.tolist(), uncertainty, strict=True))
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""
