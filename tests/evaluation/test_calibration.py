@@ -8,12 +8,14 @@ from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_calibration_error
 
 from promptprism.data.names import LabelSpace
+from promptprism.errors import PromptPrismWarning
 from promptprism.evaluation.calibration import (
     BINS,
     COLDEST,
     Calibrator,
     PostHoc,
     adaptive_error,
+    calibration_of,
     fit_temperature,
     reliability,
 )
@@ -152,3 +154,15 @@ def test_base_classes_keep_their_temperature_and_no_answer_changes(tiny, name):
     assert torch.allclose(on_base["dac"], logits.mean(0).double().softmax(-1))
     assert not torch.allclose(on_new["dac"], on_base["dac"]) and torch.equal(on_new["ts"], on_base["ts"])
     assert all(torch.equal(one.argmax(-1), logits.mean(0).argmax(-1)) for one in on_new.values())
+
+
+def test_photos_that_are_all_answered_rightly_decide_no_temperature():
+    labels = torch.arange(40) % 2
+    logits = torch.tensor([[0.7, 0.3], [0.3, 0.7]]).log()[labels]
+    how = {"risk": 0.3, "alpha": 0.2, "score": "lac", "per_class": False}
+    with pytest.warns(PromptPrismWarning, match="the 10 photos that decide the temperature are all answered"):
+        assert calibration_of(logits, labels, "data", **how).temperature == 1
+    labels[0] = 1
+    assert calibration_of(logits, labels, "data", **how).temperature == pytest.approx(
+        math.log(7 / 3) / math.log(9)
+    )

@@ -13,7 +13,7 @@ from promptprism.adapter import DataSummary
 from promptprism.data.batches import labels_of
 from promptprism.data.content import picture_id
 from promptprism.data.records import Record
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, warn
 from promptprism.evaluation.selective import threshold_for_risk, tied_means
 from promptprism.evidence import distance_factors
 from promptprism.inference.conformal import Calibration, Score, check_enough, fit_sets
@@ -249,7 +249,7 @@ def calibration_of(
         per_class: give the sets' guarantee within each class.
     """
     quarter = _quarter(labels)
-    temperature = fit_temperature(logits[:quarter], labels[:quarter])
+    temperature = _temperature(logits[:quarter], labels[:quarter])
     probabilities, labels = (logits[quarter:] / temperature).softmax(-1), labels[quarter:]
     confidence, answer = probabilities.max(-1)
     threshold = threshold_for_risk(confidence, answer == labels, risk)
@@ -262,6 +262,17 @@ def calibration_of(
         data=data,
         n=len(labels),
     )
+
+
+def _temperature(logits: Tensor, labels: Tensor) -> float:
+    """As `fit_temperature` finds it; 1 where no answer is wrong, for then the coldest is the likeliest."""
+    if (logits.argmax(-1) != labels).any():
+        return fit_temperature(logits, labels)
+    warn(
+        f"the {len(labels)} photos that decide the temperature are all answered rightly, which tells nothing of "
+        "how often answers are wrong: probabilities stay as they are. Give more photos"
+    )
+    return 1.0
 
 
 def _quarter(labels: Tensor) -> int:
