@@ -25,13 +25,14 @@ def words(result):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with data of three colours, of which 48 photos are held out."""
+    """A folder with data of three colours, of which 48 photos are held out, nine with a wrong label."""
     folder = tmp_path_factory.mktemp("calibrate")
     for part, numbers in (("train", range(2)), ("test", range(2, 18))):
         for colour in COLOURS:
             (folder / "data" / part / colour).mkdir(parents=True)
             for number in numbers:
-                Image.fromarray(picture(colour, number)).save(folder / f"data/{part}/{colour}/{number}.png")
+                shown = COLOURS[COLOURS.index(colour) - (2 <= number <= 4)]
+                Image.fromarray(picture(shown, number)).save(folder / f"data/{part}/{colour}/{number}.png")
     PromptPrism("cdc", "mini", templates=2, epochs=1).fit(folder / "data").save(folder / "plain")
     return folder
 

@@ -269,8 +269,8 @@ def _temperature(logits: Tensor, labels: Tensor) -> float:
     if (logits.argmax(-1) != labels).any():
         return fit_temperature(logits, labels)
     warn(
-        f"the {len(labels)} photos that decide the temperature are all answered rightly, which tells nothing of "
-        "how often answers are wrong: probabilities stay as they are. Give more photos"
+        f"the {len(labels)} photos that decide the temperature are all answered rightly, which tells "
+        "nothing of how often answers are wrong: probabilities stay as they are. Give more photos"
     )
     return 1.0
 
