@@ -42,16 +42,25 @@ def drift(
     known = read_card(adapter).reference
     if reference is None and known is None:
         raise PromptPrismError(
-            f"adapter '{adapter}' tells of no held-out photos, for all were learned from: give some "
-            "that were not, --reference DATA"
+            f"adapter '{adapter}' tells of no held-out photos, for there were fewer than {LEAST} that were "
+            "not learned from: give some, --reference DATA"
         )
     sources = evenly([source for name in photos for source in _photos(name)], _PHOTOS)
-    before = None if reference is None else _photos(reference)
-    classifier = opening.open(adapter).classifier_
-    if before is not None:
-        known = reference_of(classifier, f"'{reference}'", before)
+    model = opening.open(adapter)
+    classifier = model.classifier_
+    if reference is not None:
+        there = _photos(reference)
+        new = [source for source in there if not model.has_seen(source)]
+        if learned := len(there) - len(new):
+            output.warn(
+                f"{learned} of {len(there)} photos of '{reference}' were learned from, and are left out: the "
+                "model is surer of these than of any new ones"
+            )
+        known = reference_of(classifier, f"'{reference}'", new)
     if known is None:
-        raise PromptPrismError(f"'{reference}' has fewer than {LEAST} photos that can be read: give more")
+        raise PromptPrismError(
+            f"'{reference}' has fewer than {LEAST} photos that can be read and are new: give more"
+        )
     unread: dict[int, str] = {}
     found = known.shift(*doubt(classifier, sources, unread))
     for name, score in found["scores"].items():

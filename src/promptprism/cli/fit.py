@@ -163,6 +163,8 @@ def _reserved(out: Path, resume: bool) -> Iterator[Path]:
     from promptprism.adapter import CARD, check_new
     from promptprism.files import check_place, locked, remove
 
+    if not out.name:  # "." or "/"
+        check_new(out)
     checkpoint, lock = out.with_name(f"{out.name}.checkpoint"), out.with_name(f".{out.name}.lock")
     if (out / CARD).is_file():
         remove(checkpoint)  # of a run that was killed when all was saved

@@ -101,7 +101,8 @@ def _traced() -> bool:
 
 def _bug(error: Exception) -> str:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return f"error: there is not enough memory ({' '.join(str(error).split())[:300]}): take less at once"
+        what = f" ({' '.join(str(error).split())[:300]})" if str(error) else ""
+        return f"error: there is not enough memory{what}: take smaller numbers, or fewer images at once"
     what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return (
         f"error: {what}. This is a bug in promptprism {__version__}: please report it at {_ISSUES}, with the "

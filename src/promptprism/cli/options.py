@@ -247,7 +247,7 @@ class DataOptions:
         """How data is to be read.
 
         Raises:
-            PromptPrismError: a split is none of train, val and test, or is named without what the data
+            PromptPrismError: a split is none of train, val and test, is named twice, or without what the data
                 calls it.
         """
         from promptprism.data.reading import Reading
@@ -259,7 +259,11 @@ class DataOptions:
                 raise PromptPrismError(
                     f"--split '{pair}' names no split: write SPLIT=NAME, such as train=seg_train"
                 )
-            given[split.strip().lower()] = name.strip()
+            if (split := split.strip().lower()) in given:
+                raise PromptPrismError(
+                    f"--split {split} is given twice, as {given[split]} and {name.strip()}: give one"
+                )
+            given[split] = name.strip()
         return Reading(given, self.names, self.path_column, self.label_column, self.split_column)
 
     def open(self, data: str, output: Output) -> Dataset:

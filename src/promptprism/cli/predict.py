@@ -185,9 +185,9 @@ def predict(
         kept = " and ".join(f"'{place}'" for place in (out, sort_into) if place is not None)
         raise KeyboardInterrupt(f"{kept}: the same command goes on from here" if kept else "") from reason
     if not told.images:
-        if told.unread:
+        if told.unread and not told.before:
             raise none_read([row["reason"] for row in told.unread])
-        if not told.before:
+        if not told.unread and not told.before:
             raise PromptPrismError(f"there is no photo in {', '.join(map(repr, heap.places))}")
     _show(output, told, heap)
     if calibration:

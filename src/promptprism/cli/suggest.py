@@ -71,11 +71,12 @@ def suggest(
             f"{found.learned} photos were learned from and "
             + ("are left out" if labelled is None else "hide wrong labels of their own")
         )
-    if out is not None:
+    if out is not None and rows:
         append(out, [Correction(Path(r["image"]), "", r["class"], r["probability"]) for r in rows])
+        goes_on = model.method_.continues and model.method_.settings.epochs
+        start = f"--from {adapter}" if goes_on else "DATA"
         output.show(
-            f"Fill in the column label of {out}, then: promptprism fit --from {adapter} "
-            f"--corrections {out} --out NEW"
+            f"Fill in the column label of {out}, then: promptprism fit {start} --corrections {out} --out NEW"
         )
     output.write(
         adapter=str(adapter), images=found.images, learned_from=found.learned, suggestions=rows, unread=unread
@@ -103,7 +104,7 @@ def _to_label(model: PromptPrism, places: list[str], count: int, seed: int) -> _
     def new() -> Iterator[ImageSource]:
         nonlocal learned
         for source in watched(Heap(places), lambda: sum(1 for _ in Heap(places))):
-            if _seen(model, source):
+            if model.has_seen(source):
                 learned += 1
             else:
                 yield source
@@ -142,16 +143,5 @@ def _label_issues(model: PromptPrism, known: Dataset) -> _Found:
     chosen = label_issues(probabilities, given)
     rows = answers(classifier, [sources[places[at]] for at in chosen])
     told = [{**row, "truth": names[at]} for row, at in zip(rows, chosen, strict=True)]
-    learned = sum(_seen(model, source) for source in sources)
+    learned = sum(map(model.has_seen, sources))
     return _Found(told, len(sources), learned, [*unread.values()])
-
-
-def _seen(model: PromptPrism, source: ImageSource) -> bool:
-    """Whether a photo was learned from."""
-    from promptprism.data.content import picture_id
-
-    known = model.data_.seen if model.data_ else frozenset()
-    try:
-        return bool(known) and picture_id(source) in known
-    except PromptPrismError:
-        return False  # it is told of when it is looked at

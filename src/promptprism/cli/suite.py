@@ -126,7 +126,7 @@ def suite(
         TextColumn("{task.description}"),
     )
     with Progress(*columns, console=terminal(stderr=True)) as progress:
-        task = progress.add_task("", failed=0)
+        task = progress.add_task("", visible=False, failed=0)
 
         def show(state: running.Progress) -> None:
             progress.update(
@@ -134,6 +134,7 @@ def suite(
                 completed=state.done + state.failed,
                 total=state.total,
                 failed=state.failed,
+                visible=True,
                 description=state.running,
             )
 

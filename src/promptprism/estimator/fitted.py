@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from promptprism.adapter import DataSummary
+from promptprism.data.content import picture_id
 from promptprism.data.images import ImageSource
 from promptprism.data.inputs import Images, Labels, as_dataset, as_sources, records_of_known
 from promptprism.data.records import Dataset, Records
@@ -56,6 +57,14 @@ class Fitted(Conventions):
             best = self.early_opinions(images, margin, unread=unread).fused.prediction.numpy()
         named: NDArray[np.str_] = self.classes_[best]
         return named
+
+    def has_seen(self, image: ImageSource) -> bool:
+        """Whether an image was learned from, by the bytes of its file; no where it cannot be read."""
+        known = self.data_.seen if self.data_ else frozenset()
+        try:
+            return bool(known) and picture_id(image) in known
+        except PromptPrismError:
+            return False
 
     def predict_proba(self, images: Images, *, unread: Unread | None = None) -> NDArray[np.float32]:
         """Class probabilities [B, K], columns in the order of ``classes_``; of the fused opinion, if any."""

@@ -133,6 +133,7 @@ class PromptPrism(Fitted):
         dataset = None if images is None else as_dataset(images, labels, class_names, sample_weight)
         name = dataset.name if dataset else str(corrections)
         file = Path(corrections) if corrections else None
+        shots = shots if settings.learns else None  # what learns nothing needs none
         lesson = make_lesson(dataset, shots, seed, self.allow_fewer, file, before.names if before else ())
         records = by_class(lesson.records, lesson.class_names, self.class_weight)
         devices = None if self.devices is None else whole("devices", self.devices)

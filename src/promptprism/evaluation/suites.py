@@ -150,6 +150,11 @@ class Suite(Facts):
             raise ValueError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
         return name
 
+    @field_validator("datasets", "targets", "shots", "seeds")
+    @classmethod
+    def _each_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(dict.fromkeys(values))
+
     @model_validator(mode="after")
     def _per_what_there_is(self) -> Suite:
         rows = {row for by_row in self.per_data.values() for row in by_row}

@@ -125,6 +125,9 @@ def load_checkpoint(
         ) from error
     for field in Run.model_fields:
         there, here = getattr(card.run, field), getattr(run, field)
+        if isinstance(there, dict) and isinstance(here, dict):  # of settings, those that differ
+            names = [name for name in there | here if there.get(name) != here.get(name)]
+            there, here = ({name: one.get(name) for name in names} for one in (there, here))
         if there != here:
             raise PromptPrismError(
                 f"checkpoint '{path}' is of another run: its {field} is {_short(there)}, not {_short(here)}. "
