@@ -1,4 +1,5 @@
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -52,6 +53,19 @@ def test_one_image_is_a_batch_of_one_in_every_form(model, tmp_path):
     for image in (array, Image.fromarray(array), tensor, tmp_path / "image.png", str(tmp_path / "image.png")):
         assert np.array_equal(model.predict_proba(image), expected)
     assert model.predict(array).shape == (1,)
+
+
+def test_what_was_learned_from_is_known_again_by_its_bytes(tiny, tmp_path):
+    paths = [tmp_path / f"{place}.png" for place in range(6)]
+    for path, source in zip(paths, SOURCES, strict=False):
+        Image.fromarray(source).save(path)
+    (tmp_path / "broken.png").write_bytes(b"")
+    model = PromptPrism("coop", tiny, epochs=1).fit(paths[:4], ["a", "b", "a", "b"])
+    shutil.copy(paths[0], tmp_path / "copy.png")
+    there = [*paths, tmp_path / "copy.png", tmp_path / "broken.png"]
+    assert [model.has_seen(path) for path in there] == [True] * 4 + [False] * 2 + [True, False]
+    few = PromptPrism("zero-shot", tiny, shots=999).fit(DATA)  # it looks at none
+    assert not few.has_seen(SOURCES[0])
 
 
 def test_score_is_the_share_of_right_names(model):

@@ -56,6 +56,8 @@ def test_splits_are_named_in_pairs():
     for pair in ("train", "train=", "holdout=x"):
         with pytest.raises(PromptPrismError, match=r"--split 'train=?' names no split|no split 'holdout'"):
             DataOptions(splits=[pair]).parse()
+    with pytest.raises(PromptPrismError, match="--split train is given twice, as a and b"):
+        DataOptions(splits=["train=a", "Train=b"]).parse()
 
 
 def test_classes_may_stand_in_a_file(tmp_path):

@@ -84,6 +84,7 @@ def test_a_bug_is_one_line_that_says_how_to_report_it(failing, monkeypatch):
     assert "bug in promptprism" in result.stderr and "PROMPTPRISM_TRACEBACK=1" in result.stderr
     result = failing(MemoryError("Unable to allocate 9 GiB"))
     assert result.exit_code == 70 and "not enough memory (Unable to allocate 9 GiB)" in result.stderr
+    assert "not enough memory: take smaller" in failing(MemoryError()).stderr
     for asked in (PromptPrismError("bad"), IndexError("bug")):
         monkeypatch.setenv("PROMPTPRISM_TRACEBACK", "1")
         assert failing(asked).exception is asked
@@ -138,6 +139,8 @@ def test_a_place_for_an_adapter_is_for_one_run_and_no_link_to_nothing(data, tmp_
         assert "another run is writing" in run(*fit, tmp_path / "a", code=2).stderr
     (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "x")
     assert "link' exists" in run(*fit, tmp_path / "link", code=2).stderr
+    for nameless in (".", "", "/"):
+        assert "exists: choose another folder" in run(*fit, nameless, code=2).stderr
     run(*fit, tmp_path / "new" / "a")
     (tmp_path / "new" / "a.checkpoint").write_text("of a run that was killed when all was saved")
     assert "a' exists" in run(*fit, tmp_path / "new" / "a", code=2).stderr

@@ -121,6 +121,12 @@ def test_sorting_alone_goes_on_too(heap):
 
 
 @pytest.mark.slow
+def test_a_heap_that_was_sorted_all_but_what_is_broken_ends_as_before(heap):
+    for _ in range(2):
+        run(FORMAT_1, "heap", *CLASSES, "--sort-into", "sorted", code=1)
+
+
+@pytest.mark.slow
 def test_what_cannot_be_meant_is_refused_before_anything_is_looked_at(heap):
     for options, words in (
         (("--link", "--move", "--sort-into", "x"), "leave out --link or --move"),

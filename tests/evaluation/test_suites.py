@@ -43,6 +43,12 @@ def figures(outcome):
     return {r.key: {part: one.metrics for part, one in r.scores.items()} for r in outcome.results}
 
 
+def test_what_is_named_twice_is_run_once():
+    suite = make("a", seeds=(2, 1, 2), shots=(4, 4), datasets=("a", "a")).only(seeds=[3, 3])
+    assert (suite.seeds, suite.shots, suite.datasets) == ((3,), (4,), ("a",))
+    assert make("a", seeds=(2, 1, 2)).seeds == (2, 1)
+
+
 @pytest.mark.slow
 def test_cells_are_the_protocol_and_are_run_once(tiny, data, tmp_path):
     shown = []

@@ -184,11 +184,10 @@ def predict(
     except KeyboardInterrupt as reason:
         kept = " and ".join(f"'{place}'" for place in (out, sort_into) if place is not None)
         raise KeyboardInterrupt(f"{kept}: the same command goes on from here" if kept else "") from reason
-    if not told.images:
-        if told.unread and not told.before:
+    if not told.images and not told.before:
+        if told.unread:
             raise none_read([row["reason"] for row in told.unread])
-        if not told.unread and not told.before:
-            raise PromptPrismError(f"there is no photo in {', '.join(map(repr, heap.places))}")
+        raise PromptPrismError(f"there is no photo in {', '.join(map(repr, heap.places))}")
     _show(output, told, heap)
     if calibration:
         output.show(

@@ -184,8 +184,8 @@ class Suite(Facts):
             update={
                 "methods": {name: self.methods[name] for name in methods or self.methods},
                 "datasets": tuple(datasets) or self.datasets,
-                "seeds": tuple(seeds) or self.seeds,
-                "shots": tuple(shots) or self.shots,
+                "seeds": tuple(dict.fromkeys(seeds)) or self.seeds,
+                "shots": tuple(dict.fromkeys(shots)) or self.shots,
                 "backbone": self.backbone.model_copy(
                     update={"precision": precision or self.backbone.precision}
                 ),
