@@ -60,6 +60,9 @@ def test_the_corrected_label_counts_and_a_corrected_photo_is_no_validation_image
     blue, green, red = (data.train[at : at + 4] for at in (0, 4, 8))
     held = make_lesson(type(data)("held", data.class_names, blue + green, red), None, 1, corrections=file)
     assert [record.source for record in held.validation] == [record.source for record in red[2:]]
+    tested = type(data)("tested", data.class_names, blue + green, test=red)
+    with pytest.warns(DataWarning, match=r"2 corrected photos are test images .* \(green, not red\)"):
+        make_lesson(tested, None, 1, corrections=file)
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,14 @@ def make_lesson(
         places = {name_key(name): place for place, name in enumerate(names)}
         moved = [places[name_key(name)] for name in dataset.class_names]
     corrected = Records() if corrections is None else _corrected(corrections, names)
-    stale = {id(pool[place]) for place in _overruled(corrected, pool, moved, names)}
+    stale = {id(pool[place]) for place in _overruled(corrected, _relabelled(pool, moved), names)}
     held = {place for _, there in twins(corrected, validation) for place in there}
+    if dataset and corrected and (changed := _again(corrected, _relabelled(dataset.test, moved), names)[1]):
+        warn(
+            f"{len(changed)} corrected photos are test images of the data under another label, by which they "
+            f"will be scored: {some(changed, 3)}",
+            DataWarning,
+        )
     kept = [record for record in drawn if id(record) not in stale]
     rest = [record for place, record in enumerate(validation) if place not in held]
     return Lesson(
@@ -95,21 +101,27 @@ def _corrected(path: Path, names: Sequence[str]) -> Records:
     return distinct(Dataset(str(path), tuple(names), records)).train
 
 
-def _overruled(corrected: Records, pool: Records, moved: Sequence[int], names: Sequence[str]) -> list[int]:
+def _overruled(corrected: Records, pool: Records, names: Sequence[str]) -> list[int]:
     """Places in the pool of pictures that were corrected, said."""
-    pairs = [(corrected[here[0]], place) for here, there in twins(corrected, pool) for place in there]
-    changed = [
-        f"{record.source} ({names[record.label]}, not {names[moved[pool[place].label]]})"
-        for record, place in pairs
-        if record.label != moved[pool[place].label]
-    ]
-    if pairs:
+    places, changed = _again(corrected, pool, names)
+    if places:
         told = f", of {len(changed)} another one: {some(changed, 3)}" if changed else ""
         warn(
-            f"{len(pairs)} corrected photos are in the data too: the corrected label counts{told}",
+            f"{len(places)} corrected photos are in the data too: the corrected label counts{told}",
             DataWarning,
         )
-    return [place for _, place in pairs]
+    return places
+
+
+def _again(corrected: Records, others: Records, names: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Places of corrected pictures among others, and those that have another label there."""
+    pairs = [(corrected[here[0]], place) for here, there in twins(corrected, others) for place in there]
+    changed = [
+        f"{record.source} ({names[record.label]}, not {names[others[place].label]})"
+        for record, place in pairs
+        if record.label != others[place].label
+    ]
+    return [place for _, place in pairs], changed
 
 
 def _relabelled(records: Sequence[Record], moved: Sequence[int]) -> Records:
