@@ -83,7 +83,13 @@ def test_a_place_that_cannot_be_written_is_named_and_left_clean(tiny, tmp_path, 
 
 
 def test_no_adapter_is_said(tiny, tmp_path):
-    for path, word in ((tmp_path / "none", "does not exist"), (tmp_path, "it has no card.json")):
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / "model.json").write_text("{}")
+    for path, word in (
+        (tmp_path / "none", "does not exist"),
+        (tmp_path, "it has no card.json"),
+        (tmp_path / "exported", "was made by export: give it to serve"),
+    ):
         with pytest.raises(PromptPrismError, match=word):
             load_model(path, backbone=tiny)
     (tmp_path / "file").write_text("")

@@ -31,6 +31,7 @@ from promptprism.files import (
 from promptprism.inference.conformal import Calibration
 from promptprism.methods import METHODS, Method, MethodSettings, build_method, make_settings
 from promptprism.provenance import BackboneFacts, Facts, Scored
+from promptprism.runtime import FACTS
 from promptprism.training.loop import Trained, TrainResult
 
 TENSORS, CARD = "adapter.safetensors", "card.json"
@@ -242,7 +243,9 @@ def read_card(path: Path) -> Card:
         text = (path / CARD).read_bytes().decode()
         content = json.loads(text)
     except FileNotFoundError as error:
-        raise PromptPrismError(f"folder '{path}' is no adapter: it has no {CARD}") from error
+        told = "was made by export: give it to serve or promptprism.runtime, or name the adapter it is of"
+        what = told if (path / FACTS).is_file() else f"is no adapter: it has no {CARD}"
+        raise PromptPrismError(f"folder '{path}' {what}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise PromptPrismError(
             f"'{path / CARD}' is damaged ({error}): copy or make the adapter again"

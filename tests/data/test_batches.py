@@ -106,6 +106,7 @@ class Broken:
     ("source", "says"),
     [
         (Broken(), r"image 2 \(a broken scene\) cannot be used: no ink"),
+        (b"\xff" * 9999, r"^image 2 \(b'.{190,210}\) cannot be used: cannot take an image from bytes"),
         (np.zeros((2, 2, 7)), r"image 2 \(an array\) cannot be used: array of shape \(2, 2, 7\)"),
     ],
 )

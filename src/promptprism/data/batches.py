@@ -76,7 +76,7 @@ def view_batches(
             source = sources[i]
             if isinstance(error, PromptPrismError) and isinstance(source, str | Path):
                 raise  # it names the file
-            what = "an array" if isinstance(source, np.ndarray) else source
+            what = "an array" if isinstance(source, np.ndarray) else str(source)[:200]
             raise PromptPrismError(f"image {i} ({what}) cannot be used: {error}") from error
 
     rest, pool = iter(batches), reading_threads()
