@@ -221,8 +221,8 @@ def calibrate(
     if learned and (seen := [pictures[key] for key in pictures if key in learned.seen]):
         raise PromptPrismError(
             f"{len(seen)} of {len(pictures)} photos of '{data}' were learned from, first "
-            f"'{str(seen[0].source)[:200]}': the model is surer of these than of new ones, and there would be no guarantee: give photos that "
-            "were held out, such as a test/ folder"
+            f"'{str(seen[0].source)[:200]}': the model is surer of these than of new ones, and there would be "
+            "no guarantee: give photos that were held out, such as a test/ folder"
         )
     drawn = list(pictures.values())
     random.Random(f"calibration {seed}").shuffle(drawn)
