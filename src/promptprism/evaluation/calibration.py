@@ -221,7 +221,7 @@ def calibrate(
     if learned and (seen := [pictures[key] for key in pictures if key in learned.seen]):
         raise PromptPrismError(
             f"{len(seen)} of {len(pictures)} photos of '{data}' were learned from, first "
-            f"'{str(seen[0].source)[:200]}': the model is surer of these than of new ones, and there would be "
+            f"'{str(seen[0].source)[:200]}': the model is surer of these than of new ones, there would be "
             "no guarantee: give photos that were held out, such as a test/ folder"
         )
     drawn = list(pictures.values())
