@@ -212,6 +212,19 @@ def test_the_table_of_conformal_sets_is_that_of_the_benchmark():
     assert told.strip() == conformal.table(read_rows(ROOT / "benchmarks/results/conformal.csv"))
 
 
+def test_tables_are_whole():
+    for page in sorted(
+        [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
+    ):
+        lines = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S).splitlines()
+        lines = [line.strip() for line in lines]
+        for before, line in zip(["", *lines], lines, strict=False):
+            if line.startswith("|") and not before.startswith("|"):
+                following = lines[lines.index(line) + 1]
+                assert re.fullmatch(r"\|(?: *:?-+:? *\|)+", following), f"{page.name}: {line}"
+            assert line.startswith("|") or not line.endswith(" |"), f"{page.name}: {line}"
+
+
 def test_the_table_of_the_two_constants_is_that_of_the_benchmark():
     page = (ROOT / "docs/results/transfer.md").read_text(encoding="utf-8")
     told = page.partition("<!-- beside: begin -->")[2].partition("<!-- beside: end -->")[0]
