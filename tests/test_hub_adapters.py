@@ -237,16 +237,13 @@ def test_hub_in_every_command_as_a_user_has_it(tmp_path):
             done = subprocess.run(
                 command, cwd=tmp_path, env=os.environ | there, capture_output=True, text=True
             )
-            return done.returncode, done.stdout, " ".join(done.stderr.split())
+            return done.returncode, done.stdout
 
-        code, said, _ = promptprism("push", "A", "me/mammals", "--license", "cc0-1.0", "--json", "-")
+        code, said = promptprism("push", "A", "me/mammals", "--license", "cc0-1.0", "--json", "-")
         assert code == 0 and json.loads(said)["address"] == f"{server.url}/me/mammals"
-        code, said, _ = promptprism("predict", "hf:me/mammals@v1", "photo.png", "--json", "-")
+        code, said = promptprism("predict", "hf:me/mammals@v1", "photo.png", "--json", "-")
         model = load_model(tmp_path / "A")
         (row,) = json.loads(said)["predictions"]
         assert code == 0 and row["class"] == model.predict([tmp_path / "photo.png"])[0]
-        there["HF_TOKEN"] = ""
-        code, _, wrong = promptprism("predict", "hf:me/none", "photo.png")
-        assert code == 2 and wrong.startswith("error: cannot fetch 'hf:me/none': there is no such repository")
         asked = {path for _, path in server.asked}
         assert not {path for path in asked if "agent" in path or "telemetry" in path}
