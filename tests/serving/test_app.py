@@ -34,7 +34,7 @@ class Colours:
             raise PromptPrismError("class 'nothing' is none: give others")
         return classes or self.classes
 
-    def doubt(self, classes):
+    def caveat(self, classes):
         return "nobody knows mauve" if "mauve" in (classes or ()) else None
 
     def answer(self, pixels, classes=None):

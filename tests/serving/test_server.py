@@ -44,8 +44,8 @@ def test_serve_in_torch_answers_as_the_estimator_does_for_any_classes(model, mon
     assert np.allclose(engine.answer(pixels, names).probability, expected, atol=1e-5)
     beside = (engine.classes[0], "owl")
     monkeypatch.setattr(model.backbone_, "few_names", True)
-    assert engine.doubt(beside) == model.trained_.doubt(LabelSpace(beside)) is not None
-    assert engine.doubt(names) is None and engine.doubt(None) is None
+    assert engine.caveat(beside) == model.trained_.caveat(LabelSpace(beside)) is not None
+    assert engine.caveat(names) is None and engine.caveat(None) is None
 
 
 @pytest.mark.slow

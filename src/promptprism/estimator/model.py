@@ -185,8 +185,8 @@ class PromptPrism(Fitted):
         """
         phrase = self._classifier.space.phrase
         space = _label_space(self.backbone_, class_names, phrase)
-        if doubt := self.trained_.doubt(space):
-            warn(doubt)
+        if caveat := self.trained_.caveat(space):
+            warn(caveat)
         other = type(self)(**self.get_params())
         other._set_fitted(self.trained_, space, self.data_)
         return other

@@ -197,13 +197,13 @@ def make_app(engine: Engine, limits: Limits | None = None, host: str = "127.0.0.
             rows = answers.rows([name for name, _ in read], among, templates)
         except PromptPrismError as error:
             raise Refused(422, str(error)) from error
-        doubt = engine.doubt(names)
+        caveat = engine.caveat(names)
         return {
             "method": engine.method,
             "classes": len(among),
             "predictions": rows,
             "unread": unread,
-            "warnings": [doubt] if doubt else [],
+            "warnings": [caveat] if caveat else [],
         }
 
     @app.post("/predict", openapi_extra=_BODY, responses=_FAILURES)

@@ -49,7 +49,7 @@ class Engine(Protocol):
         """
         ...
 
-    def doubt(self, classes: Names | None) -> str | None:
+    def caveat(self, classes: Names | None) -> str | None:
         """Why answers with classes that it is ready for may mean little, if so."""
         ...
 
@@ -75,7 +75,7 @@ class OnnxEngine:
             )
         return self.classes
 
-    def doubt(self, classes: Names | None) -> str | None:  # noqa: ARG002
+    def caveat(self, classes: Names | None) -> str | None:  # noqa: ARG002
         """None: who exported it was told."""
         return None
 
@@ -118,10 +118,10 @@ class TorchEngine:
         """Make texts of other names, or find them."""
         return self._for(classes).classifier.space.names
 
-    def doubt(self, classes: Names | None) -> str | None:
+    def caveat(self, classes: Names | None) -> str | None:
         """Names that mean nothing to the backbone, beside classes that were learned."""
         own = self.model.classifier_.space
-        return self.model.trained_.doubt(own if classes is None else replace(own, names=classes))
+        return self.model.trained_.caveat(own if classes is None else replace(own, names=classes))
 
     def answer(self, pixels: NDArray[np.uint8], classes: Names | None = None) -> Answers:
         """Answer for pixels [B, H, W, 3]."""

@@ -80,7 +80,7 @@ class Trained:
         """What was learned, for a label space; None is the one learned."""
         return self.method.classifier(self.space if space is None else space, self.space)
 
-    def doubt(self, space: LabelSpace) -> str | None:
+    def caveat(self, space: LabelSpace) -> str | None:
         """What is wrong with a label space: names that its backbone does not know, beside learned classes."""
         backbone, places = self.method.backbone, self.space.places(space)
         unknown = [name for name, place in zip(space.names, places, strict=True) if place < 0]
