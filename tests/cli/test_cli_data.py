@@ -35,6 +35,12 @@ def test_check_of_a_folder(photos):
     assert "no folder 'none'" in run("data", "check", photos, "--split", "train=none", code=2).stderr
 
 
+def test_a_single_class_cannot_be_used(tmp_path):
+    report = json.loads(run("data", "check", put(tmp_path / "x", "n1/a.png"), "--json", "-", code=1).stdout)
+    assert not report["usable"]
+    assert report["faults"] == ["there is one class only, 'n1': give at least two to tell apart"]
+
+
 def test_check_of_a_csv_by_its_own_names(photos):
     rows = [f"{path.relative_to(photos)};{path.parent.name};1" for path in photos.rglob("*.png")]
     (photos / "list.csv").write_text("\n".join(["image;choice;fold", *rows]))

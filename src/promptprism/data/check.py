@@ -138,6 +138,9 @@ def check_own(
         same = same_pictures(dataset)
         content = [*remarks(same), *(_near(dataset, step) if decode else ())]
         broken = _unreadable(sources, step) if decode else ()
+    faults = [two_labels(dataset, same.labels)] if same.labels else []
+    if len(dataset.class_names) == 1:
+        faults.append(f"there is one class only, '{dataset.class_names[0]}': give at least two to tell apart")
     notes = [str(warning.message) for warning in caught if issubclass(warning.category, DataWarning)]
     return DataReport(
         name=dataset.name,
@@ -152,7 +155,7 @@ def check_own(
         unreadable=broken,
         decoded=decode,
         other_files=len(dataset.skipped),
-        faults=(two_labels(dataset, same.labels),) if same.labels else (),
+        faults=tuple(faults),
         notes=(*notes, *content),
     )
 
