@@ -119,11 +119,11 @@ def test_serve_as_a_process_answers_16_clients_and_stops_when_all_is_answered(tm
 
         def client(number):
             found = []
-            with httpx.Client(base_url=place, timeout=60) as session:
+            with httpx.Client(base_url=place, timeout=60) as connection:
                 for turn in range(4):
                     which = (number + turn) % 8
                     sent = [("images", (images[which].name, images[which].read_bytes()))]
-                    found.append((which, session.post("/predict", files=sent).json()["predictions"][0]))
+                    found.append((which, connection.post("/predict", files=sent).json()["predictions"][0]))
             return found
 
         with ThreadPoolExecutor(16) as pool:
