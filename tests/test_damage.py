@@ -143,7 +143,7 @@ def test_what_a_newer_version_adds_is_left_out_or_asks_for_that_version(tiny, ad
         ):
             load_model(place, backbone=tiny)
     place = newer(adapter, tmp_path / "same", promptprism=promptprism.__version__)
-    with pytest.raises(PromptPrismError, match=r"not valid: training\.history\.0\.mood: Extra"):
+    with pytest.raises(PromptPrismError, match=r"not valid: 'training\.history\.0\.mood' is unknown"):
         read_card(place)
 
 

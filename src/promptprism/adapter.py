@@ -17,7 +17,7 @@ from promptprism.backbones import Backbone, Precision, check_trusted, load_backb
 from promptprism.data.names import LabelSpace
 from promptprism.data.weights import ClassWeight
 from promptprism.drift import Reference
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, first_problem
 from promptprism.files import (
     check_place,
     check_regular,
@@ -293,8 +293,7 @@ def _validated(content: dict[str, Any], path: Path, forgiving: bool) -> Card:
                 *around, name = problem["loc"]
                 del reduce(getitem, around, content)[name]  # type: ignore[arg-type]
             return _validated(content, path, forgiving)
-        where = ".".join(map(str, problems[0]["loc"]))
-        raise PromptPrismError(f"'{path / CARD}' is not valid: {where}: {problems[0]['msg']}") from error
+        raise PromptPrismError(f"'{path / CARD}' is not valid: {first_problem(problems)}") from error
 
 
 def load_adapter(

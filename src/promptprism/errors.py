@@ -1,8 +1,17 @@
 """The one error a user is meant to read, and the one warning."""
 
+from __future__ import annotations
+
+import difflib
+import re
+import reprlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 class PromptPrismError(Exception):
@@ -31,6 +40,30 @@ class CollapseWarning(PromptPrismWarning):
 def warn(text: str, kind: type[PromptPrismWarning] = PromptPrismWarning) -> None:
     """Warn of what the caller of the function that calls this has given."""
     warnings.warn(text, kind, stacklevel=3)
+
+
+def first_problem(problems: Sequence[ErrorDetails], known: Sequence[str] = ()) -> str:
+    """Place, value and fault of what pydantic found first, as a user reads it.
+
+    Args:
+        problems: all that it found.
+        known: names that there are, to suggest where one is misspelt.
+    """
+    problem = problems[0]
+    place, value = ".".join(map(str, problem["loc"])), reprlib.repr(problem["input"])
+    message = re.sub(" or instance of .*", "", problem["msg"].removeprefix("Value error, "))
+    message = message.replace("valid tuple", "list").replace("valid dictionary", "mapping")
+    near = difflib.get_close_matches(place, known, n=1)
+    match problem["type"]:
+        case "missing":
+            return f"'{place}' is missing"
+        case "extra_forbidden":
+            return f"'{place}' is unknown" + (f": did you mean '{near[0]}'?" if near else "")
+        case "too_short":
+            return f"'{place}' is empty: give at least one"
+        case "value_error" | "json_invalid":
+            return f"{place}: {message}" if place else message
+    return f"{place} is {value}: {message[0].lower()}{message[1:]}"
 
 
 @contextmanager

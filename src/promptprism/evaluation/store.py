@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, JsonValue, ModelWrapValidatorHandler, ValidationError, model_validator
 
 import promptprism
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, first_problem
 from promptprism.evaluation.evaluate import Evaluation
 from promptprism.evaluation.suites import Cell, digest_of, keys
 from promptprism.files import check_regular, locked, remove, write_text
@@ -240,11 +240,10 @@ def _parsed(text: bytes, place: str, remedy: str) -> CellResult:
         return CellResult.model_validate_json(text)
     except ValidationError as error:
         first, reader = error.errors()[0], f"this promptprism ({promptprism.__version__})"
-        field = ".".join(map(str, first["loc"]))
-        what = f"is no result that {reader} reads: {field}: {first['msg']}"
+        what = f"is no result that {reader} reads: {first_problem(error.errors())}"
         if first["type"] == "json_invalid":
             what = f"is damaged or cut short ({first['msg']})"
-        elif field == "format":
+        elif first["loc"] == ("format",):
             reads = CellResult.model_fields["format"].default
             what = f"has format {first['input']!r}, {reader} reads {reads}"
         raise PromptPrismError(f"{place} {what}. {remedy}") from error

@@ -23,7 +23,7 @@ from pydantic import (
 from promptprism.backbones.precision import Chosen
 from promptprism.data.images import identity
 from promptprism.data.records import Dataset, Record
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, first_problem
 from promptprism.evaluation.protocols import PROTOCOLS
 from promptprism.files import check_regular
 from promptprism.methods import METHODS, MethodSettings, make_settings
@@ -142,6 +142,11 @@ class Suite(Facts):
     shots: tuple[int, ...] = Field(default=(16,), min_length=1)
     seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1)
     allow_fewer: bool = False
+
+    @field_validator("backbone", mode="before")
+    @classmethod
+    def _by_name(cls, given: Any) -> Any:
+        return {"name": given} if isinstance(given, str) else given
 
     @field_validator("protocol")
     @classmethod
@@ -278,9 +283,8 @@ def load_suite(source: str) -> Suite:
     try:
         return Suite.model_validate({"name": source, **content})
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise PromptPrismError(f"suite '{path}' is not valid: {place}: {first['msg']}") from error
+        what = first_problem(error.errors(), [*Suite.model_fields])
+        raise PromptPrismError(f"suite '{path}' is not valid: {what}") from error
 
 
 def fingerprint(dataset: Dataset) -> str:

@@ -22,7 +22,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import promptprism
 from promptprism.data.images import seen_pixels
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, first_problem
 from promptprism.serving.batching import Batcher, Square
 from promptprism.serving.engine import Engine, Names
 from promptprism.serving.limits import SOON, BoundedBodies, Limits, Refused, refused
@@ -287,8 +287,7 @@ def _decoded(image: EncodedImage, place: int) -> _File:
 
 
 def _unusable(problems: Sequence[Any]) -> Refused:
-    where = ".".join(map(str, problems[0]["loc"])) or "the body"
-    return Refused(422, f"{where}: {problems[0]['msg']}. See /docs for the fields")
+    return Refused(422, f"{first_problem(problems)}. See /docs for the fields")
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
