@@ -287,14 +287,14 @@ class Training:
             loss = method(views.to(backbone.device), own_labels, self.texts, epoch, *own_weights)
             value = loss.item()
             if not math.isfinite(value):
-                raise PromptPrismError(_diverged(method, epoch, rate, f"the loss is {value}"))
+                raise self._diverged(epoch, rate, f"the loss is {value}")
             loss.backward()
             optimizer.step()
             total += value
             show(epoch, value, len(batch))
         # The last step has no loss after it.
         if not all(tensor.isfinite().all() for tensor in method.parameters()):
-            raise PromptPrismError(_diverged(method, epoch, rates[-1], "what it learned is not finite"))
+            raise self._diverged(epoch, rates[-1], "what it learned is not finite")
         method.after_epoch(epoch)
         return Epoch(
             epoch=epoch,
@@ -302,6 +302,15 @@ class Training:
             rate=rates[0],
             loss=total / len(batches),
             seconds=meter.seconds - started,
+        )
+
+    def _diverged(self, epoch: int, rate: float, what: str) -> PromptPrismError:
+        there = self.checkpoint and self.checkpoint.exists()
+        kept = f". The epochs before are in '{self.checkpoint}': remove it first" if there else ""
+        return PromptPrismError(
+            f"{self.method.name} diverged: {what} in epoch {epoch + 1}, at a rate of {rate:.3g}. Nothing of "
+            f"this run is a result: try a smaller lr than {self.method.settings.lr:g}, or precision "
+            f"float32{kept}"
         )
 
 
@@ -362,10 +371,3 @@ def _examine(classifier: Classifier, records: Sequence[Record]) -> tuple[float, 
         if accuracy <= chance:
             return accuracy, f"accuracy on training images is {accuracy:.1%}, not above chance ({chance:.1%})"
     return accuracy, None
-
-
-def _diverged(method: Method, epoch: int, rate: float, what: str) -> str:
-    return (
-        f"{method.name} diverged: {what} in epoch {epoch + 1}, at a rate of {rate:.3g}. Nothing of this run "
-        f"is a result: try a smaller lr than {method.settings.lr:g}, or precision float32"
-    )
