@@ -1,9 +1,10 @@
+import matplotlib as mpl
 import pytest
 from made_results import result, two
 
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, PromptPrismWarning
 from promptprism.evaluation.suites import Suite
-from promptprism.reports.drawing import BLUE, VERMILION, looks, save_figure
+from promptprism.reports.drawing import BLUE, VERMILION, looks, new_figure, save_figure, styled
 from promptprism.reports.plots import make_plot, to_svg
 
 BASE_NEW = [
@@ -55,6 +56,24 @@ def test_every_thing_has_a_look_of_its_own():
         BLUE,
         VERMILION,
     )
+
+
+def test_letters_that_no_font_draws_are_told_of(tmp_path):
+    drawing = new_figure(3, 2)
+    with styled():
+        drawing.text(0.5, 0.5, "rose \U000f1234")
+    with pytest.warns(
+        PromptPrismWarning, match="no font of this machine draws, such as \U000f1234: "
+    ) as told:
+        save_figure(drawing, tmp_path / "x.png")
+    assert len(told) == 1 and (tmp_path / "x.png").exists()
+
+
+def test_letters_are_taken_from_a_wide_font_where_there_is_one(monkeypatch):
+    fonts = ["Yu Gothic", "DejaVu Sans", "Noto Sans CJK JP"]
+    monkeypatch.setattr("matplotlib.font_manager.fontManager.get_font_names", lambda: fonts)
+    with styled():
+        assert mpl.rcParams["font.family"] == ["sans-serif", "Noto Sans CJK JP", "Yu Gothic"]
 
 
 def test_no_row_is_left_out_of_a_plot():

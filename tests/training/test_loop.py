@@ -205,7 +205,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_checkpoint(
 
     monkeypatch.setattr(METHODS["coop"], "forward", loss)
     file = tmp_path / "checkpoint.safetensors"
-    with pytest.raises(PromptPrismError, match=r"coop diverged: the loss is nan in epoch 2.*smaller lr.*remove"):
+    with pytest.raises(
+        PromptPrismError, match=r"coop diverged: the loss is nan in epoch 2.*smaller lr.*remove"
+    ):
         train(tiny, of("coop"), checkpoint=file)
     monkeypatch.undo()
     result = train(tiny, of("coop"), checkpoint=file).training

@@ -1,15 +1,18 @@
 """What all figures share: colours, fonts, and files that come out the same every time."""
 
 import io
+import re
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import matplotlib as mpl
+import matplotlib.font_manager
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, warn
 from promptprism.files import check_place, write_bytes
 
 FORMATS = ("png", "svg", "pdf")
@@ -19,6 +22,12 @@ GREY = "#9a9a9a"
 _PALETTE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
 #: For those who cannot tell the colours.
 _MARKERS = "osD^vP"
+#: Fonts of the systems with letters that matplotlib's own lacks; where several draw one, the first does.
+_WIDE_FONTS = (
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo"),
+    *("Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
+    *("Noto Sans Devanagari", "Noto Sans Thai", "Nirmala UI", "Leelawadee UI", "Arial Unicode MS"),
+)
 
 T = TypeVar("T")
 
@@ -47,7 +56,7 @@ def looks(things: Iterable[T]) -> Iterator[tuple[T, str, str]]:
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of so many inches, whose parts keep out of each other's way."""
-    with mpl.rc_context(_STYLE):
+    with styled():
         figure = Figure(figsize=(width, height))
         figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
         return figure
@@ -55,7 +64,10 @@ def new_figure(width: float, height: float) -> Figure:
 
 def styled() -> Any:
     """The context in which axes must be made and filled."""
-    return mpl.rc_context(_STYLE)
+    there = {*matplotlib.font_manager.fontManager.get_font_names()}
+    return mpl.rc_context(
+        _STYLE | {"font.family": ["sans-serif", *(font for font in _WIDE_FONTS if font in there)]}
+    )
 
 
 def check_figure(path: Path) -> None:
@@ -78,6 +90,17 @@ def save_figure(figure: Figure, path: Path) -> None:
     kind = path.suffix.lower().lstrip(".")
     buffer = io.BytesIO()
     dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
-    with styled():
+    with styled(), warnings.catch_warnings(record=True) as told:
         figure.savefig(buffer, format=kind, dpi=130, metadata=dated)
+    missing = ""
+    for one in told:
+        if found := re.match(r"Glyph (\d+) ", str(one.message)):
+            missing += chr(int(found[1]))
+        else:
+            warnings.warn(one.message, one.category, stacklevel=2)
+    if missing:
+        warn(
+            f"'{path}' has boxes for letters that no font of this machine draws, such as {missing[:5]}: "
+            f"install one that does, such as Noto Sans CJK, remove '{mpl.get_cachedir()}', and draw again"
+        )
     write_bytes(path, buffer.getvalue())
