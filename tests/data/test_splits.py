@@ -68,8 +68,6 @@ def test_base_and_new_halves():
     assert (base.name, new.name) == ("d:base", "d:new")
 
 
-def test_two_classes_have_no_halves():
-    with pytest.raises(
-        PromptPrismError, match="'d' has 2 classes: base and new need at least 3, two of them"
-    ):
-        base_new(Dataset("d", ("a", "b")))
+def test_of_three_classes_one_would_be_new_and_always_right():
+    with pytest.raises(PromptPrismError, match="'d' has 3 classes: base and new need at least 4"):
+        base_new(Dataset("d", ("a", "b", "c")))

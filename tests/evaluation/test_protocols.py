@@ -90,7 +90,7 @@ def test_halves_told_among_all_are_the_whole_told_once(tiny, name):
     assert scores["new"].accuracy == pytest.approx(right[~base].double().mean().item())
     assert [scores[part].classes for part in ("base", "new")] == [5, 5]
     assert [scores[part].images for part in ("base", "new")] == [9, 6]
-    with pytest.raises(PromptPrismError, match="has 2 classes: base and new need at least 3"):
+    with pytest.raises(PromptPrismError, match="has 2 classes: base and new need at least 4"):
         protocol.scored(colours(2), {})
 
 

@@ -50,7 +50,7 @@ def base_new(dataset: Dataset) -> tuple[Dataset, Dataset]:
     """Cut the label space in two: the first ceil(n/2) classes are base, the rest new, relabelled from 0.
 
     Raises:
-        PromptPrismError: fewer than three classes: a single one is nothing to learn.
+        PromptPrismError: fewer than four classes: of a single one every image is right.
     """
     half = _half(dataset)
     return _part(dataset, "base", 0, half), _part(dataset, "new", half, len(dataset.class_names))
@@ -73,10 +73,10 @@ def told_among_all(dataset: Dataset) -> tuple[Dataset, Dataset]:
 
 def _half(dataset: Dataset) -> int:
     """The first class that is new."""
-    if len(dataset.class_names) < 3:
+    if len(dataset.class_names) < 4:
         raise PromptPrismError(
             f"data set '{dataset.name}' has {len(dataset.class_names)} classes: base and new need "
-            "at least 3, two of them to learn"
+            "at least 4, for nothing can be wrong where there is one class only"
         )
     return (len(dataset.class_names) + 1) // 2
 
