@@ -6,7 +6,7 @@ import re
 import pytest
 from made_results import OPENAI, result, rows, two
 
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, PromptPrismWarning
 from promptprism.evaluation.metrics import harmonic_mean
 from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Suite
@@ -60,6 +60,9 @@ def test_a_suite_says_what_belongs_to_it_what_it_is_called_and_what_is_missing()
     del content["cell"]["settings"]["fusion"]  # as if that setting were new
     old = CellResult.model_validate(content)
     assert ("a", "one") in rows(make_table([old], "base-to-new", SUITE))
+    more = SUITE.model_copy(update={"methods": SUITE.methods | {"coop": {}, "kgcoop": {}}})
+    with pytest.warns(PromptPrismWarning, match="'ablation' has rows without a result.*: coop, kgcoop$"):
+        assert {label for _, label in rows(make_table(results, "base-to-new", more))} == {*SUITE.methods}
     other = SUITE.model_copy(update={"methods": {"coop": {}}})
     with pytest.raises(PromptPrismError, match="none of the results is a cell of suite 'ablation'"):
         make_table(results, "base-to-new", other)

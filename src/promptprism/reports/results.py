@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, warn
 from promptprism.evaluation.protocols import PROTOCOLS
 from promptprism.evaluation.store import CellResult
 from promptprism.evaluation.suites import Cell, Suite
@@ -142,6 +142,8 @@ def group(results: Sequence[CellResult], suite: Suite | None = None) -> Runs:
     results = [result for _, result in named]
     if suite is not None and not results:
         raise PromptPrismError(f"none of the results is a cell of suite '{suite.name}': run it first")
+    if suite and (silent := [row for row in suite.methods if row not in {name for name, _ in named}]):
+        warn(f"suite '{suite.name}' has rows without a result, which are left out: {', '.join(silent)}")
     rows = _rows(named, settings=suite is None)
     learning = [result for result in results if result.cell.settings.learns]
     seeds = {result.cell.seed for result in learning} | set(suite.seeds if suite else ())
