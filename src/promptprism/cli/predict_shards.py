@@ -187,7 +187,7 @@ def finish(content: dict[str, Any]) -> None:
 
 
 def _watched(results: Iterator[Named | Failed], count: int) -> Iterator[Named | Failed]:
-    """Show a bar on standard error, if that is a terminal; else a line now and then."""
+    """Show a bar on standard error, if that is a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = terminal(stderr=True)
