@@ -81,6 +81,13 @@ def test_a_suite_runs_in_the_precision_that_this_processor_is_fast_in(tmp_path):
     assert refused.exit_code == 2 and "float16" in refused.output
 
 
+def test_lists_that_are_nowhere_are_refused_before_anything_runs(tmp_path):
+    refused = CliRunner().invoke(
+        app, ["suite", "mini/base-to-new", "--lists", str(tmp_path / "x"), "--dry-run"]
+    )
+    assert refused.exit_code == 2 and "Invalid value for '--lists'" in refused.output
+
+
 def test_a_backbone_can_be_given_by_its_name(tmp_path):
     (tmp_path / "s.yaml").write_text(f"{SOUND}backbone: photo")
     assert load_suite(str(tmp_path / "s.yaml")).backbone.name == "photo"

@@ -43,7 +43,13 @@ def suite(
     ] = None,
     root: Root = None,
     lists: Annotated[
-        Path | None, option("FOLDER", "Folder of few-shot lists DATA-16shot-seed1.jsonl to learn from.")
+        Path | None,
+        option(
+            "FOLDER",
+            "Folder of few-shot lists DATA-16shot-seed1.jsonl to learn from.",
+            exists=True,
+            file_okay=False,
+        ),
     ] = None,
     stage: Annotated[
         Literal["all", "train", "test"], typer.Option(help="Only learn, only score, or both.")
