@@ -11,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from promptprism import load_backbone, load_data
+from promptprism.backbones.catalog import entries as backbones
 from promptprism.backbones.loading import SHIPPED
 from promptprism.cli import app
 from promptprism.data import registry
@@ -34,11 +35,29 @@ class Nameless(Method):
     name = "other"
 
 
+class Unnamed(Method):
+    """Its settings forget the name."""
+
+    class Settings(Method.Settings):
+        pass
+
+
 def small():
     return SHIPPED["mini"]()
 
 
+def broken():
+    raise FileNotFoundError("weights.pt")
+
+
+def empty():
+    return None
+
+
 birds = Entry("birds", "food renamed", 8, {}, lambda _: replace(load_data("mini/food"), name="birds"))
+nothing = Entry("nothing", "gives none", 8, {}, lambda _: None)
+rootless = Entry("rootless", "takes no folder", 8, {}, lambda: None)
+flat = Fusion(lambda opinions: opinions.weight.sum(0)[..., 0], "?", lambda one: one.weight, "?")
 lowest = Fusion(lambda opinions: opinions.weight.amin(0), "log(1 + e/K)", lambda one: one.weight, "max")
 '''
 
@@ -112,6 +131,7 @@ def test_plugin_that_is_not_there_is_refused_by_name():
     [
         ("cdc = added_things:Nameless", ADDED, "'cdc' of package 'bad' .* its name is taken"),
         ("mine = added_things:Nameless", ADDED, "added_things:Nameless is not a Method whose name"),
+        ("mine = added_things:Unnamed", ADDED, "added_things:Unnamed is not a Method whose name"),
         ("mine = added_things:birds", ADDED, "added_things:birds is not a Method"),
         ("mine = added_things:Gone", ADDED, "cannot be imported .AttributeError"),
         ("mine = broken_things:Method", "", "cannot be imported .ModuleNotFoundError: .*'gone'"),
@@ -125,6 +145,36 @@ def test_plugin_that_cannot_be_used_is_named_and_the_rest_works(installed, entry
     with pytest.warns(PromptPrismWarning, match=said):
         assert tuple(METHODS) == own
     assert METHODS["cdc"].name == "cdc"
+
+
+def test_plugins_that_fail_when_they_are_used_are_named(installed):
+    entries = {
+        "promptprism.datasets": ["nothing = added_things:nothing", "rootless = added_things:rootless"],
+        "promptprism.backbones": [
+            *("broken = added_things:broken", "empty = added_things:empty", "ViT-B-16 = added_things:small")
+        ],
+        "promptprism.fusion_rules": ["flat = added_things:flat"],
+    }
+    package(installed, "bad", entries, added_things=ADDED)
+    with pytest.warns(
+        PromptPrismWarning, match=r"'ViT-B-16' of package 'bad' .* a name that open_clip has not"
+    ):
+        assert "ViT-B-16" not in SHIPPED
+    with pytest.raises(
+        PromptPrismError, match=r"backbone 'broken', of a package.*FileNotFoundError: weights"
+    ):
+        load_backbone("broken", device="cpu")
+    with pytest.raises(
+        PromptPrismError, match=r"'empty', .* must give a module and a tokenizer, not NoneType"
+    ):
+        load_backbone("empty", device="cpu")
+    with pytest.warns(PromptPrismWarning, match="left out: backbone 'broken'"):
+        assert not backbones("broken")
+    for name, why in (("nothing", "must be a Dataset, not NoneType"), ("rootless", "cannot be made: ")):
+        with pytest.raises(PromptPrismError, match=f"data set '{name}' {why}"):
+            load_data(name)
+    with pytest.raises(ValueError, match=r"fusion 'flat' makes weights \[1\] of opinions \[2, 1, 2\]"):
+        Opinion(torch.ones(2, 1, 2)).fuse("flat")
 
 
 def test_two_plugins_of_one_name_keep_the_first(installed):

@@ -53,10 +53,11 @@ class Registry(Mapping[str, T], Generic[T]):
                 continue
             try:
                 loaded = point.load()
+                fits = self.is_one(point.name, loaded)
             except Exception as error:  # another's code may fail in any way
                 self._warn(point, f"it cannot be imported ({type(error).__name__}: {error})")
                 continue
-            if self.is_one(point.name, loaded):
+            if fits:
                 found[point.name] = loaded
             else:
                 self._warn(point, f"{point.value} is not {self.wanted}")

@@ -106,6 +106,13 @@ def test_another_default_needs_another_version(name):
     assert settings == make_settings(name, **DEFAULTS[name] | NOW.get(name, {}))
 
 
+def test_a_result_of_a_method_that_is_not_here_is_not_called_damaged(tmp_path):
+    line = result("cdc", "a", 1, two(0.8, 0.6)).model_dump_json().replace('"method":"cdc"', '"method":"own"')
+    (tmp_path / "r.jsonl").write_text(line)
+    with pytest.raises(PromptPrismError, match=r"of a method that is not here: .*install its package\.$"):
+        read_results(tmp_path / "r.jsonl")
+
+
 def test_protocols_that_learn_the_same_share_it(tiny):
     def of(protocol):
         here = cell().model_copy(update={"protocol": protocol})

@@ -5,6 +5,7 @@ from promptprism.cli import app
 from promptprism.data.catalog import CATALOG
 from promptprism.data.registry import registered
 from promptprism.errors import PromptPrismError
+from promptprism.evaluation.run_suite import run_suite
 from promptprism.evaluation.suites import load_suite, named_suites
 
 LAUGHS = "n0: &n0 [x]\n" + "".join(f"n{i + 1}: &n{i + 1} [*n{i}, *n{i}]\n" for i in range(60))
@@ -55,6 +56,8 @@ def test_named_suites_name_what_there_is(name):
         (f"{SOUND}seed: 1", "'seed' is unknown: did you mean 'seeds'"),
         (f"{SOUND}seeds: []", "'seeds' is empty: give at least one"),
         (f"{SOUND}shots: many", "shots is 'many': input should be a list$"),
+        (f"{SOUND}shots: [1, 0]", "shots: 0 is too small: give 1 or more"),
+        (f"{SOUND}seeds: [1, -1]", "seeds: -1 is too small: give 0 or more"),
         (f"{SOUND}backbone: 3", "backbone is 3: input should be a mapping$"),
         (f"{SOUND}backbone: {{nmae: mini}}", "'backbone.nmae' is unknown"),
         (
@@ -86,6 +89,28 @@ def test_lists_that_are_nowhere_are_refused_before_anything_runs(tmp_path):
         app, ["suite", "mini/base-to-new", "--lists", str(tmp_path / "x"), "--dry-run"]
     )
     assert refused.exit_code == 2 and "Invalid value for '--lists'" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("{two: {epochs: 1}}", "row 'two', data 'mini/food': Unknown method 'two'.* says method: NAME$"),
+        ("{coop: {epoch: 1}}", "row 'coop', data 'mini/food': Method 'coop' has no setting 'epoch'"),
+    ],
+)
+def test_rows_that_are_no_methods_are_named_with_their_suite(tmp_path, rows, words):
+    (tmp_path / "s.yaml").write_text(f"protocol: base-to-new\nmethods: {rows}\ndatasets: [mini/food]\n")
+    with pytest.raises(PromptPrismError, match=f"s.yaml', {words}"):
+        list(load_suite(str(tmp_path / "s.yaml")).cells())
+
+
+def test_data_that_is_nowhere_is_told_of_before_the_first_cell(tmp_path, tiny):
+    suite = (
+        load_suite("mini/base-to-new").only(["zero-shot"]).model_copy(update={"datasets": ("mini/food", "x")})
+    )
+    with pytest.raises(PromptPrismError, match="no data 'x': there is no such folder"):
+        run_suite(suite, tmp_path / "out", tiny)
+    assert not [*tmp_path.rglob("*.json")]
 
 
 def test_a_backbone_can_be_given_by_its_name(tmp_path):

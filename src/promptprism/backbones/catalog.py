@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from promptprism.backbones.build import build_model
-from promptprism.backbones.loading import SHIPPED, names, near_names, plain
+from promptprism.backbones.loading import SHIPPED, made, names, near_names, plain
 from promptprism.backbones.text import text_tower
 from promptprism.backbones.tower import TextTower, VisionTower
 from promptprism.backbones.vision import vision_tower
-from promptprism.errors import PromptPrismError
+from promptprism.errors import PromptPrismError, warn
 
 #: Sizes of open_clip's models: measuring all takes a minute. `tools/list_backbones.py` writes it.
 CATALOG = Path(__file__).with_name("catalog.json")
@@ -73,16 +73,20 @@ def entries(like: str | None = None) -> list[Entry]:
         near = near_names(cast(str, like))
         hint = f" Did you mean {', '.join(near)}?" if near else ""
         raise PromptPrismError(f"No backbone's name has {like!r} in it.{hint}")
-    return [
-        Entry(**known[name], name=name, tags=_tags(name)) if name in known else describe(name)
-        for name in wanted
-    ]
+    found = []
+    for name in wanted:
+        try:
+            there = name in known
+            found.append(Entry(**known[name], name=name, tags=_tags(name)) if there else describe(name))
+        except PromptPrismError as error:  # another package's
+            warn(f"left out: {error}")
+    return found
 
 
 def describe(name: str) -> Entry:
     """Build a model without storage and measure it."""
     if name in SHIPPED:
-        model, _ = SHIPPED[name]()
+        model, _ = made(name)
         text: dict[str, Any] = {}
     else:
         config = open_clip.get_model_config(name)

@@ -63,7 +63,7 @@ def load_backbone(
     if name in SHIPPED:
         if pretrained:
             raise PromptPrismError(f"pretrained={pretrained!r} has no meaning for {name!r}: leave it out.")
-        model, tokenizer = SHIPPED[name]()
+        model, tokenizer = made(name)
     else:
         model, tokenizer = _fetch(name, pretrained)
     backbone = Backbone(
@@ -72,6 +72,24 @@ def load_backbone(
     if precision != "float32":  # float32 is what results are compared in, and no trap
         warn_if_slow(precision, backbone.device, backbone.width)
     return backbone
+
+
+def made(name: str) -> tuple[nn.Module, Tokenizer]:
+    """The module and the tokenizer of a backbone that comes with a package.
+
+    Raises:
+        PromptPrismError: what another package brings fails, or is something else.
+    """
+    whose = f"backbone {name!r}, of a package that adds it ({SHIPPED.group}),"
+    try:
+        pair = SHIPPED[name]()
+    except Exception as error:  # another's code may fail in any way
+        if name in SHIPPED.own:
+            raise
+        raise PromptPrismError(f"{whose} cannot be made ({type(error).__name__}: {error})") from error
+    if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], nn.Module)):
+        raise PromptPrismError(f"{whose} must give a module and a tokenizer, not {type(pair).__name__}")
+    return pair
 
 
 def _fetch(name: str, pretrained: str | None = None) -> tuple[nn.Module, Tokenizer]:
@@ -115,8 +133,8 @@ _OWN: dict[str, Callable[[], tuple[nn.Module, Tokenizer]]] = {
 SHIPPED = Registry(
     "promptprism.backbones",
     _OWN,
-    lambda _, loaded: callable(loaded),
-    "a function that makes module and tokenizer",
+    lambda name, loaded: callable(loaded) and name not in open_clip.list_models(),
+    "a function that makes module and tokenizer, under a name that open_clip has not",
 )
 
 

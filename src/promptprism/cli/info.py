@@ -117,7 +117,7 @@ def method_rows(name: str | None = None) -> dict[str, dict[str, Any]]:
         kind = METHODS[method].Settings
         paper, fields = make_settings(method, preset="paper").model_dump(mode="json"), kind.model_fields
         rows[method] = {
-            "summary": inspect.cleandoc(METHODS[method].__doc__ or "").splitlines()[0],
+            "summary": inspect.cleandoc(METHODS[method].__doc__ or "").partition("\n")[0],
             "settings": {
                 key: {"default": value, "paper": paper[key], "meaning": fields[key].description}
                 for key, value in defaults.items()

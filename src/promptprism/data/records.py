@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 from promptprism.data.images import ImageSource
@@ -52,7 +53,14 @@ class Dataset:
     folder: Path | None = None
 
     def __post_init__(self) -> None:
+        for split in ("train", "val", "test"):
+            object.__setattr__(self, split, tuple(getattr(self, split)))
         for record in (*self.train, *self.val, *self.test):
+            if not (isinstance(record, Record) and isinstance(record.label, Integral)):
+                raise PromptPrismError(
+                    f"data set '{self.name}' holds {record!r:.200}: it must be a Record whose label is the "
+                    "place of its class in class_names"
+                )
             if not 0 <= record.label < len(self.class_names):
                 raise PromptPrismError(
                     f"label {record.label} of {record.source} in data set '{self.name}' has no class name: "

@@ -190,7 +190,7 @@ def _data(name: str, root: Path | None, shots: int) -> tuple[Dataset, DataState]
     except PromptPrismError as error:
         if entry is None:
             raise
-        count, test = entry.classes, entry.images["test"]
+        count, test = entry.classes, entry.images.get("test", 0)
         train = tuple(Record("", label) for label in range(count) for _ in range(shots))
         data = Dataset(
             name,

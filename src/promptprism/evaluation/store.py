@@ -243,7 +243,9 @@ def _parsed(text: bytes, place: str, remedy: str) -> CellResult:
         what = f"is no result that {reader} reads: {first_problem(error.errors())}"
         if first["type"] == "json_invalid":
             what = f"is damaged or cut short ({first['msg']})"
+        elif first["msg"].startswith("Value error, Unknown method"):
+            what, remedy = f"is of a method that is not here: {first_problem(error.errors())}", ""
         elif first["loc"] == ("format",):
             reads = CellResult.model_fields["format"].default
             what = f"has format {first['input']!r}, {reader} reads {reads}"
-        raise PromptPrismError(f"{place} {what}. {remedy}") from error
+        raise PromptPrismError(f"{place} {what.rstrip('.')}. {remedy}".strip()) from error

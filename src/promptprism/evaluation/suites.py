@@ -155,6 +155,14 @@ class Suite(Facts):
             raise ValueError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
         return name
 
+    @field_validator("shots", "seeds")
+    @classmethod
+    def _not_below(cls, values: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        least = 1 if info.field_name == "shots" else 0
+        if wrong := [value for value in values if value < least]:
+            raise ValueError(f"{wrong[0]} is too small: give {least} or more")
+        return values
+
     @field_validator("datasets", "targets", "shots", "seeds")
     @classmethod
     def _each_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -214,7 +222,13 @@ class Suite(Facts):
             for row, given in self.methods.items():
                 settings = given | self.per_data.get(data, {}).get(row, {})
                 method = settings.pop("method", row)
-                whole = make_settings(method, **settings)
+                try:
+                    whole = make_settings(method, **settings)
+                except PromptPrismError as error:
+                    own = "" if method != row else ". A row of another name says method: NAME"
+                    raise PromptPrismError(
+                        f"suite '{self.name}', row '{row}', data '{data}': {str(error).rstrip('.')}{own}"
+                    ) from error
                 for shots in self.shots if whole.learns else self.shots[:1]:
                     for seed in self.seeds if whole.learns else self.seeds[:1]:
                         yield (

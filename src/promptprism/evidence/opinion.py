@@ -104,7 +104,13 @@ class Opinion:
         """
         if self.weight.dim() < 2:
             raise ValueError("a single opinion has no axis but its classes: nothing to fuse")
-        return Opinion(find_fusion(rule).weight(self))
+        weight = find_fusion(rule).weight(self)
+        if weight.shape != self.weight.shape[1:]:
+            raise ValueError(
+                f"fusion {rule!r} makes weights {[*weight.shape]} of opinions {[*self.weight.shape]}: "
+                "it must take away the first axis, and nothing else"
+            )
+        return Opinion(weight)
 
     def __getitem__(self, index: int | slice) -> Opinion:
         """The opinion(s) at an index of the first axis."""

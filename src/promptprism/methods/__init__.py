@@ -52,13 +52,15 @@ __all__ = [
 def _is_method(name: str, loaded: object) -> bool:
     if not (isinstance(loaded, type) and issubclass(loaded, Method)):
         return False
-    return loaded.name == name == getattr(loaded.Settings, "method", None)
+    return getattr(loaded, "name", None) == name == getattr(loaded.Settings, "method", None)
 
 
 _OWN: tuple[type[Method], ...] = (
     *(ZeroShot, LinearProbe, TipAdapter, TipAdapterF, CoOp, KgCoOp, ProGrad, CoCoOp),
     *(Vpt, Ivlp, Maple, PromptSrc, Mmrl, ClipLora, Cdc),
 )
+if len({method.name for method in _OWN}) < len(_OWN):
+    raise TypeError("two methods have one name: Settings of each say theirs, method: ClassVar[str] = NAME")
 METHODS = Registry(
     "promptprism.methods",
     {method.name: method for method in _OWN},
@@ -87,8 +89,12 @@ def make_settings(name: str, also: Iterable[str] = (), /, **given: Any) -> Metho
         return kind(**given)
     except ValidationError as error:
         # A name that is unknown says more than a value that it leaves wrong.
-        problems = sorted(error.errors(), key=lambda one: one["loc"][0] in kind.model_fields)
-        problem, setting = problems[0], str(problems[0]["loc"][0])
+        known = {(), *((field,) for field in kind.model_fields)}
+        problem = min(error.errors(), key=lambda one: one["loc"][:1] in known)
+        message = problem["msg"].removeprefix("Value error, ")
+        if not problem["loc"]:  # settings that cannot be together
+            raise PromptPrismError(f"Settings of method {name!r} are refused: {message}.") from error
+        setting = str(problem["loc"][0])
         if setting not in kind.model_fields:
             names = (*kind.model_fields, "preset", *also)
             near = difflib.get_close_matches(setting, names, n=3, cutoff=0.4) or names
@@ -96,7 +102,7 @@ def make_settings(name: str, also: Iterable[str] = (), /, **given: Any) -> Metho
                 f"Method {name!r} has no setting {setting!r}. Did you mean {', '.join(near)}?"
             ) from error
         raise PromptPrismError(
-            f"Setting {setting}={problem['input']!r} of method {name!r} is refused: {problem['msg']}."
+            f"Setting {setting}={problem['input']!r} of method {name!r} is refused: {message}."
         ) from error
 
 

@@ -373,4 +373,4 @@ class Method(nn.Module):
 
     def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
         """Make the classifier of these texts; called by `classifier`, without gradients."""
-        raise NotImplementedError
+        raise PromptPrismError(f"Method {self.name!r} has no classify: it makes what answers of the texts.")

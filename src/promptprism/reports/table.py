@@ -67,6 +67,11 @@ class ResultTable:
     noted: bool = True
     data: str = "data"
 
+    def __post_init__(self) -> None:
+        for line in self.lines:
+            if len(line.values) != len(self.names):
+                raise ValueError(f"line '{line.label}' has {len(line.values)} values for {self.names}")
+
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of all columns: what a line is about, its values, its note."""

@@ -285,6 +285,7 @@ class Training:
             given = (labels,) if weights is None else (labels, weights)
             own_labels, *own_weights = (each[batch].to(backbone.device) for each in given)
             loss = method(views.to(backbone.device), own_labels, self.texts, epoch, *own_weights)
+            _check_loss(method, loss)
             value = loss.item()
             if not math.isfinite(value):
                 raise self._diverged(epoch, rate, f"the loss is {value}")
@@ -312,6 +313,13 @@ class Training:
             f"this run is a result: try a smaller lr than {self.method.settings.lr:g}, or precision "
             f"float32{kept}"
         )
+
+
+def _check_loss(method: Method, loss: object) -> None:
+    if isinstance(loss, torch.Tensor) and loss.ndim == 0 and loss.requires_grad:
+        return
+    shown = f"a tensor {[*loss.shape]}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+    raise PromptPrismError(f"{method.label}: forward must give a scalar tensor with a gradient, not {shown}")
 
 
 def _check(
