@@ -5,7 +5,6 @@ from promptprism.cli import app
 from promptprism.data.catalog import CATALOG
 from promptprism.data.registry import registered
 from promptprism.errors import PromptPrismError
-from promptprism.evaluation.run_suite import run_suite
 from promptprism.evaluation.suites import load_suite, named_suites
 
 LAUGHS = "n0: &n0 [x]\n" + "".join(f"n{i + 1}: &n{i + 1} [*n{i}, *n{i}]\n" for i in range(60))
@@ -102,15 +101,6 @@ def test_rows_that_are_no_methods_are_named_with_their_suite(tmp_path, rows, wor
     (tmp_path / "s.yaml").write_text(f"protocol: base-to-new\nmethods: {rows}\ndatasets: [mini/food]\n")
     with pytest.raises(PromptPrismError, match=f"s.yaml', {words}"):
         list(load_suite(str(tmp_path / "s.yaml")).cells())
-
-
-def test_data_that_is_nowhere_is_told_of_before_the_first_cell(tmp_path, tiny):
-    suite = (
-        load_suite("mini/base-to-new").only(["zero-shot"]).model_copy(update={"datasets": ("mini/food", "x")})
-    )
-    with pytest.raises(PromptPrismError, match="no data 'x': there is no such folder"):
-        run_suite(suite, tmp_path / "out", tiny)
-    assert not [*tmp_path.rglob("*.json")]
 
 
 def test_a_backbone_can_be_given_by_its_name(tmp_path):

@@ -210,7 +210,7 @@ def test_damaged_results_and_those_of_another_version_are_refused(tiny, data, tm
     with pytest.raises(PromptPrismError, match=r"has format 99, this promptprism .* reads \d+. Move it away"):
         read_result(path)
     path.write_text(json.dumps(json.loads(text) | {"mood": "good"}))
-    with pytest.raises(PromptPrismError, match=r"is no result that this promptprism .* reads: mood"):
+    with pytest.raises(PromptPrismError, match=r"is no result that this promptprism .* reads: 'mood'"):
         read_results(tmp_path)
     path.write_text(text[: len(text) // 2])
     with pytest.raises(PromptPrismError, match=r"is damaged or cut short .* the next run of its suite makes"):

@@ -133,28 +133,9 @@ def _read(source: str | Path, reading: Reading) -> Dataset:
             f"data '{source}' is a file but no CSV: give a folder with one subfolder per class, a CSV of "
             "path and label whose name ends in .csv, or WebDataset shards with wds: before their path"
         )
-    raise _unknown(source)
-
-
-def check_known(source: str) -> None:
-    """Find out before long work starts whether there is something that `load_data` could read.
-
-    Raises:
-        PromptPrismError: neither a registered name nor a folder or file that is there.
-    """
-    kind, colon, _ = source.partition(":")
-    name, at, _ = source.partition("@")
-    known = source in registered() or (colon and kind in _READERS) or (at and name in worlds.ELEVEN)
-    if not known and not is_there(source):
-        raise _unknown(source)
-
-
-def _unknown(source: str | Path) -> PromptPrismError:
     near = difflib.get_close_matches(str(source), registered(), n=3, cutoff=0.7)
     hint = f"Did you mean {' or '.join(near)}?" if near else "`promptprism datasets` lists the names."
-    return PromptPrismError(
-        f"no data '{source}': there is no such folder, CSV or registered data set. {hint}"
-    )
+    raise PromptPrismError(f"no data '{source}': there is no such folder, CSV or registered data set. {hint}")
 
 
 _SHIFTS = {

@@ -14,7 +14,7 @@ from promptprism.adapter import Card, DataSummary, load_adapter, save_adapter
 from promptprism.backbones import Backbone
 from promptprism.data.lists import read_list
 from promptprism.data.records import Dataset, Records
-from promptprism.data.registry import check_known, load_data
+from promptprism.data.registry import load_data
 from promptprism.data.splits import few_shot
 from promptprism.errors import PromptPrismError
 from promptprism.evaluation.protocols import PROTOCOLS, calibrate, draw, score
@@ -273,8 +273,6 @@ def run_suite(
         KeyboardInterrupt: Ctrl-C, with a message that says what was kept.
     """
     cells, outcome = list(suite.cells()), Outcome()
-    for name in {**dict.fromkeys(suite.datasets), **dict.fromkeys(suite.targets)}:
-        check_known(name)
     work, state = (
         Work(Store(out), backbone, _from(root), lists, stage, progress, devices),
         Progress(len(cells)),
