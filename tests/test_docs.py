@@ -22,8 +22,10 @@ from promptprism.data.registry import load_data
 from promptprism.evaluation.store import read_results
 from promptprism.evaluation.suites import load_suite
 from promptprism.evidence import FUSIONS
-from promptprism.methods import CdcSettings, make_settings
+from promptprism.methods import METHODS, CdcSettings, make_settings
+from promptprism.reports.plots import PLOTS
 from promptprism.reports.protocols import base_new_hm, over_data
+from promptprism.reports.report import TABLES
 from promptprism.reports.results import group
 from promptprism.reports.trust import average_metric
 
@@ -155,6 +157,25 @@ def test_tables_in_the_documentation_come_out_of_the_results(command, table, mon
     made = CliRunner().invoke(app, shlex.split(command))
     assert made.exit_code == 0 and len(table) > 4
     assert not set(table) - set(made.stdout.splitlines())
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/reference/methods.md"])
+def test_no_method_is_left_out_of_a_table(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = {
+        name for row in re.findall(r"^\|.*", text, re.MULTILINE) for name in re.findall(r"`([\w-]+)`", row)
+    }
+    assert not METHODS.own.keys() - named
+
+
+@pytest.mark.parametrize("suite", ["mini/base-to-new", "photos/base-to-new"])
+def test_no_method_is_left_out_of_the_suites_that_compare_all(suite):
+    assert METHODS.own.keys() <= load_suite(suite).methods.keys()
+
+
+def test_the_help_of_report_names_every_table_and_plot():
+    told = " ".join(CliRunner().invoke(app, ["report", "--help"]).output.replace("│", " ").split())
+    assert not [name for name in (*TABLES, *PLOTS) if name not in told.replace("- ", "-")]
 
 
 def test_the_short_table_of_photos_is_of_the_results():

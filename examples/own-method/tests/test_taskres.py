@@ -22,6 +22,17 @@ def test_it_starts_as_zero_shot_clip_and_a_step_lowers_the_loss():
     assert method(views, labels, texts, 0) < before
 
 
+def test_learning_goes_on_where_each_class_stands_now():
+    backbone = load_backbone("mini", precision="float32", device="cpu")
+    before, after = (build_method(make_settings("taskres"), backbone) for _ in range(2))
+    before.allot(2, 2)
+    after.allot(3, 3)
+    with torch.no_grad():
+        before.residual += torch.tensor([[[1.0], [2.0]]])
+    after.go_on_from(before, places=(2, 0))
+    assert after.residual[0, :, 0].tolist() == [2, 0, 1]
+
+
 def test_a_class_that_was_not_learned_stays_zero_shot():
     backbone = load_backbone("mini", precision="float32", device="cpu")
     learned, other = LabelSpace(("cat", "dog")), LabelSpace(("dog", "fish"))

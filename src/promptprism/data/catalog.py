@@ -198,12 +198,6 @@ CATALOG: dict[str, PublishedDataset] = {
     )
 }  # fmt: skip
 
-_FIELD = tuple(CATALOG)
-#: The eleven of base-to-new; ImageNet is also the source of the other protocols.
-ELEVEN = _FIELD[:11]
-#: ImageNet's four shifts.
-SHIFTS = _FIELD[11:]
-
 
 def _without_split(name: str, layout: Layout, images: dict[str, int], *lists: Original) -> PublishedDataset:
     """An entry's images with the makers' own lists, or a split drawn here, under a name that says so."""

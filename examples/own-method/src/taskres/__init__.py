@@ -30,6 +30,8 @@ class TaskRes(Method):
     name = TaskResSettings.method
     Settings: ClassVar[type[MethodSettings]] = TaskResSettings
     settings: TaskResSettings
+    by_class: ClassVar[frozenset[str]] = frozenset({"residual"})
+    """So that `fit --from` puts each class's residual where its class is now."""
 
     @property
     def shape(self) -> Shape:
@@ -37,8 +39,8 @@ class TaskRes(Method):
         return Shape(text_learns=False)
 
     def allot(self, classes: int, images: int) -> None:  # noqa: ARG002
-        """Make room for the residuals [K, D]; they start at 0, which is zero-shot CLIP."""
-        size = (classes, self.backbone.embed_dim)
+        """Make room for the residuals [1, K, D]; they start at 0, which is zero-shot CLIP."""
+        size = (1, classes, self.backbone.embed_dim)
         self.residual = nn.Parameter(torch.zeros(size, device=self.backbone.device))
 
     def forward(self, views: Tensor, labels: Tensor, texts: Texts, epoch: int) -> Tensor:  # noqa: ARG002
@@ -48,7 +50,7 @@ class TaskRes(Method):
         return F.cross_entropy(logits[0], labels)
 
     def adapted(self, text: Tensor, residual: Tensor) -> Tensor:
-        """Text features [1, K, D] with their residuals [K, D] (eq. 4), of length 1."""
+        """Text features [1, K, D] with their residuals [1, K, D] (eq. 4), of length 1."""
         return F.normalize(text + self.settings.scale * residual, dim=-1)
 
     def classify(self, texts: Texts, learned: LabelSpace | None) -> Classifier:
@@ -56,6 +58,6 @@ class TaskRes(Method):
         text = texts.zero_shot_features
         if hasattr(self, "residual"):
             rows = torch.tensor((learned or texts.space).places(texts.space), device=text.device)
-            residual = self.residual[rows] * (rows >= 0).unsqueeze(-1)
+            residual = self.residual[:, rows] * (rows >= 0).unsqueeze(-1)
             text = self.adapted(text, residual)
         return Classifier(name=self.name, texts=texts, text=text)
