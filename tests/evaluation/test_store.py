@@ -97,6 +97,60 @@ NOW = {
     "cdc": {"epochs": 10, "batch_size": 16, "lr": 0.004, "distance_aware": True, "class_offsets": True},
 }
 
+_NOW = {"epochs": 10, "batch_size": 16, "momentum": 0.9, "weight_decay": 5e-4, "warmup_lr": 1e-5}
+_PLAIN = {
+    "templates": 1, "initial_phrase": "a photo of a {}.", "phrase_init": True, "vision_from": 0,
+    "pool_prompts": False, "coupled": False, "vision_depth": None,
+}  # fmt: skip
+#: The defaults of today of all others.
+OTHERS = {
+    "linear-probe": {
+        "epochs": 0, "batch_size": 4, "optimizer": "sgd", "lr": 0.0035, "momentum": 0.9, "weight_decay":
+        0.0005, "warmup_lr": 1e-05, "views": "maple", "strength": None,
+    },
+    "tip-adapter": {
+        "epochs": 0, "batch_size": 4, "optimizer": "sgd", "lr": 0.0035, "momentum": 0.9, "weight_decay":
+        0.0005, "warmup_lr": 1e-05, "views": "half", "passes": 10, "alpha": 1.17, "beta": 1.0, "alpha_most":
+        3.0, "beta_most": 7.0,
+    },
+    "tip-adapter-f": {
+        "epochs": 10, "batch_size": 16, "optimizer": "adamw", "lr": 0.001, "momentum": 0.9, "weight_decay":
+        0.01, "warmup_lr": 1e-05, "views": "half", "passes": 10, "alpha": 1.17, "beta": 1.0, "alpha_most":
+        3.0, "beta_most": 7.0,
+    },
+    "kgcoop": {
+        **_NOW, **_PLAIN, "optimizer": "sgd", "lr": 0.02, "views": "maple", "depth": 1, "vision_tokens": 0,
+        "learn_text": True, "context_length": 4, "class_offsets": None, "knowledge_weight": 8.0,
+    },
+    "prograd": {
+        **_NOW, **_PLAIN, "optimizer": "sgd", "lr": 0.02, "views": "maple", "depth": 1, "vision_tokens": 0,
+        "learn_text": True, "context_length": 16, "class_offsets": False, "conflict_weight": 1.0,
+        "teacher_temperature": 1.0,
+    },
+    "vpt": {
+        **_NOW, **_PLAIN, "optimizer": "sgd", "lr": 0.004, "views": "maple", "depth": None, "vision_tokens":
+        4, "learn_text": False, "context_length": 2, "class_offsets": None,
+    },
+    "ivlp": {
+        **_NOW, **_PLAIN, "optimizer": "sgd", "lr": 0.004, "views": "maple", "depth": None, "vision_tokens":
+        4, "learn_text": True, "context_length": 4, "class_offsets": None,
+    },
+    "promptsrc": {
+        **_NOW, **_PLAIN, "optimizer": "sgd", "lr": 0.004, "views": "maple", "depth": None, "vision_tokens":
+        4, "learn_text": True, "context_length": 4, "class_offsets": False, "text_weight": 25.0,
+        "image_weight": 10.0, "logit_weight": 1.0, "aggregate": True, "aggregation_mean": None,
+        "aggregation_std": 1.0,
+    },
+    "mmrl": {
+        **_NOW, "optimizer": "adamw", "lr": 0.002, "views": "half", "tokens": 5, "width": 512,
+        "first_layer": None, "alpha": 0.7, "regularisation": 0.5,
+    },
+    "clip-lora": {
+        "epochs": 10, "batch_size": 16, "optimizer": "adamw", "lr": 0.0004, "momentum": 0.9, "weight_decay":
+        0.01, "warmup_lr": 1e-05, "views": "maple", "rank": 2, "alpha": 1.0, "dropout": 0.25,
+    },
+}  # fmt: skip
+
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_another_default_needs_another_version(name):
@@ -104,6 +158,14 @@ def test_another_default_needs_another_version(name):
     assert first.model_dump(include=set(DEFAULTS[name])) == DEFAULTS[name]
     assert settings.version == (2 if name in NOW else 1)
     assert settings == make_settings(name, **DEFAULTS[name] | NOW.get(name, {}))
+
+
+def test_no_default_of_any_other_method_changes_unnoticed():
+    assert {*OTHERS, *DEFAULTS} == {*METHODS.own}
+    for name, defaults in OTHERS.items():
+        settings = METHODS[name].Settings()
+        assert settings.model_dump(mode="json", include=set(defaults)) == defaults, "raise the version"
+        assert settings.version == (1 if name in ("linear-probe", "tip-adapter") else 2), name
 
 
 def test_a_result_of_a_method_that_is_not_here_is_not_called_damaged(tmp_path):
