@@ -2,13 +2,14 @@ import itertools
 
 import pytest
 import torch
+from pydantic import model_validator
 from torch.nn import functional as F
 from toys import quick
 
 from promptprism.data.names import LabelSpace
 from promptprism.errors import PromptPrismError
 from promptprism.evidence import Opinion, distance_factors, to_evidence, trusted_cross_entropy
-from promptprism.methods import METHODS, CdcSettings, Maple, build_method, make_settings
+from promptprism.methods import METHODS, CdcSettings, CoOp, Maple, build_method, make_settings
 from promptprism.methods.zero_shot import ENSEMBLE_PHRASES
 from promptprism.prompts import encode_image, encode_text
 
@@ -376,3 +377,14 @@ def test_evidence_by_distance_scales_what_was_not_learned(tiny):
     torch.testing.assert_close(aware.classifier(other, SPACE).logits(pixels()), second)
     assert (first - second).abs().max() > 0.1
     torch.testing.assert_close(classifier.logits(pixels()), first)
+
+
+def test_settings_that_cannot_be_together_are_told_of(monkeypatch):
+    class Settings(CoOp.Settings):
+        @model_validator(mode="after")
+        def _together(self):
+            raise ValueError("low is above high")
+
+    monkeypatch.setattr(CoOp, "Settings", Settings)
+    with pytest.raises(PromptPrismError, match=r"^Settings of method 'coop' are refused: low is above high.$"):
+        make_settings("coop")

@@ -10,6 +10,7 @@ from promptprism.evaluation.suites import load_suite
 from promptprism.reports.formats import render
 from promptprism.reports.html import Page
 from promptprism.reports.report import make_table
+from promptprism.reports.table import Line, ResultTable
 
 
 def test_base_to_new_is_averaged_as_the_field_does():
@@ -31,6 +32,11 @@ def test_base_to_new_is_averaged_as_the_field_does():
         found["a", "maple"][2].mean == pytest.approx(harmonic_mean(0.8, 0.5))
         and found["a", "maple"][3] is None
     )
+
+
+def test_a_line_has_a_value_for_each_column():
+    with pytest.raises(ValueError, match=r"line 'cdc' has 1 values for .'base', 'new'."):
+        ResultTable(("base", "new"), (Line("a", "cdc", (0.5,)),), ())
 
 
 def test_collapsed_and_missing_seeds_are_marked_and_not_averaged():

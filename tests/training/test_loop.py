@@ -196,6 +196,20 @@ def test_a_damaged_checkpoint_is_named(tiny, tmp_path, damage):
         train(tiny, of("coop"), checkpoint=file)
 
 
+@pytest.mark.parametrize(
+    ("loss", "shown"),
+    [
+        (torch.ones(3, requires_grad=True), r"a tensor \[3\]"),
+        (torch.ones(()), r"a tensor \[\]"),
+        (0.5, "float"),
+    ],
+)
+def test_a_loss_that_is_no_scalar_with_a_gradient_is_refused(tiny, monkeypatch, loss, shown):
+    monkeypatch.setattr(METHODS["coop"], "forward", lambda *_: loss)
+    with pytest.raises(PromptPrismError, match=f"method 'coop': forward must give a scalar .*, not {shown}$"):
+        train(tiny, of("coop"))
+
+
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_checkpoint(tiny, tmp_path, monkeypatch):
     real = METHODS["coop"].forward
