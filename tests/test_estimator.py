@@ -210,6 +210,31 @@ def test_data_that_is_none_is_named(tiny):
         PromptPrism("coop", tiny).fit(SOURCES[:2], ["red", "red"])
 
 
+@pytest.mark.parametrize("unordered", [set, dict.fromkeys])
+def test_what_has_no_order_is_no_list_of_images_or_labels(tiny, unordered):
+    with pytest.raises(PromptPrismError, match=r"images are a (set|dict), which has no order"):
+        PromptPrism("zero-shot", tiny).fit(unordered(["a.png", "b.png"]), ["red", "green"])
+    with pytest.raises(PromptPrismError, match=r"labels are a (set|dict), which has no order"):
+        PromptPrism("zero-shot", tiny).fit(SOURCES[:2], unordered(["red", "green"]))
+
+
+def test_what_to_start_from_is_a_model(tiny):
+    with pytest.raises(PromptPrismError, match="start is 'adapter': give a fitted PromptPrism"):
+        PromptPrism("coop", tiny).fit(DATA, start="adapter")
+
+
+def test_photos_learned_before_are_not_held_out(tiny, tmp_path):
+    paths = [tmp_path / f"{place}.png" for place in range(44)]
+    for place, path in enumerate(paths):
+        Image.fromarray(np.full((8, 8, 3), 5 * place, np.uint8)).save(path)
+    labels = ["a", "b"] * 22
+    first = PromptPrism("coop", tiny, epochs=1).fit(paths[:4], labels[:4])
+    second = PromptPrism("coop", tiny, epochs=1, shots=1, seed=3).fit(paths, labels, start=first)
+    learned = [*map(second.has_seen, paths)]
+    second.save(tmp_path / "adapter")
+    assert 5 <= sum(learned) <= 6 and len(second.reference_.probability) == 44 - sum(learned)
+
+
 def test_a_collapsed_fit_warns(tiny, monkeypatch):
     logits = torch.eye(4)[:1].repeat(16, 1)[None]
     monkeypatch.setattr("promptprism.training.loop.Predictor.logits", lambda *_: iter([logits]))

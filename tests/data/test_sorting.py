@@ -1,4 +1,6 @@
 import csv
+import errno
+from types import SimpleNamespace
 
 import pytest
 
@@ -141,3 +143,26 @@ def test_where_photos_must_not_go_is_refused(tmp_path, heap):
             pass
     with pytest.raises(PromptPrismError, match="leave out --link"):
         Sorter(tmp_path / "new", Heap(["s.tar"]), ["rose"], "link", "r")
+
+
+def test_a_last_line_that_is_cut_within_its_run_is_none(tmp_path):
+    path = tmp_path / "t.csv"
+    with grown(path, run="9bc235") as writing:
+        writing.add({"path": "a", "probability": 0.5})
+    whole = path.read_text()
+    path.write_text(whole[:-4])
+    with grown(path, run="9bc235") as writing:
+        writing.add({"path": "a", "probability": 0.5})
+    assert path.read_text() == whole
+
+
+def test_a_full_disk_is_told_of(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        pytest.raises(PromptPrismError, match=r"cannot write .*t\.csv' .No space left .* goes on when"),
+        grown(tmp_path / "t.csv") as writing,
+    ):
+        monkeypatch.setattr(writing, "_file", SimpleNamespace(flush=full))
+        writing.add({"path": "a", "probability": 0.5})

@@ -1,5 +1,6 @@
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from promptprism.backbones import load_backbone
 from promptprism.cli import app
 from promptprism.data.miniworld import load, render
 from promptprism.data.views import make_views
+from promptprism.errors import PromptPrismError
 from promptprism.inference.explain import nearest_words, relevance_maps
 from promptprism.methods import ZeroShot
 from promptprism.prompts import vision
@@ -182,3 +184,14 @@ def test_the_command_refuses(saved):
         refused = run(first, second, "--out", out, code=2).stderr
         assert re.match(rf"error: .*{says}", refused) and refused.count("\n") == 1
         assert not out.exists()
+
+
+def test_threads_explain_beside_each_other(tiny):
+    model = PromptPrism("coop", tiny, epochs=1).fit(colours())
+    sources = [record.source for record in colours().test][:4]
+    alone = [model.explain(source).model_dump() for source in sources]
+    with ThreadPoolExecutor(4) as pool:
+        beside = [one.model_dump() for one in pool.map(model.explain, sources * 8)]
+    assert beside == alone * 8
+    with pytest.raises(PromptPrismError, match="top is 0: give 1 or more"):
+        model.explain(sources[0], top=0)

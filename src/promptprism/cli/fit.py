@@ -1,5 +1,6 @@
 """``promptprism fit``."""
 
+import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -136,7 +137,8 @@ def fit(
         output.show(
             f"{left} labelled images were left out, {drawn} were drawn of each class: --shots all takes all"
         )
-    output.show(f"Next: promptprism evaluate {out} DATA, or promptprism predict {out} IMAGE...")
+    place = shlex.quote(str(out))
+    output.show(f"Next: promptprism evaluate {place} DATA, or promptprism predict {place} IMAGE...")
     output.write(adapter=str(out), skipped=len(dataset.skipped) if dataset else 0, **card)
 
 

@@ -104,6 +104,8 @@ def predict(
 
     if link and move:
         raise PromptPrismError("photos are either linked or moved: leave out --link or --move")
+    if out and json_file and Path(json_file).absolute() == Path(out).absolute():
+        raise PromptPrismError(f"--out and --json name the same file, '{out}': name two")
     if (link or move) and sort_into is None:
         raise PromptPrismError("--link and --move say how to sort: add --sort-into FOLDER")
     single = {"--sort-into": sort_into is not None, "--templates": templates}

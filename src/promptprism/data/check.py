@@ -10,11 +10,12 @@ from pydantic import BaseModel, ConfigDict
 from promptprism.data.content import near_pictures, remarks, same_pictures, two_labels
 from promptprism.data.images import IMAGE_SUFFIXES, ImageSource, unreadable
 from promptprism.data.layouts import absent
+from promptprism.data.names import check_class_names
 from promptprism.data.published import PublishedDataset
 from promptprism.data.reading import Reading, some
 from promptprism.data.records import Dataset
 from promptprism.data.registry import load_data
-from promptprism.errors import DataWarning
+from promptprism.errors import DataWarning, PromptPrismError
 
 #: Called with what is being done, how much of it is done, and how much there is.
 Step = Callable[[str, int, int], None]
@@ -141,6 +142,10 @@ def check_own(
     faults = [two_labels(dataset, same.labels)] if same.labels else []
     if len(dataset.class_names) == 1:
         faults.append(f"there is one class only, '{dataset.class_names[0]}': give at least two to tell apart")
+    try:
+        check_class_names(dataset.class_names)
+    except PromptPrismError as error:
+        faults.append(str(error))
     notes = [str(warning.message) for warning in caught if issubclass(warning.category, DataWarning)]
     return DataReport(
         name=dataset.name,

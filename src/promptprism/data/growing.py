@@ -3,7 +3,7 @@
 import csv
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -77,11 +77,18 @@ class GrowingTable:
 
     def add(self, line: Line) -> None:
         """Write a line; it is safe from the end of this process when this returns."""
-        self._writer.writerow(line | {_RUN: self.run})
-        self._file.flush()
+        try:
+            self._writer.writerow(line | {_RUN: self.run})
+            self._file.flush()
+        except OSError as error:
+            raise PromptPrismError(
+                f"cannot write '{self._csv}' ({error.strerror}): what is there is kept, and the same call "
+                "goes on when there is room"
+            ) from error
 
     def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
-        with self._held:
+        # What could not be written cannot be either when the file is closed, and is told of already.
+        with suppress(OSError) if failed else nullcontext(), self._held:
             if failed is None and self._parquet:
                 self._file.flush()
                 self._pack()
@@ -98,7 +105,8 @@ class GrowingTable:
                     )
                 for fields in lines:
                     # The last line of a run that was killed may be cut short.
-                    if len(fields) < len(header) or not fields[-1]:
+                    torn = fields[-1] != self.run and self.run.startswith(fields[-1])
+                    if len(fields) < len(header) or torn:
                         continue
                     if fields[-1] != self.run:
                         raise PromptPrismError(

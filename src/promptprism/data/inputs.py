@@ -1,6 +1,6 @@
 """Images and labels as users hold them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,10 @@ Labels = str | int | Iterable[str] | Iterable[int] | NDArray[Any] | Tensor
 
 def _column(values: Any, what: str) -> Any:
     """The one column of a frame (of pandas, polars, or as scikit-learn passes it on); all else as it is."""
+    if isinstance(values, set | frozenset | Mapping):
+        raise PromptPrismError(
+            f"{what} are a {type(values).__name__}, which has no order of its own: give a list"
+        )
     if hasattr(values, "columns") and hasattr(values, "to_numpy"):
         names = list(values.columns)
         if len(names) != 1:

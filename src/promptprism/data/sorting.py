@@ -118,7 +118,7 @@ class Sorter(GrowingTable):
             shutil.move(str(source), target)
         else:
             # No other run is here, and one that was killed left it for this very photo.
-            partial = target.with_name(f".{target.name}.partial")
+            partial = target.with_name(f".{hashlib.sha256(target.name.encode()).hexdigest()[:16]}.partial")
             if isinstance(source, Stored):
                 partial.write_bytes(source.content())
             else:

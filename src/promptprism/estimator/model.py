@@ -20,13 +20,13 @@ from promptprism.data.lesson import make_lesson
 from promptprism.data.names import LabelSpace, check_class_names, check_tokens
 from promptprism.data.records import Dataset
 from promptprism.data.weights import ClassWeight, Weights, by_class
-from promptprism.drift import Reference
+from promptprism.drift import MOST, Reference
 from promptprism.errors import CollapseWarning, PromptPrismError, warn
 from promptprism.estimator.conventions import whole
 from promptprism.estimator.fitted import Fitted
 from promptprism.hub import located, push
 from promptprism.inference.conformal import Calibration
-from promptprism.inference.doubt import held_out, reference_of
+from promptprism.inference.doubt import evenly, held_out, reference_of
 from promptprism.methods import make_settings
 from promptprism.training.checkpoint import Epoch
 from promptprism.training.loop import Trained, learn
@@ -124,6 +124,10 @@ class PromptPrism(Fitted):
         """
         settings, seed = self._check_settings(self.method, self.settings), whole("seed", self.seed)
         shots = None if self.shots is None else whole("shots", self.shots)
+        if start is not None and not isinstance(start, PromptPrism):
+            raise PromptPrismError(
+                f"start is {start!r}: give a fitted PromptPrism, such as load_model(FOLDER)"
+            )
         before = start._classifier.space if start else None
         if images is None and not (start and corrections):
             raise PromptPrismError(
@@ -199,7 +203,11 @@ class PromptPrism(Fitted):
         """
         classifier = self._classifier
         check_new(Path(path))
-        self.reference_ = self.reference_ or reference_of(classifier, *self._held_out)
+        if self.reference_ is None:
+            what, photos = self._held_out
+            # The same picture again, or one that was learned before, is not held out.
+            new = [photo for photo in evenly(photos, MOST) if not self.has_seen(photo)]
+            self.reference_ = reference_of(classifier, what, new)
         facts = self.data_, self.scores_, self.reference_, self.calibration_
         card = Card.of(self.trained_, classifier.space, *facts)
         save_adapter(Path(path), self.method_, card)

@@ -1,5 +1,6 @@
 """Look inside one prediction: what each template believes and where it looks, and what fusion made of it."""
 
+import threading
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from promptprism.backbones import Backbone
 from promptprism.data.images import ImageSource
 from promptprism.data.views import make_views
+from promptprism.errors import PromptPrismError
 from promptprism.evidence import FUSIONS
 from promptprism.inference.predictor import check_finite
 from promptprism.methods import Classifier
@@ -106,8 +108,10 @@ def explain(classifier: Classifier, image: ImageSource, name: str | None = None,
         top: classes and words to show of each template.
 
     Raises:
-        PromptPrismError: the image cannot be read, or the answer is not finite.
+        PromptPrismError: the image cannot be read, the answer is not finite, or top is less than 1.
     """
+    if top < 1:
+        raise PromptPrismError(f"top is {top}: give 1 or more")
     backbone = classifier.backbone
     views = make_views(("test",), backbone.image_size, backbone.mean, backbone.std)(image, 0, 0, 0)
     logits, maps = relevance_maps(classifier, views.unsqueeze(1).to(backbone.device))
@@ -162,10 +166,11 @@ def relevance_maps(classifier: Classifier, views: Tensor) -> tuple[Tensor, Tenso
     """
     vision = classifier.backbone.vision
     doors: list[Tensor] = []
+    here = threading.get_ident()
 
     def open_door(_module: Any, _inputs: Any, output: Tensor) -> Tensor | None:
         # The block normalises the class token alone too, to ask with; templates may come in several passes.
-        if output.shape[1] == 1:
+        if output.shape[1] == 1 or threading.get_ident() != here:  # another thread asks the same tower
             return None
         doors.append(output.detach().requires_grad_())
         return doors[-1]

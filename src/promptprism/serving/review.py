@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import threading
 from collections.abc import Iterator
 from importlib.resources import files
@@ -45,7 +46,7 @@ class Review:
     def __init__(self, model: PromptPrism, folder: Path, corrections: Path) -> None:
         if not folder.is_dir():
             raise PromptPrismError(f"no such folder: '{folder}'. Check the path and its spelling")
-        self.model, self.folder, self.corrections = model, folder.absolute(), corrections
+        self.model, self.folder, self.corrections = model, Path(os.path.abspath(folder)), corrections  # noqa: PTH100 - links stay
         self._real = folder.resolve()
         self.classes = [str(name) for name in model.classes_]
         check_place(corrections)
