@@ -167,7 +167,7 @@ def test_weights_that_moved_are_asked_for(adapter):
     ("change", "word"),
     [
         ({"format": 2}, "format 2, .*reads format 1"),
-        ({"unknown": 1}, "unknown: Extra"),
+        ({"unknown": 1}, "'unknown' is unknown"),
         ({"method": None}, "method"),
         ({"class_names": ["a", "A"]}, "read the same"),
         ({"settings": {"epochs": 1, "wings": 2}}, "wings"),

@@ -87,7 +87,7 @@ def test_lists_that_are_nowhere_are_refused_before_anything_runs(tmp_path):
     refused = CliRunner().invoke(
         app, ["suite", "mini/base-to-new", "--lists", str(tmp_path / "x"), "--dry-run"]
     )
-    assert refused.exit_code == 2 and "Invalid value for '--lists'" in refused.output
+    assert refused.exit_code == 2 and "Check --lists and its spelling" in " ".join(refused.stderr.split())
 
 
 @pytest.mark.parametrize(

@@ -43,13 +43,7 @@ def suite(
     ] = None,
     root: Root = None,
     lists: Annotated[
-        Path | None,
-        option(
-            "FOLDER",
-            "Folder of few-shot lists DATA-16shot-seed1.jsonl to learn from.",
-            exists=True,
-            file_okay=False,
-        ),
+        Path | None, option("FOLDER", "Folder of few-shot lists DATA-16shot-seed1.jsonl to learn from.")
     ] = None,
     stage: Annotated[
         Literal["all", "train", "test"], typer.Option(help="Only learn, only score, or both.")
@@ -99,6 +93,8 @@ def suite(
         parse_numbers(shots, "shot", 1),
         precision,
     )
+    if lists and not lists.is_dir():
+        raise PromptPrismError(f"no such folder: '{lists}'. Check --lists and its spelling")
     if dry_run:
         _dry_run(chosen, out, root, gigaflops, device, output)
         return
