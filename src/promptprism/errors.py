@@ -63,7 +63,7 @@ def first_problem(problems: Sequence[ErrorDetails], known: Sequence[str] = ()) -
             return f"'{place}' is empty: give at least one"
         case "value_error" | "json_invalid":
             return f"{place}: {message}" if place else message
-    return f"{place} is {value}: {message[0].lower()}{message[1:]}"
+    return f"{place or 'it'} is {value}: {message[0].lower()}{message[1:]}"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ no result, ``locks/`` who works at what: the operating system takes a lock from 
 Results also travel as one file of JSON lines, a line per cell: `write_results` and `read_results`.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from promptprism.errors import PromptPrismError, first_problem
 from promptprism.evaluation.evaluate import Evaluation
 from promptprism.evaluation.suites import Cell, digest_of, keys
 from promptprism.files import check_regular, locked, remove, write_text
+from promptprism.methods import METHODS
 from promptprism.provenance import BackboneFacts, Facts
 from promptprism.training.loop import TrainResult
 
@@ -243,7 +245,7 @@ def _parsed(text: bytes, place: str, remedy: str) -> CellResult:
         what = f"is no result that {reader} reads: {first_problem(error.errors())}"
         if first["type"] == "json_invalid":
             what = f"is damaged or cut short ({first['msg']})"
-        elif first["msg"].startswith("Value error, Unknown method"):
+        elif first["loc"] == ("cell", "settings") and json.loads(text)["cell"]["method"] not in METHODS:
             what, remedy = f"is of a method that is not here: {first_problem(error.errors())}", ""
         elif first["loc"] == ("format",):
             reads = CellResult.model_fields["format"].default
