@@ -115,6 +115,14 @@ def test_service_folders_and_files_are_no_data(tmp_path):
     assert listed(tmp_path, data.train) == [("a/1.png", 0), ("b/1.png", 1)] and not data.skipped
 
 
+def test_what_was_sorted_without_an_answer_is_no_class(tmp_path):
+    put(tmp_path, "a/1.png", "b/1.png", "_abstained/1.png")
+    assert read_folder(tmp_path).class_names == ("_abstained", "a", "b")
+    put(tmp_path, "sorted.csv")
+    with pytest.warns(DataWarning, match=r"_abstained' holds photos that were sorted without an answer"):
+        assert read_folder(tmp_path).class_names == ("a", "b")
+
+
 def test_a_class_of_folders_only_is_named(tmp_path):
     put(tmp_path, "a/1.png", "b/1.png", "runs/classify/1.png")
     with pytest.warns(DataWarning, match="no image of its own, only folders: 'runs'. If one is no class"):

@@ -16,6 +16,8 @@ _SERVICE = frozenset(
     {"__macosx", "@eadir", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "system volume information"}
     | {"lost+found", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini"}
 )
+#: The folder of photos without an answer, and the list beside it, where photos were sorted.
+ABSTAINED, SORTED = "_abstained", "sorted.csv"
 # Not worth opening to see whether they are images under another ending.
 _TEXTS = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".html", ".yaml", ".yml"})
 # Folders beside each other that tell a layout which says where things are in an image.
@@ -32,11 +34,12 @@ def read_folder(root: str | Path, reading: Reading | None = None) -> Dataset:
     ``train/``, ``test/`` and ``val/`` folders around the class folders are taken as splits, in the usual
     spellings; without them, every image is a training image. Classes are sorted by name. Hidden files, and
     what storage and editors leave behind, are ignored; other files that are no images are listed in
-    `Dataset.skipped`. Each folder is read once, whatever leads to it.
+    `Dataset.skipped`. Each folder is read once, whatever leads to it. What ``predict --sort-into`` could not
+    answer is no class.
 
     Warns:
-        DataWarning: a class has no image of its own but folders, a link leads to what was read already, or a
-            folder cannot be looked into.
+        DataWarning: photos were sorted without an answer, a class has no image of its own but folders, a link
+            leads to what was read already, or a folder cannot be looked into.
 
     Raises:
         PromptPrismError: no such folder, no class folders, a class without a (training) image, splits taken
@@ -55,7 +58,7 @@ def read_folder(root: str | Path, reading: Reading | None = None) -> Dataset:
         (split, folder, _class_name(folder))
         for split, around in splits.items()
         for folder in walk.subfolders(around)
-        if walk.enter(folder)
+        if not _unanswered(folder) and walk.enter(folder)
     ]
     if splits != {"train": root}:
         within = {parent for folder in splits.values() for parent in (folder, *folder.parents)}
@@ -274,6 +277,18 @@ def photos_below(root: Path, left_out: list[Path]) -> Iterator[Path]:
         else:
             left_out.append(path)
     walk.tell()
+
+
+def _unanswered(folder: Path) -> bool:
+    """Whether a folder holds what a model had no answer for; says so."""
+    if folder.name != ABSTAINED or not (folder.parent / SORTED).is_file():
+        return False
+    warn(
+        f"'{folder}' holds photos that were sorted without an answer, and is no class: move each into its "
+        "class's folder to learn from it",
+        DataWarning,
+    )
+    return True
 
 
 def _class_name(folder: Path) -> str:
