@@ -43,6 +43,7 @@ def test_what_is_no_export_is_refused(tmp_path):
     for content, words in (
         ("{", "export as JSON"),
         ("[1]", "export as JSON"),
+        (json.dumps([{"image": "a.jpg", "label": "x"}]), "not as JSON-MIN"),
         (task("a.jpg", ["x", "y"]), "2 choices"),
         (task("../a.jpg", ["x"]), "which is not in"),
         (task("a.jpg", ["z"]), "'z', which is none of the 2 classes"),
@@ -50,5 +51,22 @@ def test_what_is_no_export_is_refused(tmp_path):
         file.write_text(content)
         with pytest.raises(PromptPrismError, match=words):
             read_tasks(file, tmp_path, ["x", "y"])
-    file.write_text(task("/data/local-files/?d=1/a%20b.jpg", ["x"]))
-    assert read_tasks(file, tmp_path, ["x"]) == [Correction(tmp_path / "1/a b.jpg", "x")]
+
+
+def test_every_address_that_label_studio_gives_a_photo_is_understood(tmp_path):
+    heap = tmp_path / "around" / "heap"
+    (heap / "1").mkdir(parents=True)
+    for name in ("1/a b.jpg", "c.jpg"):
+        (heap / name).touch()
+    for data, meant in (
+        ({"image": "/data/local-files/?d=1/a%20b.jpg"}, "1/a b.jpg"),
+        ({"image": "/data/local-files/?d=heap/1/a%20b.jpg"}, "1/a b.jpg"),
+        ({"id": 7, "image": "/data/local-files/?d=around/heap/c.jpg"}, "c.jpg"),
+        ({"photo": "https://here/data/upload/12/0a1b2c3d-c.jpg"}, "c.jpg"),
+        ({"image": "/data/upload/12/0a1b2c3d-c.jpg"}, "c.jpg"),
+        ({"image": "/data/local-files/?d=other/c.jpg"}, "other/c.jpg"),
+    ):
+        result = [{"type": "choices", "value": {"choices": ["x"]}}]
+        file = tmp_path / "tasks.json"
+        file.write_text(json.dumps([{"data": data, "annotations": [{"result": result}]}]))
+        assert read_tasks(file, heap, ["x"]) == [Correction(heap / meant, "x")], data
