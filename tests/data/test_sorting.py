@@ -1,5 +1,7 @@
 import csv
 import errno
+import os
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -166,3 +168,27 @@ def test_a_full_disk_is_told_of(tmp_path, monkeypatch):
     ):
         monkeypatch.setattr(writing, "_file", SimpleNamespace(flush=full))
         writing.add({"path": "a", "probability": 0.5})
+
+
+def test_a_link_that_is_moved_leads_where_it_led(tmp_path, heap):
+    link = tmp_path / "heap" / "z.png"
+    link.symlink_to("2/y.png")
+    with Sorter(tmp_path / "out", heap, ["rose"], "move", "r") as sorter:
+        sorter.put(link, "rose")
+    assert not link.is_symlink()
+    assert (tmp_path / "out" / "rose" / "z.png").read_text() == "2/y.png"
+
+
+def test_what_cannot_be_taken_out_of_its_folder_is_not_copied(tmp_path, heap, monkeypatch):
+    photo, *_ = heap
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with (
+        Sorter(tmp_path / "out", heap, ["rose"], "move", "r") as sorter,
+        pytest.raises(PromptPrismError, match=f"it cannot be taken out of '{re.escape(str(photo.parent))}'"),
+    ):
+        sorter.put(photo, "rose")
+    assert photo.exists() and not sorted_files(tmp_path / "out")
+    monkeypatch.undo()
+    with Sorter(tmp_path / "out", heap, ["rose"], "move", "r") as sorter:
+        sorter.put(photo, "rose")
+    assert not photo.exists() and list(sorted_files(tmp_path / "out")) == [f"rose/{photo.name}"]

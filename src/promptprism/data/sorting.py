@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from promptprism.data.folders import ABSTAINED, SORTED
 from promptprism.data.growing import GrowingTable, Line, text_of
 from promptprism.data.images import ImageSource, Stored
 from promptprism.data.photos import Heap
@@ -18,10 +20,7 @@ from promptprism.files import is_there
 
 How = Literal["copy", "link", "move"]
 
-#: The folder of photos without an answer.
-ABSTAINED = "_abstained"
-#: The list in a sorted folder: where each photo came from, and where it is.
-SORTED = "sorted.csv"
+# Of the list in a sorted folder: where each photo came from, and where it is.
 _COLUMNS = {"path": str, "class": str, "place": str}
 # What some system or another does not allow in a name, or hides.
 _ODD = re.compile(r'[\0-\x1f\x7f/\\:*?"<>|]|^[. ]|[. ]$')
@@ -115,7 +114,7 @@ class Sorter(GrowingTable):
         if self._how == "link":
             target.symlink_to(os.path.abspath(str(source)))  # noqa: PTH100 - links stay
         elif self._how == "move":
-            shutil.move(str(source), target)
+            _move(Path(str(source)), target)
         else:
             # No other run is here, and one that was killed left it for this very photo.
             partial = target.with_name(f".{hashlib.sha256(target.name.encode()).hexdigest()[:16]}.partial")
@@ -124,6 +123,18 @@ class Sorter(GrowingTable):
             else:
                 shutil.copy2(str(source), partial)
             partial.rename(target)
+
+
+def _move(source: Path, target: Path) -> None:
+    # Where it cannot be taken away it would be copied, and then be there twice.
+    if not os.access(source.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, f"it cannot be taken out of '{source.parent}'")
+    if source.is_symlink():
+        # What a link leads to may be said relative to its folder.
+        target.symlink_to(os.path.abspath(source.parent / source.readlink()))  # noqa: PTH100
+        source.unlink()
+    else:
+        shutil.move(source, target)
 
 
 def _folder_names(class_names: Sequence[str]) -> dict[str, str]:
