@@ -94,3 +94,11 @@ def test_nothing_is_added_to_another_file(photos):
     assert file.read_text() == "name,score\nx,1\n"
     with pytest.raises(PromptPrismError, match="no such file of corrections"):
         read_corrections(Path("nowhere.csv"))
+
+
+def test_spaces_around_a_name_are_kept_where_a_photo_has_them(photos):
+    (photos / " x.png").touch()
+    file = photos / "review.csv"
+    append(file, [Correction(photos / " x.png", "rose")])
+    file.write_text(file.read_text() + " a.jpg , iris \n")
+    assert read_corrections(file) == {photos / " x.png": "rose", photos / "a.jpg": "iris"}

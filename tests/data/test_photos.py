@@ -29,7 +29,7 @@ def test_folders_patterns_and_lists_name_photos(heap):
     assert found(f"{heap}/*.png", below=heap) == ["a.png", "b.png"]
     assert found(f"{heap}/**/*.jpg", f"{heap}/d*", below=heap) == ["deep/er/c.jpg", "deep/er/c.jpg"]
     (heap / "list.txt").write_text("b.png\n\ndeep/er/c.jpg\n")
-    (heap / "list.csv").write_text("label;path\nx;a.png\n", encoding="utf-8-sig")
+    (heap / "list.csv").write_text("label;path\nx; a.png\n", encoding="utf-8-sig")
     assert found(heap / "list.txt", heap / "list.csv", below=heap) == ["b.png", "deep/er/c.jpg", "a.png"]
 
 

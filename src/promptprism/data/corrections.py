@@ -63,10 +63,10 @@ def read_corrections(path: Path, class_names: Sequence[str] | None = None) -> di
     found: dict[Path, tuple[int, str, str]] = {}
     contradicted = []
     for line, fields in lines:
-        row = dict(zip(header, (field.strip() for field in fields), strict=False))
-        if not row["path"]:
+        row = dict(zip(header, fields, strict=False))
+        if not row["path"].strip():
             raise PromptPrismError(f"line {line} of {where} has no path: fill it in, or remove the line")
-        label = row.get("label", "")
+        label = row.get("label", "").strip()
         if label and names is not None:
             if name_key(label) not in names:
                 raise PromptPrismError(
@@ -75,7 +75,7 @@ def read_corrections(path: Path, class_names: Sequence[str] | None = None) -> di
                 )
             label = names[name_key(label)]
         photo = Path(os.path.abspath(on_disk(path.parent, row["path"])))  # noqa: PTH100 - links stay
-        before, at = found.get(photo), row.get("at", "")
+        before, at = found.get(photo), row.get("at", "").strip()
         # Who changes a label in the page says when; lines without an order contradict each other.
         if before and label and before[1] not in ("", label) and not before[2] < at:
             contradicted.append(f"lines {before[0]} and {line}: {photo.name}")

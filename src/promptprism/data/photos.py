@@ -98,10 +98,10 @@ def _listed(path: Path) -> Iterator[Path]:
         header = [name.strip().lower() for name in next(lines, (0, []))[1]]
         check_column(where, header, "path", "name it so in the first line")
         column = header.index("path")
-        names = [fields[column].strip() for _, fields in lines if column < len(fields)]
+        names = [fields[column] for _, fields in lines if column < len(fields)]
     else:
-        names = [line.strip() for line in text.splitlines()]
-    found = [on_disk(path.parent, name) for name in names if name]
+        names = text.splitlines()
+    found = [on_disk(path.parent, name) for name in names if name.strip()]
     if not found:
         raise PromptPrismError(f"list '{path}' names no photos: give one path a line")
     return iter(found)

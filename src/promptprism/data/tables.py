@@ -89,9 +89,7 @@ def _rows(path: Path, text: str, reading: Reading) -> list[_Row]:
             raise PromptPrismError(
                 f"line {line} of {where} has more fields than the header: put names with a comma into quotes"
             )
-        cells = {
-            option: fields[place].strip() if place < len(fields) else "" for option, place in places.items()
-        }
+        cells = {option: fields[place] if place < len(fields) else "" for option, place in places.items()}
         if row := _row(where, path.parent, line, cells, reading):
             found.append(row)
     return found
@@ -130,13 +128,14 @@ def check_column(where: str, header: list[str], column: str, remedy: str) -> Non
 
 
 def _row(where: str, folder: Path, line: int, cells: dict[str, str], reading: Reading) -> _Row | None:
-    image, label = cells["path"], unicodedata.normalize("NFC", cells["label"])
+    image, label = cells["path"], unicodedata.normalize("NFC", cells["label"].strip())
     if "\n" in image + label:
         raise PromptPrismError(
             f"line {line} of {where} has a quote that is not closed in it: put quotes at both ends of a field"
         )
-    if not image or not label:
-        raise PromptPrismError(f"line {line} of {where} has no {'label' if image else 'path'}: fill it in")
+    if not image.strip() or not label:
+        lacking = "label" if image.strip() else "path"
+        raise PromptPrismError(f"line {line} of {where} has no {lacking}: fill it in")
     if label.lower() in _MISSING:
         raise PromptPrismError(
             f"line {line} of {where} has label '{label}', which programs write for a missing one: fill it in "
@@ -146,7 +145,7 @@ def _row(where: str, folder: Path, line: int, cells: dict[str, str], reading: Re
         raise PromptPrismError(
             f"line {line} of {where} has the address {image!r}: download the images and list the files"
         )
-    given = cells.get("split") or ("" if reading.splits else "train")
+    given = cells.get("split", "").strip() or ("" if reading.splits else "train")
     split = reading.split(given)
     if split is None and not reading.splits:
         raise PromptPrismError(
@@ -157,16 +156,19 @@ def _row(where: str, folder: Path, line: int, cells: dict[str, str], reading: Re
 
 
 def on_disk(folder: Path, image: str) -> Path:
-    """The file that is meant: as written, in other Unicode forms, or with slashes for backslashes."""
-    path = folder / image
-    if _is_there(path):
-        return path
+    """The file that is meant: as written, or without spaces around, in other Unicode forms, or with slashes.
+
+    Slashes stand for backslashes. If none is there, as written without spaces around.
+    """
+    if _is_there(folder / image):
+        return folder / image
+    image = image.strip()
     for text in (image, image.replace("\\", "/")):
         for form in ("NFC", "NFD"):
             other = folder / unicodedata.normalize(form, text)
             if _is_there(other):
                 return other
-    return path
+    return folder / image
 
 
 def _is_there(path: Path) -> bool:
