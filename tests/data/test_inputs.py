@@ -60,6 +60,8 @@ def test_labels_are_names_or_indices():
         assert [r.label for r in label_images(images, labels, ["x", "y"]).train] == [1, 0, 1]
     ordered = label_images(images, np.array(["cat", "ant", "cat"]), ["cat", "bee", "ant"])
     assert [r.label for r in ordered.train] == [0, 2, 0]
+    spelt = label_images(images, ["cafe\u0301", "Ant", "CAF\u00c9"], ["caf\u00e9", "ant"])
+    assert spelt.class_names == ("caf\u00e9", "ant") and [r.label for r in spelt.train] == [0, 1, 0]
     for label in ("cat", 1, np.int64(1), torch.tensor(1)):
         assert label_images(ARRAY, label, ["ant", "cat"]).train[0].label == 1
 
@@ -71,6 +73,7 @@ def test_labels_are_names_or_indices():
         ([0, 1, 0], None, "give class_names"),
         ([None] * 3, None, "3 of 3 labels are missing, first: label 0 is None"),
         (["a", "b", "c"], ["a", "b"], "label 'c' is none of the 2 class names"),
+        (["a", "A", "c"], None, "'A' and 'a' read the same"),
         (["a", "b", "c"], "abc", "must be a list of at least one name, got 'abc'"),
         ([0, 1, 2], ["a", "b"], "label 2 "),
         ([0, "b", 0], ["a", "b"], "all class names or all indices"),

@@ -88,7 +88,8 @@ def label_images(
 
     Args:
         images: see `as_sources`.
-        labels: a class name for each image, or an index into ``class_names``.
+        labels: a class name for each image (in any case or Unicode form, see `name_key`), or an index into
+            ``class_names``.
         class_names: the label space; None takes the sorted labels.
         weights: of each image; None is 1, and those of 0 are as if they were not there.
 
@@ -112,13 +113,13 @@ def label_images(
         shares = list(filter(None, shares))
     if all(isinstance(value, str) for value in values):
         values = [str(value) for value in values]
-        names = tuple(sorted(set(values))) if given is None else given
-        unknown = sorted(set(values) - set(names))
-        if unknown:
+        names = check_class_names(sorted(set(values))) if given is None else given
+        places = {name_key(name): place for place, name in enumerate(names)}
+        if unknown := sorted(value for value in set(values) if name_key(value) not in places):
             raise PromptPrismError(
                 f"label {unknown[0]!r} is none of the {len(names)} class names: add it to them"
             )
-        values = [names.index(value) for value in values]
+        values = [places[name_key(value)] for value in values]
     elif not all(isinstance(value, int | np.integer) for value in values):
         odd = next((v for v in values if not isinstance(v, str | int | np.integer)), values[0])
         raise PromptPrismError(
