@@ -146,6 +146,11 @@ def test_the_precision_it_was_learned_in_does_not_bind(tiny_factory, adapter, mo
     assert [one["precision"] for one in asked] == ["auto", "bfloat16"]
 
 
+def test_a_device_that_is_not_there_is_no_matter_of_weights(adapter):
+    with pytest.raises(PromptPrismError, match=r"^device 'tpu' cannot be used: (?!.*with these weights)"):
+        load_model(adapter, device="tpu")
+
+
 def test_weights_that_moved_are_asked_for(adapter):
     card = json.loads((adapter / CARD).read_text())
     del card["checksum"]

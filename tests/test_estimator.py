@@ -141,7 +141,7 @@ def test_parameters_follow_scikit_learn(tiny):
     assert PromptPrism(**params).get_params() == params
     assert model.set_params(seed=4, lr=0.1) is model
     assert model.get_params()["seed"] == 4 and model.get_params()["lr"] == 0.1
-    assert "epochs=7" in repr(model)
+    assert "epochs=7" in repr(model) and f"backbone=<backbone 'tiny', {tiny.fingerprint}>, " in repr(model)
 
 
 def test_settings_are_those_of_the_method_or_nothing_changes(tiny):

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 import promptprism
-from promptprism.backbones import Backbone, Precision, check_trusted, load_backbone
+from promptprism.backbones import Backbone, Precision, check_trusted, find_device, load_backbone
 from promptprism.data.names import LabelSpace
 from promptprism.data.weights import ClassWeight
 from promptprism.drift import Reference
@@ -321,6 +321,7 @@ def load_adapter(
         name, weights = (facts.name, facts.pretrained) if backbone is None else (backbone, None)
         if backbone is None and not trust_backbone:
             check_trusted(name, None if pretrained else weights, f"adapter '{path}'")
+        device = find_device(device)
         try:
             backbone = load_backbone(name, pretrained or weights, precision=precision, device=device)
         except PromptPrismError as error:

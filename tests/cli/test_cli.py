@@ -322,6 +322,12 @@ def test_fit_refuses(arguments, says, data, tmp_path):
 
 
 @pytest.mark.slow
+def test_settings_that_are_given_as_options_are_told_how(tmp_path):
+    said = " ".join(run("fit", "DATA", "--out", tmp_path / "a", "--batch-size", 3, code=2).stderr.split())
+    assert "No such option: --batch-size" in said and "--set batch_size=VALUE" in said
+    assert "--set" not in run("report", "R", "--batch-size", 3, code=2).stderr
+
+
 def test_allow_fewer(data, tmp_path):
     run("fit", data, "--shots", 5, "--allow-fewer", "--out", tmp_path / "a", *QUICK)
     card = json.loads((tmp_path / "a" / "card.json").read_text())

@@ -2,7 +2,7 @@
 
 from promptprism.backbones.backbone import Backbone, fingerprint_of
 from promptprism.backbones.choice import as_backbone, check_trusted
-from promptprism.backbones.loading import load_backbone, sized_backbone
+from promptprism.backbones.loading import find_device, load_backbone, sized_backbone
 from promptprism.backbones.precision import Precision
 from promptprism.backbones.tower import TextTower, Tower, VisionTower
 
@@ -14,6 +14,7 @@ __all__ = [
     "VisionTower",
     "as_backbone",
     "check_trusted",
+    "find_device",
     "fingerprint_of",
     "load_backbone",
     "sized_backbone",

@@ -116,6 +116,9 @@ class Backbone(nn.Module):
         self.text.cast(self.dtype)
         self.to(device)
 
+    def __repr__(self) -> str:
+        return f"<backbone {self.name!r}, {self.fingerprint}>"
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

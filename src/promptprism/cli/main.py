@@ -67,8 +67,10 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt as reason:
             tell(str(reason) or "stopped", "yellow")
             raise typer.Exit(128 + stopped) from None
-        except (typer.Exit, typer.Abort, _UsageError):
+        except (typer.Exit, typer.Abort):
             raise
+        except _UsageError as error:
+            raise _with_settings(error) from None
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # who read the output has heard enough
@@ -76,6 +78,19 @@ class _Commands(TyperGroup):
                 raise
             tell(_bug(error), "red")
             raise typer.Exit(70) from None
+
+
+def _with_settings(error: Any) -> Exception:
+    """The error of an unknown option; says how to set what is none, but a setting of a method."""
+    name = getattr(error, "option_name", "").lstrip("-").replace("-", "_")
+    command = getattr(error.ctx, "command", None)
+    if name and command and any("--set" in one.opts for one in command.params):
+        from promptprism.methods import METHODS
+
+        if any(name in METHODS[method].Settings.model_fields for method in METHODS):
+            error.possibilities = [f"--set {name}=VALUE"]
+    known: Exception = error
+    return known
 
 
 @contextmanager
