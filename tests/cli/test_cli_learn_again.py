@@ -30,13 +30,16 @@ def place(tmp_path_factory):
 @pytest.mark.slow
 def test_suggest_writes_what_fit_reads(place, tmp_path):
     (place / "data" / "test" / "red" / "broken.png").write_bytes(b"none")
-    out = tmp_path / "next.csv"
-    result = run("suggest", place / "a", place / "data", "--next", 4, "--out", out, "--json", "-", code=1)
-    content = json.loads(result.stdout)
+    out = tmp_path / "the next.csv"
+    told = tmp_path / "told.json"
+    result = run("suggest", place / "a", place / "data", "--next", 4, "--out", out, "--json", told, code=1)
+    content = json.loads(told.read_text())
     assert content.keys() == documented("suggest") | HEAD
     assert len(content["suggestions"]) == 4 and content["learned_from"] == 6 and content["images"] == 22
     assert len(content["unread"]) == 1 and "broken.png" in content["unread"][0]
     (place / "data" / "test" / "red" / "broken.png").unlink()
+    learnt = f"promptprism fit --from {place / 'a'} --corrections '{out}' --out NEW"
+    assert "".join(learnt.split()) in "".join(result.stdout.split())
     head, *lines = out.read_text().splitlines()
     assert head == "path,label,predicted,probability,at" and len(lines) == 4
     run("suggest", place / "a", place / "data", "--out", out, code=2)

@@ -1,6 +1,5 @@
 """``promptprism fit``."""
 
-import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,7 +27,7 @@ from promptprism.cli.options import (
     option,
     parse_settings,
 )
-from promptprism.cli.output import Output
+from promptprism.cli.output import Output, command
 from promptprism.errors import CollapseWarning, PromptPrismError
 
 
@@ -137,8 +136,7 @@ def fit(
         output.show(
             f"{left} labelled images were left out, {drawn} were drawn of each class: --shots all takes all"
         )
-    place = shlex.quote(str(out))
-    output.show(f"Next: promptprism evaluate {place} DATA, or promptprism predict {place} IMAGE...")
+    output.show(f"Next: {command('evaluate', out, 'DATA')}, or {command('predict', out, 'IMAGE...')}")
     output.write(adapter=str(out), skipped=len(dataset.skipped) if dataset else 0, **card)
 
 

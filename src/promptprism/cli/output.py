@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 import threading
 import warnings
@@ -32,6 +33,11 @@ _LISTED = 20
 
 # What terminals obey instead of showing it: control characters, and marks that turn the direction of text.
 _OBEYED = re.compile("[\0-\b\v-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def command(*words: object) -> str:
+    """A command of ours as a shell takes it, whatever is in its words."""
+    return shlex.join(map(str, ("promptprism", *words)))
 
 
 def visible(text: object) -> str:

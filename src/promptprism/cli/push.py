@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from promptprism.cli.options import Adapter, Json, argument, option
-from promptprism.cli.output import Output
+from promptprism.cli.output import Output, command
 
 
 def push(
@@ -26,5 +26,6 @@ def push(
     from promptprism import hub
 
     address = hub.push(adapter, repository, private=private, license=license)
-    output.show(f"{address} has the adapter. Next: promptprism predict {hub.PREFIX}{repository} IMAGE...")
+    opened = command("predict", f"{hub.PREFIX}{repository}", "IMAGE...")
+    output.show(f"{address} has the adapter. Next: {opened}")
     output.write(adapter=str(adapter), repository=repository, address=address)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from promptprism.cli.options import Adapter, Json, ModelOptions, Root, argument, grouped, open_data, option
-from promptprism.cli.output import Output
+from promptprism.cli.output import Output, command
 from promptprism.errors import PromptPrismError
 
 if TYPE_CHECKING:
@@ -74,10 +74,10 @@ def suggest(
     if out is not None and rows:
         append(out, [Correction(Path(r["image"]), "", r["class"], r["probability"]) for r in rows])
         goes_on = model.method_.continues and model.method_.settings.epochs
-        start = f"--from {adapter}" if goes_on else "DATA"
-        output.show(
-            f"Fill in the column label of {out}, then: promptprism fit {start} --corrections {out} --out NEW"
-        )
+        anew = ("DATA", "--method", model.method) if model.method_.settings.learns else ("DATA",)
+        start = ("--from", adapter) if goes_on else anew
+        learnt = command("fit", *start, "--corrections", out, "--out", "NEW")
+        output.show(f"Fill in the column label of {out}, then: {learnt}")
     output.write(
         adapter=str(adapter), images=found.images, learned_from=found.learned, suggestions=rows, unread=unread
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,7 +19,7 @@ from promptprism.cli.options import (
     parse_numbers,
     split_names,
 )
-from promptprism.cli.output import Output, terminal
+from promptprism.cli.output import Output, command, terminal
 from promptprism.errors import PromptPrismError
 
 if TYPE_CHECKING:
@@ -156,7 +157,8 @@ def suite(
     failures = _failures(outcome)
     output.show(f"{len(rows)} results in {out}, {outcome.ran} cells run now, {len(failures)} failed")
     if rows:
-        output.show(f"Next: promptprism report {out} --table {chosen.protocol} --suite {source}")
+        report = command("report", out, "--table", chosen.protocol, "--suite", source)
+        output.show(f"Next: {report}")
     output.write(suite=chosen.name, ran=outcome.ran, cells=rows, failures=failures)
     output.end([f"{cell}: {error}" for cell, error in outcome.failures])
 
@@ -208,7 +210,7 @@ def _write_job(
         job = slurm.submit(script) if submit else None
         more = f", the first {slurm.MOST} of them: again when they are run" if len(left) > slurm.MOST else ""
         output.show(f"{len(left)} cells are left, {script} runs them{more}")
-        output.show(f"submitted as job {job}" if job else f"Next: sbatch {script}")
+        output.show(f"submitted as job {job}" if job else f"Next: sbatch {shlex.quote(str(script))}")
     else:
         output.show(f"no cell is left, {len(outcome.failures)} failed")
     failures = _failures(outcome)
