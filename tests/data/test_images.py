@@ -61,6 +61,7 @@ def test_alpha_is_composited_on_white(tmp_path):
     assert pixel(loaded) == RED and pixel(loaded, (1, 0)) == WHITE
     half = load_image(np.array([[[0, 0, 0, 51]]], dtype=np.uint8))
     assert pixel(half) == (204, 204, 204)
+    assert load_image(Image.new("LA", (1, 1), (0, 255)).convert("La")).getpixel((0, 0)) == (0, 0, 0)
     grey = saved(Image.new("LA", (1, 1), (0, 0)), tmp_path / "la.png")
     assert pixel(grey) == WHITE
 
@@ -188,6 +189,8 @@ def test_other_threads_may_crop_while_a_file_is_opened(tmp_path, monkeypatch):
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(PromptPrismError, match=r"no such image: '.*nowhere\.jpg'"):
         load_image(tmp_path / "nowhere.jpg")
+    with pytest.raises(PromptPrismError, match="An address is no file: download it"):
+        load_image("https://example.org/a.jpg")
     with pytest.raises(PromptPrismError, match="is a folder, not an image"):
         load_image(tmp_path)
 

@@ -243,6 +243,9 @@ def test_folders_and_files_hold_the_same(tmp_path):
     text = lines.read_text()
     assert read_results(lines) == read_results(tmp_path / "R") and text.count("\n") == 8
     assert [json.loads(line)["cell"]["data"] for line in text.splitlines()] == ["a"] * 4 + ["b"] * 4
+    lines.write_text(text.replace("\n", "\n\n"))
+    assert read_results(lines) == read_results(tmp_path / "R")
+    lines.write_text(text)
     report = ["--table", "base-to-new"]
     assert command("report", lines, *report).stdout == command("report", tmp_path / "R", *report).stdout
     assert write_results(lines, [older, *made[::-1]]) == 8 and lines.read_text() == text  # the latest counts

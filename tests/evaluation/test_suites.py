@@ -218,8 +218,11 @@ def test_damaged_results_and_those_of_another_version_are_refused(tiny, data, tm
     assert "is damaged or cut short" in run_suite(suite, tmp_path, tiny).failures[0][1]
     path.unlink()
     assert figures(run_suite(suite, tmp_path, tiny)) == figures(whole) and not read_failures(tmp_path)
-    with pytest.raises(PromptPrismError, match="holds no results"):
+    with pytest.raises(PromptPrismError, match=r"no such results: .*elsewhere"):
         read_results(tmp_path / "elsewhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PromptPrismError, match="holds no results"):
+        read_results(tmp_path / "empty")
     (tmp_path / "file").touch()
     with pytest.raises(PromptPrismError, match="cannot write results to"):
         Store(tmp_path / "file")

@@ -207,7 +207,9 @@ def _read_file(source: Path | Stored, least: int | None, most_pixels: int) -> Im
                 image.draft(None, (least, least))  # a JPEG can be decoded at 1/2, 1/4 or 1/8
             return _upright(image, least, str(source))
     except FileNotFoundError as error:
-        raise PromptPrismError(f"no such image: '{source}'. Check the path and its spelling") from error
+        web = str(source).startswith(("http:/", "https:/"))
+        remedy = "An address is no file: download it" if web else "Check the path and its spelling"
+        raise PromptPrismError(f"no such image: '{source}'. {remedy}") from error
     except IsADirectoryError as error:
         raise PromptPrismError(f"'{source}' is a folder, not an image: name the files in it") from error
     except PermissionError as error:

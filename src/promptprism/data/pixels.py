@@ -146,6 +146,8 @@ def _scaling(scale: Range) -> Callable[[Image.Image], Image.Image]:
 
 def _over_white(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
+        if image.mode == "La":  # Pillow turns it into nothing else
+            image = image.convert("LA")
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     return image.convert("RGB")

@@ -20,7 +20,7 @@ import promptprism
 from promptprism.errors import PromptPrismError, first_problem
 from promptprism.evaluation.evaluate import Evaluation
 from promptprism.evaluation.suites import Cell, digest_of, keys
-from promptprism.files import check_regular, locked, remove, write_text
+from promptprism.files import check_regular, is_there, locked, remove, write_text
 from promptprism.methods import METHODS
 from promptprism.provenance import BackboneFacts, Facts
 from promptprism.training.loop import TrainResult
@@ -198,9 +198,13 @@ def read_results(place: Path, needed: bool = True) -> list[CellResult]:
     """
     if place.is_file():
         lines = enumerate(_content(place).splitlines(), 1)
-        results = [_parsed(line, f"line {number} of '{place}'", _WITHOUT) for number, line in lines]
+        results = [
+            _parsed(line, f"line {number} of '{place}'", _WITHOUT) for number, line in lines if line.strip()
+        ]
     else:
         results = [read_result(path) for path in (place / "results").glob("*.json")]
+    if needed and not is_there(place):
+        raise PromptPrismError(f"no such results: '{place}'. Check the path and its spelling")
     if needed and not results:
         raise PromptPrismError(
             f"'{place}' holds no results: give the folder of `promptprism suite --out`, or the file of "
